@@ -1,0 +1,80 @@
+# make demo [MODEL=PATH]      run the main job on a transformers Qwen3, or on the checkpoint folder PATH
+# make test [TORCH=2.11.0]    run all that needs no GPU; with TORCH against that torch, in .venv-<TORCH> (about 5 GB)
+# make test-long              the same and the slow tests
+# make test-gpu               run tests/gpu on this machine's GPU
+# make lint                   ruff, over everything
+#
+# Each makes its environment on first use. To use a Python that holds torch already, with nothing installed or replaced:
+#   make test-gpu PYTHON=python3
+# To make the environment from another Python than python3:   make test BASE_PYTHON=python3.12
+# Further arguments for pytest:                               make test ARGS="-k quant -x"
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-long test-gpu lint install
+
+TESTED_TORCH := 2.13.0
+TORCH = $(TESTED_TORCH)
+BASE_PYTHON = python3
+ARGS =
+
+ifeq ($(TORCH),$(TESTED_TORCH))
+  VENV := .venv
+  CONSTRAINTS := constraints.txt
+else
+  VENV := .venv-$(TORCH)
+  CONSTRAINTS := constraints/torch-$(TORCH).txt
+  ifeq ($(wildcard $(CONSTRAINTS)),)
+    $(error TORCH=$(TORCH) was asked for, but there is no $(CONSTRAINTS). Tested: $(TESTED_TORCH) \
+      $(patsubst constraints/torch-%.txt,%,$(wildcard constraints/torch-*.txt)). Choose one of these, or add a file)
+  endif
+endif
+
+# Only a PYTHON given to make counts: one in the environment is often there for other programs.
+ifeq ($(origin PYTHON),command line)
+  # Without an install, PYTHONPATH makes the packages importable and the egg-info makes their entry points known.
+  INSTALLED := helion_compile.egg-info/entry_points.txt
+  export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+else
+  PYTHON := $(VENV)/bin/python
+  INSTALLED := $(VENV)/.installed
+endif
+
+# Workers share the cores, so each gets one thread; more than four would mostly share memory bandwidth.
+PYTEST_CPU = OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --maxprocesses=4
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+demo: $(INSTALLED)
+	$(PYTHON) examples/demo.py $(if $(MODEL),--model "$(MODEL)") $(ARGS)
+
+test: $(INSTALLED)
+	$(PYTEST_CPU) -m "not gpu and not slow" $(ARGS)
+
+test-long: $(INSTALLED)
+	$(PYTEST_CPU) -m "not gpu" $(ARGS)
+
+test-gpu: $(INSTALLED)
+	@$(PYTHON) .ci/preflight.py gpu
+	$(PYTHON) -m pytest tests/gpu $(ARGS)
+
+lint: $(INSTALLED)
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+install: $(INSTALLED)
+
+$(VENV)/bin/python:
+	@$(BASE_PYTHON) .ci/preflight.py python
+	$(BASE_PYTHON) -m venv $(VENV)
+
+# -qq: pip's warnings about its own configuration are no news here; errors still show, and the log has everything.
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) constraints/common.txt | $(VENV)/bin/python
+	@$(VENV)/bin/python .ci/preflight.py torch $(TORCH)
+	@echo "Installing torch $(TORCH) and what demo and tests need into $(VENV)"
+	@$(VENV)/bin/python -m pip install -qq -c $(CONSTRAINTS) -e '.[test]'
+	@touch $@
+
+helion_compile.egg-info/entry_points.txt: pyproject.toml
+	@$(PYTHON) -c 'from setuptools import setup; setup()' -q egg_info
+	@touch $@

@@ -1,0 +1,30 @@
+"""``python -m helion_compile COMMAND``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+# command -> module whose main(argv) runs it, and what it does
+COMMANDS = {
+    "bench kernels": ("helion_compile.bench.kernels", "each kernel against Inductor, on this GPU"),
+    "bench layers": ("helion_compile.bench.layers", "decoder layers of a Hugging Face Qwen3, compiled by both backends"),
+    "bench launch": ("helion_compile.bench.launch", "host time of a call"),
+    "bench pick": ("helion_compile.bench_pick", "host time of choosing a config"),
+    "configs import": ("helion_compile.config_import", "take over config files of vLLM"),
+    "tune": ("helion_compile.tune.__main__", "measure configs on this GPU and write the tables"),
+}
+
+
+def main(argv: list[str]) -> int:
+    name = next((name for name in COMMANDS if argv[: len(name.split())] == name.split()), None)
+    if name is None:
+        asked = " ".join(argv) or "nothing"
+        known = "\n".join(f"  python -m helion_compile {name:16} {text}" for name, (_, text) in COMMANDS.items())
+        print(f"There is no command in {asked!r}. Commands:\n{known}", file=sys.stderr)
+        return 2
+    return importlib.import_module(COMMANDS[name][0]).main(argv[len(name.split()) :])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,170 @@
+"""``torch.compile(model, backend="helion")``: Inductor with our pass in front of its own post-grad passes.
+
+Everything that Inductor can do stays: modes, options, caches, CUDA graphs, and a user's own post-grad passes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.fx
+from torch._inductor.custom_graph_pass import CustomGraphPass
+
+from helion_compile.floats import fix_eps
+from helion_compile.fusions import NUMERICS, fusions, identity
+from passes.fusion_pass import FusionPass
+from passes.records import GraphRecord
+
+__all__ = ["Options", "helion"]
+
+log = logging.getLogger("helion_compile")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Our entries of ``torch.compile(options=...)``; the others go to Inductor.
+
+    Attributes:
+        numerics: "default" keeps intermediate values of a fused chain in fp32, as Inductor does; "exact" keeps every
+            rounding step of the eager model.
+        disable: names of fusions to leave out.
+        only: names of the fusions to use, None for all.
+        strict: raise where the pass fails, instead of leaving the graph as it was.
+    """
+
+    numerics: str = "default"
+    disable: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = None
+    strict: bool = False
+
+    @classmethod
+    def split(cls, options: Mapping[str, Any] | None) -> tuple[Options, dict[str, Any]]:
+        """Ours and Inductor's share of ``options``.
+
+        Raises:
+            ValueError, TypeError: one of ours has a value it cannot have.
+        """
+        if not isinstance(options, Mapping | None):
+            raise TypeError(f"options is a {type(options).__name__}; give a dict, such as {{'numerics': 'exact'}}.")
+        theirs = dict(options or {})
+        ours = {name: theirs.pop(name) for name in cls.__dataclass_fields__ if name in theirs}
+        for name in ("disable", "only"):
+            if isinstance(ours.get(name), str) or not isinstance(ours.get(name, ()), Sequence | None):
+                raise TypeError(f"options[{name!r}] is {ours[name]!r}; give a list of fusion names, such as ['quant'].")
+            if name in ours and ours[name] is None:
+                del ours[name]  # as if not given
+            elif name in ours:
+                ours[name] = tuple(ours[name])
+        result = cls(**ours)
+        if result.numerics not in NUMERICS:
+            raise ValueError(f"options['numerics'] is {result.numerics!r}; it can be {' or '.join(map(repr, NUMERICS))}.")
+        if not isinstance(result.strict, bool):
+            raise TypeError(f"options['strict'] is {result.strict!r}; it is True or False.")
+        return result, theirs
+
+    def fusion_pass(
+        self,
+        log: logging.Logger = log,
+        on_record: Callable[[GraphRecord], None] | None = None,
+        keep_code: bool = False,
+    ) -> FusionPass:
+        """The pass these options ask for; it tells ``log`` what it did.
+
+        Raises:
+            ValueError: ``disable`` or ``only`` has a name that no fusion has.
+        """
+        return FusionPass(
+            fusions(self.numerics),
+            strict=self.strict,
+            disable=self.disable,
+            only=self.only,
+            keep_code=keep_code,
+            identity=identity(self.numerics),
+            on_record=on_record,
+            log=log,
+        )
+
+
+def helion(
+    gm: torch.fx.GraphModule,
+    example_inputs: Sequence[Any],
+    *,
+    mode: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    **region: Any,
+) -> Callable[..., Any]:
+    """Compile a traced graph; what ``torch.compile(model, backend="helion")`` calls.
+
+    Args:
+        mode: one of torch.compile's modes, such as "reduce-overhead".
+        options: entries of :class:`Options`, and any of Inductor's own.
+        **region: ``name=``, in versions of torch whose ``torch.compile`` takes one.
+
+    Raises:
+        ValueError, TypeError: an option that neither we nor Inductor know, or one with a value it cannot have.
+        RuntimeError: an unknown mode, or a value that Inductor does not take.
+    """
+    ours, theirs = Options.split(options)
+    compiler = inductor(mode, theirs, **region)
+    fusion_pass = ours.fusion_pass()
+    compiler.config[HOOK] = in_turn(compiler, fusion_pass)
+    fix_eps(gm)
+    compiled = compiler(gm, example_inputs)
+    if not fusion_pass.records:
+        log.info("not read again: the compiled graph comes from Inductor's cache, fused as it was then")
+    return compiled
+
+
+HOOK = "post_grad_custom_pre_pass"
+
+
+def inductor(mode: str | None, options: Mapping[str, Any], **region: Any) -> Any:
+    """The inductor backend as torch.compile makes it, with a shorter sentence for an unknown option."""
+    try:
+        return torch._TorchCompileInductorWrapper(mode, options, None, **region)
+    except RuntimeError:
+        known = torch._inductor.list_options()
+        for name in options:
+            if name.replace("-", "_") not in known:
+                ours = list(Options.__dataclass_fields__)
+                near = difflib.get_close_matches(name, [*ours, *known], n=1)
+                raise ValueError(
+                    f"options has {name!r}, which is no option of backend='helion' ({', '.join(ours)}) and none of Inductor's "
+                    f"(torch._inductor.list_options() lists them){f'; did you mean {near[0]!r}?' if near else '.'}"
+                ) from None
+        raise
+
+
+def in_turn(compiler: Any, fusion_pass: FusionPass) -> CustomGraphPass:
+    """What stands in Inductor's hook: the pass that the user has put there, if any, and then ours."""
+    users = compiler.config.get(HOOK, getattr(torch._inductor.config, HOOK))
+    return fusion_pass if users is None else InTurn([users, fusion_pass])
+
+
+def reset() -> None:
+    """Called by torch.compiler.reset(): drop recorded CUDA graphs, as the inductor backend does."""
+    inductor(None, {}).reset()
+
+
+helion.reset = reset  # type: ignore[attr-defined]
+
+
+@dataclass
+class InTurn(CustomGraphPass):
+    """Several post-grad passes as one."""
+
+    passes: list[Callable[[torch.fx.Graph], None]] = field(default_factory=list)
+
+    def __call__(self, graph: torch.fx.Graph) -> None:
+        for each in self.passes:
+            each(graph)
+
+    def uuid(self) -> Any | None:
+        """None, which keeps the graph out of Inductor's cache, if one of the passes cannot say what it is."""
+        ids = [each.uuid() if isinstance(each, CustomGraphPass) else None for each in self.passes]
+        return None if None in ids else repr(ids)

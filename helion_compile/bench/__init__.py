@@ -1,0 +1,1 @@
+"""Measurements: ``python -m helion_compile bench NAME``."""

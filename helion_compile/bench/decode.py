@@ -1,0 +1,74 @@
+"""``bench launch``, decode: whether under CUDA graphs the GPU is ever idle between the kernels of a step."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import torch
+
+from helion_compile import kernels
+
+__all__ = ["measure"]
+
+LAYERS, TOKENS, HIDDEN = 32, 16, 4096
+
+
+def measure() -> dict[str, float]:
+    """Of norm + quantise -> fp8 matmul, 32 times: time of a step between events, and the sum of its kernels' times, in µs."""
+    rows = {}
+    for name, step in (("ours", _ours), ("Inductor", _spelled)):
+        torch._dynamo.reset()
+        wall, kernels_us = _time(step)
+        rows[f"{name}: a step"] = wall
+        rows[f"{name}: sum of its kernels"] = kernels_us
+        rows[f"{name}: share of the step in kernels"] = kernels_us / wall
+    return rows
+
+
+def _ours(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return kernels.rms_norm_quant(x, weight, None, 1e-6, True, torch.bfloat16, "divide", True, None, None, False, False)
+
+
+def _spelled(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    x32 = x.float()
+    norm = weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
+    scale = (norm.abs().amax(-1, keepdim=True) / 448.0).float()
+    return (norm.float() / scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn), scale
+
+
+def _time(quantised: Any) -> tuple[float, float]:
+    from torch.profiler import ProfilerActivity, profile
+
+    x = torch.randn(TOKENS, HIDDEN, device="cuda", dtype=torch.bfloat16)
+    norms = [torch.randn(HIDDEN, device="cuda", dtype=torch.bfloat16) for _ in range(LAYERS)]
+    # As many as there are layers, so that they do not stay in the L2.
+    linears = [torch.randn(HIDDEN, HIDDEN, device="cuda").to(torch.float8_e4m3fn).t() for _ in range(LAYERS)]
+    scale = torch.full((1, HIDDEN), 0.01, device="cuda")
+
+    @torch.compile(mode="reduce-overhead", dynamic=False)
+    def step(x: torch.Tensor) -> torch.Tensor:
+        for norm, linear in zip(norms, linears, strict=True):
+            q, row_scale = quantised(x, norm)
+            x = torch._scaled_mm(q, linear, row_scale, scale, out_dtype=torch.bfloat16)
+        return x
+
+    for _ in range(5):
+        step(x)
+    times = []
+    for _ in range(30):
+        torch.cuda.synchronize()
+        # The queue is kept busy for a moment, so that the time between the events is the GPU's and not the host's.
+        torch.cuda._sleep(1_000_000)
+        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        step(x)
+        stop.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(stop) * 1e3)
+    with profile(activities=[ProfilerActivity.CUDA]) as recorded:
+        for _ in range(10):
+            step(x)
+        torch.cuda.synchronize()
+    total = sum(event.device_time_total for event in recorded.events() if event.device_type.name == "CUDA")
+    return statistics.median(times), total / 10

@@ -1,0 +1,151 @@
+"""``bench launch``: what a call costs the host, eagerly and in a compiled graph, side by side with the other ways to launch.
+
+Medians in µs of calls that queue work on an idle GPU, all in one process; then cold starts, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from helion_compile import kernels
+from helion_compile.bench import cold_start, decode
+from helion_compile.bench.timing import host_us, machine
+from helion_compile.launch import host_function
+
+__all__ = ["main"]
+
+EPS = 1e-6
+ATTRIBUTES = (True, torch.bfloat16, "divide", True, None, None, False, False)
+PARTS = ("eager", "compiled", "cold", "decode")
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="helion_compile bench launch", description=__doc__)
+    parser.add_argument("--m", type=int, default=16)
+    parser.add_argument("--k", type=int, default=4096)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--modes", nargs="+", choices=("plain", "CUDA graph"), default=("plain", "CUDA graph"))
+    parser.add_argument("--json", help="write the figures to this file")
+    options = parser.parse_args(argv)
+    console = Console(soft_wrap=True)
+    console.print(machine())
+    figures: dict[str, dict[str, float]] = {}
+    if "cold" in options.parts:  # first: the others would share the machine with it
+        figures["cold start, s"] = cold_start.measure()
+    with torch.no_grad():
+        x = torch.randn(options.m, options.k, device="cuda", dtype=torch.bfloat16)
+        weight = torch.randn(options.k, device="cuda", dtype=torch.bfloat16)
+        if "eager" in options.parts:
+            figures["eager, µs"] = eager(x, weight)
+        if "compiled" in options.parts:
+            figures["compiled, µs"] = compiled(x, weight, options.modes)
+        if "decode" in options.parts:
+            figures["decode, µs"] = decode.measure()
+    for title, rows in figures.items():
+        table = Table(title.partition(",")[0], title.rpartition(" ")[2])
+        for name, value in rows.items():
+            table.add_row(name, f"{value:.2f}")
+        console.print(table)
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump({"machine": machine(), "m": options.m, "k": options.k, **figures}, file, indent=1)
+    return 0
+
+
+def eager(x: torch.Tensor, weight: torch.Tensor) -> dict[str, float]:
+    """The kernel called directly: by us, by Helion, by Triton with outputs allocated."""
+    arguments = (x, weight, None, EPS, *ATTRIBUTES)
+    ours = kernels.rms_norm_quant
+    noted: list[tuple[Any, ...]] = []
+    host = host_function(ours, arguments, ours.pick(arguments).config)
+    host(*arguments, _launcher=lambda kernel, grid, *args, **options: noted.append((kernel, grid, args, options)))
+    kernel, grid, args, launch_options = noted[0]
+    outputs = [arg for arg in args if isinstance(arg, torch.Tensor) and arg is not x and arg is not weight]
+
+    def triton() -> None:
+        for output in outputs:
+            torch.empty(output.shape, dtype=output.dtype, device="cuda")
+        kernel[grid](*args, **launch_options)
+
+    rows = {
+        "ours": host_us(lambda: ours(*arguments)),
+        "Helion's own call": host_us(lambda: ours.helion(*arguments)),
+        "Helion's host function for a chosen config": host_us(lambda: host(*arguments)),
+        "Triton kernel[grid] and two torch.empty": host_us(triton),
+        "two torch.empty": host_us(lambda: [torch.empty(o.shape, dtype=o.dtype, device="cuda") for o in outputs]),
+        "torch.add": host_us(lambda: torch.add(x, x)),
+    }
+    vllm = _vllm_op()
+    if vllm is not None:
+
+        def call_vllm() -> None:
+            q = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device="cuda")
+            scale = torch.empty((x.size(0), 1), dtype=torch.float32, device="cuda")
+            vllm(q, x, weight, scale, EPS, None, None)
+
+        rows["vLLM's C++ op and two torch.empty"] = host_us(call_vllm)
+    return rows
+
+
+def _vllm_op() -> Callable[..., Any] | None:
+    try:
+        import vllm._custom_ops  # noqa: F401  loads the op library
+
+        return torch.ops._C.rms_norm_dynamic_per_token_quant
+    except (ImportError, AttributeError):
+        return None
+
+
+def compiled(x: torch.Tensor, weight: torch.Tensor, modes: Sequence[str]) -> dict[str, float]:
+    """One, three and eight calls in a compiled graph.  What they add to the graph's one other kernel, and that alone."""
+
+    def spelled(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x32 = x.float()
+        norm = weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + EPS)).to(x.dtype)
+        scale = (norm.abs().amax(-1, keepdim=True) / 448.0).float()
+        return (norm.float() / scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn), scale
+
+    @torch.library.custom_op("helion_compile_bench::rms_norm_quant", mutates_args=())
+    def custom(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return kernels.rms_norm_quant.helion(x, weight, None, EPS, *ATTRIBUTES)
+
+    @custom.register_fake
+    def _(x, weight):
+        return torch.empty_like(x, dtype=torch.float8_e4m3fn), x.new_empty((x.size(0), 1), dtype=torch.float32)
+
+    def ours(x: torch.Tensor, weight: torch.Tensor) -> Any:
+        return kernels.rms_norm_quant(x, weight, None, EPS, *ATTRIBUTES)
+
+    small = torch.randn(16, device="cuda")
+    rows = {}
+    for label in modes:
+        mode = {"plain": None, "CUDA graph": "reduce-overhead"}[label]
+        base = _time_compiled(lambda small: (small + 1, []), (small,), mode)
+        rows[f"{label}, no call"] = base
+        for count in (1, 3, 8):
+            # Inputs and weights of their own: steps that read one tensor Inductor would merge into one kernel.
+            inputs = [tensor.clone() for _ in range(count) for tensor in (x, weight)]
+            for name, step in (("ours", ours), ("Inductor", spelled), ("custom_op", custom)):
+
+                def several(small: torch.Tensor, *inputs: torch.Tensor, step: Any = step) -> Any:
+                    pairs = zip(inputs[::2], inputs[1::2], strict=True)
+                    return small + 1, [step(x, weight) for x, weight in pairs]
+
+                added = _time_compiled(several, (small, *inputs), mode) - base
+                rows[f"{label}, {count} in a row: {name}"] = added
+                print(f"{label}, {count} in a row: {name} {added:.2f}", file=sys.stderr, flush=True)
+    return rows
+
+
+def _time_compiled(function: Callable[..., Any], arguments: tuple[torch.Tensor, ...], mode: str | None) -> float:
+    torch._dynamo.reset()
+    run = torch.compile(function, dynamic=False, mode=mode)
+    return host_us(lambda: run(*arguments))

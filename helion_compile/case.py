@@ -1,0 +1,178 @@
+"""The facts a tuned config depends on, as a value: ``Case(hidden_size=4096, num_tokens=16, dtype="bf16")``."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from functools import total_ordering
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+__all__ = ["Case", "Fact", "brief"]
+
+Fact: TypeAlias = int | float | bool | str | None
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_BARE_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_RESERVED_WORDS = {"true", "false", "null"}
+_LONGEST_FACT = 200  # characters
+_LARGEST = 2**63 - 1
+_set = object.__setattr__
+_DTYPES = {
+    "torch.bfloat16": "bf16",
+    "torch.float16": "fp16",
+    "torch.float32": "fp32",
+    "torch.float64": "fp64",
+    "torch.float8_e4m3fn": "e4m3",
+    "torch.float8_e5m2": "e5m2",
+}
+
+
+@total_ordering
+class Case(Mapping[str, Fact]):
+    """Immutable, hashable, ordered facts; a mapping from names to plain values.
+
+    A fact is an ``int`` of 64 bits, a finite ``float``, a ``bool``, a ``str`` or ``None``; a ``torch.dtype`` is kept
+    under its short name (``"bf16"``). Facts have no order, a whole ``float`` is the same fact as the ``int``, and
+    ``True`` is not ``1``. ``Case()`` is the default case: the one that says nothing and so fits everything.
+
+    Cases order by their facts, numbers by size: ``num_tokens=16`` comes before ``num_tokens=128``.
+
+    Raises:
+        ValueError: a fact has no such plain value, or a name is not an identifier.
+    """
+
+    __slots__ = ("_facts", "_hash", "_text")
+
+    def __init__(self, /, **facts: Any) -> None:
+        plain: dict[str, Fact] = {}
+        words: list[str] = []
+        for name in sorted(facts):
+            value = facts[name]
+            if type(value) is not int or not -_LARGEST <= value <= _LARGEST:
+                value = _plain(name, value)
+            plain[name] = value
+            words.append(f"{_checked(name)}={value if type(value) is int else _word(value)}")
+        text = " ".join(words) or "default"
+        _set(self, "_facts", MappingProxyType(plain))
+        _set(self, "_text", text)
+        _set(self, "_hash", hash(text))
+
+    @classmethod
+    def from_json(cls, facts: object) -> Case:
+        """The case that :meth:`to_json` wrote; ``ValueError`` in one sentence for anything else."""
+        if not isinstance(facts, dict):
+            raise ValueError(f'a case is an object of facts like {{"num_tokens": 16}}, not {brief(facts)}')
+        return cls(**facts)
+
+    def to_json(self) -> dict[str, Fact]:
+        return dict(self._facts)
+
+    @property
+    def facts(self) -> Mapping[str, Fact]:
+        """The facts by name, in alphabetical order, read-only."""
+        return self._facts
+
+    @property
+    def is_default(self) -> bool:
+        return not self._facts
+
+    def replace(self, /, **facts: Any) -> Case:
+        """This case with some facts changed or added."""
+        return Case(**{**self._facts, **facts})
+
+    def without(self, names: tuple[str, ...]) -> Case:
+        """This case with the facts of these names left out, where it has them."""
+        return Case(**{name: value for name, value in self._facts.items() if name not in names})
+
+    def __getitem__(self, name: str) -> Fact:
+        try:
+            return self._facts[name]
+        except KeyError:
+            raise KeyError(f"the case ({self}) has no fact {name!r}") from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._facts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._facts)
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+    # The text names every fact without ambiguity, so it stands for the case: one string, compared and hashed in C.
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self._text == other._text if isinstance(other, Case) else NotImplemented
+
+    def __lt__(self, other: object) -> bool:
+        return _order(self) < _order(other) if isinstance(other, Case) else NotImplemented
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return f"Case({', '.join(f'{name}={value!r}' for name, value in self._facts.items())})"
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a Case does not change: use case.replace({name}=…)")
+
+    __delattr__ = __setattr__  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The hash of a str differs from process to process, so a pickled case is built anew.
+        return Case.from_json, (self.to_json(),)
+
+
+def brief(value: object, limit: int = 80) -> str:
+    """``value`` as one short line of printable ASCII, for messages that quote what a file or a caller said."""
+    text = ascii(value)
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+@functools.lru_cache(256)
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST_FACT:
+        raise ValueError(f"a fact is named by an identifier like num_tokens, not {brief(name)}")
+    return name
+
+
+def _plain(name: str, value: Any) -> Fact:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int) and -_LARGEST <= value <= _LARGEST:
+        return int(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return int(value) if value.is_integer() and abs(value) <= 2**53 else float(value)
+    if isinstance(value, str) and len(value) <= _LONGEST_FACT:
+        return str.__str__(value)
+    if (dtype := str(value) if type(value).__module__ == "torch" else "") in _DTYPES:
+        return _DTYPES[dtype]
+    raise ValueError(
+        f"the fact {name} is {brief(value)} ({type(value).__name__}), and a case holds 64-bit int, finite float, bool, "
+        f"None and str of up to {_LONGEST_FACT} characters: pass the plain value"
+    )
+
+
+@functools.lru_cache(256, typed=True)
+def _word(value: Fact) -> str:
+    if isinstance(value, str) and _BARE_WORD.fullmatch(value) and value not in _RESERVED_WORDS:
+        return value
+    return json.dumps(value)
+
+
+def _order(case: Case) -> tuple[tuple[str, int, Any], ...]:
+    return tuple((name, *_rank(value)) for name, value in case.items())
+
+
+def _rank(value: Fact) -> tuple[int, Any]:
+    if value is None:
+        return 0, 0
+    if isinstance(value, bool):
+        return 1, value
+    return (3, value) if isinstance(value, str) else (2, value)

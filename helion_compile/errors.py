@@ -1,0 +1,36 @@
+"""Errors a user can meet, each a subclass of the built-in error it refines."""
+
+from __future__ import annotations
+
+__all__ = [
+    "DuplicateKernelError",
+    "GradientError",
+    "KernelArgumentError",
+    "UndeclaredMutationError",
+    "UnknownKernelError",
+    "UnpreparedCaptureError",
+]
+
+
+class KernelArgumentError(TypeError):
+    """A kernel was called with arguments that its signature or its ``refuse`` does not allow."""
+
+
+class DuplicateKernelError(ValueError):
+    """Two different kernels were given one name."""
+
+
+class UnknownKernelError(LookupError):
+    """A compiled graph names a kernel that this process has not defined, or has defined differently."""
+
+
+class GradientError(RuntimeError):
+    """A kernel without a backward was called on tensors that require grad."""
+
+
+class UndeclaredMutationError(RuntimeError):
+    """A kernel wrote to an argument that ``mutates`` does not name."""
+
+
+class UnpreparedCaptureError(RuntimeError):
+    """A kernel would have had to be compiled while a CUDA graph is being captured."""

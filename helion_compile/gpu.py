@@ -1,0 +1,88 @@
+"""Which GPU a config was measured on, and which others it also suits."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+__all__ = ["Gpu", "arch_of", "likeness", "slug"]
+
+# Tables that do not say their architecture (files of other projects) are placed by the first of these words in their
+# name. Ours say it in every row, so a GPU missing here loses nothing but such foreign tables.
+_WORDS_OF_ARCH = {
+    "sm_70": "v100",
+    "sm_75": "t4",
+    "sm_80": "a100 a800",
+    "sm_86": "a10 a40 a6000",
+    "sm_89": "l4 l40 l40s 4090",
+    "sm_90": "h20 h100 h200 h800 gh200",
+    "sm_100": "b200 gb200",
+    "sm_103": "b300 gb300",
+    "sm_120": "5090",
+    "sm_121": "gb10",
+}
+_ARCH_OF_WORD = {word: arch for arch, words in _WORDS_OF_ARCH.items() for word in words.split()}
+
+
+class Gpu(NamedTuple):
+    """A kind of GPU: its marketing name, its compute capability (major, minor) and who makes it.
+
+    A named tuple because it is half of the key of every pick, and a tuple is hashed in C.
+    """
+
+    name: str
+    capability: tuple[int, int]
+    vendor: str = "nvidia"
+
+    @classmethod
+    def current(cls, device_index: int | None = None) -> Gpu:
+        """The GPU that torch sees under ``device_index``, or torch's current one.
+
+        Raises:
+            RuntimeError: torch finds no GPU.
+        """
+        import torch
+
+        if not torch.cuda.is_available():
+            raise RuntimeError(
+                'a table was asked for the current GPU and torch finds none: name one, as in Gpu("NVIDIA H200", (9, 0))'
+            )
+        return cls(
+            torch.cuda.get_device_name(device_index),
+            torch.cuda.get_device_capability(device_index),
+            "amd" if torch.version.hip else "nvidia",
+        )
+
+    @property
+    def arch(self) -> str:
+        """What decides whether a config compiles and fits: ``"sm_90"`` for the H100, the H200, the GH200."""
+        major, minor = self.capability
+        return f"sm_{major}{minor}" if self.vendor == "nvidia" else f"{self.vendor}_{major}{minor}"
+
+    @property
+    def slug(self) -> str:
+        """The name as a file name without its ending: ``"nvidia_h200"``."""
+        return slug(self.name)
+
+
+def slug(name: str) -> str:
+    """``name`` in small letters, digits and underscores alone; whatever it holds, it cannot leave its folder.
+
+    Raises:
+        ValueError: nothing is left, or more than 100 characters.
+    """
+    text = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    if not text or len(text) > 100:
+        raise ValueError(f"a GPU is called something like 'NVIDIA H200', not {ascii(name)[:80]}")
+    return text
+
+
+def arch_of(gpu_slug: str) -> str | None:
+    """The architecture of a table that does not say it, judged by the words of its name, or None."""
+    return next((_ARCH_OF_WORD[word] for word in gpu_slug.split("_") if word in _ARCH_OF_WORD), None)
+
+
+def likeness(one: str, other: str) -> int:
+    """How many leading words two slugs share: an H100 of any form factor is nearer to an H100 than to an H200."""
+    words, others = one.split("_"), other.split("_")
+    return next((n for n, pair in enumerate(zip(words, others, strict=False)) if pair[0] != pair[1]), len(words))

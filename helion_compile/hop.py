@@ -1,0 +1,78 @@
+"""The higher-order op ``helion_kernel``: one graph node for one call of a Helion kernel.
+
+    %out = torch.ops.higher_order.helion_kernel(%x, %weight, 1e-06, kernel="rms_norm_quant@1f3a5c77")
+
+Arguments are flat and in the order of the kernel's signature; ``kernel`` is its name and fingerprint, so equal graphs have
+equal text in every process and an edited kernel makes another graph.  The op is functional.  A kernel that writes to its
+arguments appears as the node, which returns its results followed by the new value of each written argument, and a
+``copy_`` for each: mutation that every compiler pass already understands, and that Inductor's lowering takes away again.
+
+Tested with torch 2.11, 2.13 and 2.15.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch._C import DispatchKey
+from torch._ops import HigherOrderOperator
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, track_tensor_tree
+
+from helion_compile import registry
+
+__all__ = ["helion_kernel"]
+
+
+class HelionKernelOp(HigherOrderOperator):
+    """Runs the kernel registered under ``kernel`` on ``args``; see the module's text for what it returns."""
+
+    def __init__(self) -> None:
+        super().__init__("helion_kernel", cacheable=True)
+
+    def __call__(self, *args: Any, kernel: str) -> Any:
+        return super().__call__(*args, kernel=kernel)
+
+
+helion_kernel = HelionKernelOp()
+
+
+@helion_kernel.py_impl(DispatchKey.CompositeExplicitAutograd)
+def _dense(*args: Any, kernel: str) -> Any:
+    from helion_compile import launch
+
+    return launch.call_functional(registry.find(kernel), args)
+
+
+@helion_kernel.py_impl(DispatchKey.Autograd)
+def _autograd(*args: Any, kernel: str) -> Any:
+    registry.find(kernel).check_no_grad(args)
+    with torch._C._AutoDispatchBelowAutograd():
+        return helion_kernel(*args, kernel=kernel)
+
+
+@helion_kernel.py_impl(FakeTensorMode)
+def _fake(mode: FakeTensorMode, *args: Any, kernel: str) -> Any:
+    with mode:
+        return registry.find(kernel).traced(args)
+
+
+@helion_kernel.py_functionalize_impl
+def _functionalize(ctx: Any, *args: Any, kernel: str) -> Any:
+    unwrapped = ctx.unwrap_tensors(args)
+    with ctx.redispatch_to_next():
+        return ctx.wrap_tensors(helion_kernel(*unwrapped, kernel=kernel))
+
+
+@helion_kernel.py_impl(ProxyTorchDispatchMode)
+def _proxy(mode: ProxyTorchDispatchMode, *args: Any, kernel: str) -> Any:
+    from helion_compile import lowering  # imports Inductor: paid only where a graph is made
+
+    lowering.register()
+    out = helion_kernel(*args, kernel=kernel)
+    proxies = torch.utils._pytree.tree_map(mode.tracer.unwrap_proxy, args)
+    node = mode.tracer.create_proxy(
+        "call_function", helion_kernel, proxies, {"kernel": kernel}, name=kernel.partition("@")[0]
+    )
+    return track_tensor_tree(out, node, constant=None, tracer=mode.tracer)

@@ -1,0 +1,385 @@
+"""Running a kernel: eagerly, behind the graph node, and from Inductor's generated code.
+
+On a GPU each call replays a launch plan (``plan.py``), found by everything that the compiled Triton kernels were specialised
+on.  On other devices, and for empty tensors, ``reference`` runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.functional_tensor import FunctionalTensorMode
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from helion_compile import registry, sources
+from helion_compile.checking import is_checking, watch_arguments
+from helion_compile.collecting import collecting
+from helion_compile.counting import counters
+from helion_compile.errors import UnpreparedCaptureError
+from helion_compile.launcher import define
+from helion_compile.plan import Plan, Unexplained, record
+from helion_compile.plans import Plans, making
+
+if TYPE_CHECKING:
+    from helion_compile.kernel import HelionKernel
+
+__all__ = ["NOT_REPLAYED", "CallSite", "call", "call_functional", "facts_of", "is_tracing", "make_runner", "replay"]
+
+log = logging.getLogger(__name__)
+
+_TRACING_MODES = (FakeTensorMode, ProxyTorchDispatchMode, FunctionalTensorMode)
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_CONSTANTS = frozenset({int, bool, str, type(None), torch.dtype})
+NOT_REPLAYED = object()
+
+# A plan, or Helion's host function where a plan could not be made.
+Runner = Plan | Callable[..., Any]
+
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_key_is_included = torch._C._dispatch_tls_is_dispatch_key_included
+_PRE_DISPATCH = torch._C.DispatchKey.PreDispatch
+_current_device = getattr(torch._C, "_cuda_getDevice", None)
+
+
+# --- eager calls --------------------------------------------------------------------------------------------------------
+
+
+def replay(kernel: HelionKernel, args: tuple[Any, ...]) -> Any:
+    """Replay the plan of a call like this one, the way of almost all eager calls; ``NOT_REPLAYED`` if there is none.
+
+    The facts by which plans are found cover what :func:`call` checks: arguments like these were accepted before.
+    """
+    if _dispatch_modes() or is_checking() or forward_ad._current_level >= 0 or _key_is_included(_PRE_DISPATCH):
+        return NOT_REPLAYED
+    addresses: list[int] = []
+    try:
+        plan = kernel.plans[facts_of(args, addresses)]
+    except (RuntimeError, TypeError):  # no address (torch.vmap, sparse) or no plan for such arguments
+        return NOT_REPLAYED
+    if type(plan) is not Plan or plan.index != _current_device():
+        return NOT_REPLAYED
+    return plan.call(*addresses)
+
+
+def facts_of(args: tuple[Any, ...], addresses: list[int]) -> tuple[Any, ...]:
+    """All that a plan depends on; the tensors' addresses are added to ``addresses``.
+
+    Sizes and strides decide a kernel's integers (Triton builds in those that are 1 and knows those divisible by 16), and
+    addresses its alignment (Triton asks for 16 bytes).  Scalars are built into the plan, so 1, 1.0 and True differ, and 0.0
+    and -0.0.
+
+    Raises:
+        TypeError: an argument of another type than the plain ones, or a tensor that only :func:`call` may judge.
+    """
+    facts: list[Any] = []
+    watched = torch.is_grad_enabled()
+    for arg in args:
+        kind = type(arg)
+        if kind in _PLAIN:
+            address = arg.data_ptr()
+            addresses.append(address)
+            if arg.is_neg() or (watched and arg.requires_grad):
+                raise TypeError("a tensor that a kernel cannot read as it is")
+            facts += (arg.shape, arg.stride(), arg.dtype, arg.get_device(), address & 15)
+        elif kind is float:
+            # Zeros are equal, and a NaN differs from itself: these by their bits.
+            facts += (kind, arg if arg and arg == arg else struct.pack("d", arg))
+        elif kind in _CONSTANTS:
+            facts += (kind, arg)
+        else:
+            raise TypeError(f"{kind.__name__} is no plain type")
+    return tuple(facts)
+
+
+def is_tracing(args: tuple[Any, ...]) -> bool:
+    """Whether a call with these arguments has to become a graph node (or fake results) instead of running."""
+    if _dispatch_modes() or torch._ops._len_torch_dispatch_stack_pre_dispatch():
+        pre_dispatch = torch._ops._get_current_dispatch_mode_pre_dispatch()
+        if any(isinstance(mode, _TRACING_MODES) for mode in (*_get_current_dispatch_mode_stack(), pre_dispatch)):
+            return True
+    return any(isinstance(arg, torch.Tensor) and type(arg) not in _PLAIN for arg in args)
+
+
+def call(kernel: HelionKernel, args: tuple[Any, ...]) -> Any:
+    """Run on real tensors; arguments that the kernel declares as written are written in place.
+
+    Raises:
+        KernelArgumentError: the kernel refuses these arguments.
+        GradientError: one of them requires grad.
+        UndeclaredMutationError: in checked mode.
+        UnpreparedCaptureError: something would have to be compiled while a CUDA graph is being captured.
+    """
+    args = tuple(map(_plain, args))
+    kernel.check_no_grad(args)
+    kernel.check(args)
+    if not is_checking():
+        return _run(kernel, args)
+    with watch_arguments(kernel, args):
+        return _run(kernel, args)
+
+
+def call_functional(kernel: HelionKernel, args: tuple[Any, ...]) -> Any:
+    """What the graph node means: written arguments are copied first, and returned after the results."""
+    args = kernel.copy_mutated(args)
+    return kernel.node_value(call(kernel, args), args)
+
+
+def _plain(arg: Any) -> Any:
+    """``arg``, and for a number or string of a derived type (an enum's, NumPy's, a symbolic one) the plain value."""
+    if isinstance(arg, torch.Tensor) or type(arg) is float or type(arg) in _CONSTANTS:
+        return arg
+    if isinstance(arg, torch.SymBool):
+        return bool(arg)
+    if isinstance(arg, (int, torch.SymInt)):
+        return int(arg)
+    if isinstance(arg, (float, torch.SymFloat)):
+        return float(arg)
+    return str.__str__(arg)
+
+
+def _run(kernel: HelionKernel, args: tuple[Any, ...]) -> Any:
+    if _runs_reference(args):
+        value = _reference(kernel, args)
+        kernel.results(value)  # what no graph could hold is no result of an eager call either
+        return value
+    with torch.cuda.device(_device_of(args)):
+        addresses: list[int] = []
+        facts = facts_of(args, addresses)
+        runner = kernel.plans[facts]
+        if runner is None:
+            if collecting(kernel, args, kernel.plans, facts):
+                return _reference(kernel, args)
+            runner = make_runner(kernel, args, kernel.plans, facts)
+        return runner.call(*addresses) if isinstance(runner, Plan) else runner(*args)
+
+
+def _device_of(args: Sequence[Any]) -> torch.device:
+    return next(arg.device for arg in args if isinstance(arg, torch.Tensor))
+
+
+def _runs_reference(args: Sequence[Any]) -> bool:
+    tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+    return not tensors or any(not tensor.is_cuda or tensor.numel() == 0 for tensor in tensors)
+
+
+def _reference(kernel: HelionKernel, args: tuple[Any, ...]) -> Any:
+    with torch.no_grad():
+        return kernel.reference(*args)
+
+
+# --- calls from generated code ------------------------------------------------------------------------------------------
+
+
+class CallSite:
+    """One place in Inductor's generated code that calls a kernel: ``site.call(*inputs, *outputs, *symbols)``.
+
+    Outputs are allocated already; inputs that the kernel writes to are written in place.  The graph fixes dtypes, devices and
+    constants, and with the values of the symbols all shapes and strides: a plan is found by these values and the alignment of
+    the tensors.  Where a graph has no symbols there is one plan for aligned tensors, and ``call`` becomes that.
+
+    Args:
+        key: the kernel's name and fingerprint.
+        inputs, outputs: how many tensors the call passes and fills.
+        arguments: takes the inputs and the symbols' values, gives the kernel's arguments.
+
+    Raises:
+        UnknownKernelError: this process has not defined that kernel.
+    """
+
+    def __init__(self, key: str, inputs: int, outputs: int, arguments: Callable[..., tuple[Any, ...]]) -> None:
+        self.kernel = registry.find(key)
+        self.inputs = inputs
+        self.tensors = inputs + outputs
+        self.arguments = arguments
+        self.plans = Plans()
+        self.call: Callable[..., None] = self.find
+        self.plans.also_clear(self)
+        self.kernel.plans.also_clear(self.plans)
+
+    def clear(self) -> None:
+        """Called when the plans are dropped."""
+        self.call = self.find
+
+    def find(self, *values: Any) -> None:
+        """Replay the plan for these values, or make it."""
+        symbols = values[self.tensors :]
+        addresses = [tensor.data_ptr() for tensor in values[: self.tensors]]
+        offsets = tuple([address & 15 for address in addresses])
+        facts = (tuple([_settled(value) for value in symbols]), offsets if any(offsets) else None)
+        runner = self.plans[facts]
+        if type(runner) is Plan:
+            runner.launch(*addresses)
+            return
+        args = self.arguments(*values[: self.inputs], *symbols)
+        outputs = values[self.inputs : self.tensors]
+        if runner is None:
+            runner = self._runner(args, outputs, facts)
+        if type(runner) is Plan:
+            runner.launch(*addresses)
+        else:
+            _copy(self.kernel.results(runner(*args)), outputs)
+
+    def _runner(self, args: tuple[Any, ...], outputs: tuple[torch.Tensor, ...], facts: Any) -> Runner:
+        if _runs_reference(args):
+            return self._reference
+        reason = self.kernel.refuse(*args)
+        if reason:
+            _warn_once(self.kernel, f"runs its reference in a compiled graph: {reason}.")
+            return self._reference
+        with torch.cuda.device(_device_of(args)):
+            if collecting(self.kernel, args, self, facts, outputs):
+                return self._reference
+            return make_runner(self.kernel, args, self, facts, outputs)
+
+    def _reference(self, *args: Any) -> Any:
+        return _reference(self.kernel, args)
+
+    @property
+    def generation(self) -> int:
+        return self.plans.generation
+
+    def __getitem__(self, facts: Any) -> Runner | None:
+        return self.plans[facts]
+
+    def keep(self, facts: Any, runner: Runner, generation: int) -> bool:
+        """See :meth:`Plans.keep`."""
+        kept = self.plans.keep(facts, runner, generation)
+        if kept and isinstance(runner, Plan) and facts == ((), None):
+            self.call = self._only(runner)
+            if generation != self.plans.generation:  # dropped meanwhile
+                self.clear()
+        return kept
+
+    def _only(self, plan: Plan) -> Callable[..., None]:
+        """The plan's launch, taking tensors, and leaving unaligned ones to :meth:`find`."""
+        tensors = [f"t{index}" for index in range(self.tensors)]
+        body = [
+            *(f"a{index} = t{index}.data_ptr()" for index in range(self.tensors)),
+            f"if ({' | '.join(f'a{index}' for index in range(self.tensors))}) & 15:",
+            f"    return find({', '.join(tensors)})",
+            *plan.body,
+        ]
+        return define("call", tensors, body, {**plan.names, "find": self.find})
+
+
+def _settled(value: Any) -> Any:
+    """A symbol's value as a fact; see :func:`facts_of`."""
+    return struct.pack("d", value) if type(value) is float else value
+
+
+def _fits(plan: Plan, outputs: tuple[torch.Tensor, ...]) -> bool:
+    """Whether the kernel may write straight into these: what it was recorded with, and 16-byte aligned as fresh memory is."""
+    return len(plan.outputs) == len(outputs) and all(
+        buffer.holds(output) and output.data_ptr() % 16 == 0 for buffer, output in zip(plan.outputs, outputs, strict=True)
+    )
+
+
+def _copy(sources: tuple[torch.Tensor, ...], targets: tuple[torch.Tensor, ...]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        target.copy_(source)
+
+
+# --- making plans -------------------------------------------------------------------------------------------------------
+
+
+def make_runner(
+    kernel: HelionKernel,
+    args: tuple[Any, ...],
+    store: Plans | CallSite,
+    facts: Any,
+    outputs: tuple[torch.Tensor, ...] | None = None,
+) -> Runner:
+    """The plan of a call with ``args``, or Helion's host function where there can be none; kept in ``store``.
+
+    A config from a table that turns out not to compile is marked as broken, and the next best one taken.
+
+    Args:
+        outputs: what the kernel has to write into; None where a plan allocates its own.
+
+    Raises:
+        UnpreparedCaptureError: a CUDA graph is being captured.
+    """
+    if torch.cuda.is_current_stream_capturing():
+        raise UnpreparedCaptureError(
+            f"{kernel.name} was called for the first time with case ({kernel.case(*args)}) while a CUDA graph is being "
+            f"captured, where nothing can be compiled. Call it once with such arguments before the capture, or use "
+            f"helion_compile.warm_up with that number of tokens."
+        )
+    with making():
+        runner = store[facts]  # another thread may have been faster
+        while runner is None:
+            generation = store.generation
+            pick = kernel.pick(args)
+            try:
+                runner = _explained(kernel, host_function(kernel, args, pick.config), args, outputs)
+            except torch.cuda.OutOfMemoryError:
+                raise
+            except Exception as error:
+                if pick.row is None:
+                    raise
+                kernel.table.mark_broken(pick.row, f"{type(error).__name__}: {error}")
+                continue
+            store.keep(facts, runner, generation)
+    return runner
+
+
+def _explained(
+    kernel: HelionKernel, host: Callable[..., Any], args: tuple[Any, ...], outputs: tuple[torch.Tensor, ...] | None
+) -> Runner:
+    try:
+        plan = record(host, args)
+        if outputs is not None and not _fits(plan, outputs):
+            raise Unexplained("its outputs are not laid out as its reference's")
+    except Unexplained as reason:
+        counters.unplanned += 1
+        _warn_once(kernel, f"is launched through Helion's own host function, which is slower: {reason}.")
+        return host
+    counters.planned += 1
+    return plan
+
+
+_warned: set[tuple[str, str]] = set()
+
+
+def _warn_once(kernel: HelionKernel, what: str) -> None:
+    """One warning for each kernel and kind of trouble, which comes first in ``what``; the details may differ each time."""
+    kind = (kernel.key, what.partition(":")[0])
+    if kind not in _warned:
+        _warned.add(kind)
+        log.warning("%s %s", kernel.name, what)
+
+
+def host_function(kernel: HelionKernel, args: tuple[Any, ...], config: Mapping[str, Any] | None) -> Callable[..., Any]:
+    """Helion's generated host function for a config, None for Helion's default one; from disk if it was generated before."""
+    kept = sources.load(kernel, args, config)
+    if kept is not None:
+        return kept
+    import helion
+
+    bound = kernel.helion.bind(_distinct(args))
+    chosen = bound.config_spec.default_config() if config is None else helion.Config(**config)
+    counters.traced += chosen not in getattr(bound, "_compile_cache", ())
+    host = bound.compile_config(chosen)
+    sources.keep(kernel, args, config, bound, chosen)
+    return host
+
+
+def _distinct(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """``args`` without any tensor object twice.
+
+    Helion gives two parameters that are one object one name in the generated code, and would then serve calls with two
+    tensors from it.
+    """
+    seen: set[int] = set()
+    distinct = []
+    for arg in args:
+        distinct.append(arg.detach() if isinstance(arg, torch.Tensor) and id(arg) in seen else arg)
+        seen.add(id(arg))
+    return tuple(distinct)

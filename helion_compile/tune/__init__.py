@@ -1,0 +1,1 @@
+"""``python -m helion_compile tune``: the config tables of this GPU, made in minutes."""

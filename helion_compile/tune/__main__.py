@@ -1,0 +1,145 @@
+"""``python -m helion_compile tune``: measure configs for kernels on this GPU and write them to the config tables."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from helion_compile import registry
+from helion_compile.config_rows import ConfigError
+from helion_compile.errors import UnknownKernelError
+from helion_compile.tune.cases import TOKENS, TuneError, cases_of, read_model, read_shapes, read_tokens
+from helion_compile.tune.tuner import EFFORTS, Settings, Tuner
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 when every case has a row, 1 when some have none, 130 after Ctrl-C."""
+    options = _parser().parse_args(argv)
+    try:
+        work = _work(options)
+        if options.dry_run:
+            print("\n".join(f"{kernel.name} {case}" for kernel, case in work))
+            return 0
+        return _tune(work, _settings(options))
+    except (TuneError, UnknownKernelError, ConfigError) as error:
+        print(f"tune: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("tune: interrupted; all that was measured is kept, and the same command continues from here", file=sys.stderr)
+        return 130
+
+
+def _work(options: argparse.Namespace) -> list:
+    for module in options.modules:
+        importlib.import_module(module)
+    if not (options.model or options.shapes):
+        raise TuneError("no shapes were given; name a model's config.json with --model, or shapes with --shapes FACT=VALUE,…")
+    layers = [read_model(path) for path in options.model]
+    shapes = [read_shapes(text) for text in options.shapes]
+    tokens = read_tokens(options.tokens) if options.tokens else TOKENS
+    kernels = [registry.named(name) for name in options.kernels]
+    return [(kernel, case) for kernel in kernels for case in cases_of(kernel, layers, shapes, tokens, options.dtype)]
+
+
+def _settings(options: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Settings:
+    rank, ranks = int(environment.get("RANK", 0)), int(environment.get("WORLD_SIZE", 1))
+    local = environment.get("LOCAL_RANK")
+    own = {}
+    if local is not None:
+        # torchrun leaves all GPUs visible to every process; each takes the one that its rank on this host counts to.
+        visible = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+        own["CUDA_VISIBLE_DEVICES"] = visible[int(local) % len(visible)] if visible else local
+    return Settings(
+        effort="quick" if options.quick else "full" if options.full else "normal",
+        out=options.out,
+        journal=options.journal or _journal_folder(),
+        budget=options.budget,
+        baselines=0 if options.no_baselines else min(3, max(1, (os.cpu_count() or 1) // 4)),
+        processes=options.processes,
+        modules=("helion_compile.kernels", *options.modules),
+        rank=rank,
+        ranks=ranks,
+        local_ranks=int(environment.get("LOCAL_WORLD_SIZE", 1)),
+        environment=own,
+    )
+
+
+def _tune(work: list, settings: Settings) -> int:
+    console = Console(stderr=True, soft_wrap=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("remaining"),
+        TimeRemainingColumn(elapsed_when_finished=True, compact=True),
+    )
+    started = time.monotonic()
+    with Progress(*columns, console=console, disable=settings.rank != 0) as progress:
+        task = progress.add_task("cases", total=len(work) / settings.ranks)
+        tuner = Tuner(
+            work,
+            settings,
+            report=lambda sentence: progress.console.print(sentence, highlight=False),
+            advance=lambda cases: progress.advance(task, cases),
+        )
+        if tuner.skipped:
+            progress.console.print(f"{len(tuner.skipped)} of {len(work)} cases were tuned before", highlight=False)
+        rows = tuner.run()
+    for (name, case), reason in tuner.failed.items():
+        console.print(f"{name} ({case}) has no config: {reason}", highlight=False)
+    if tuner.left_out:
+        console.print(
+            f"{len(tuner.left_out)} cases were not begun for lack of time; the same command continues", highlight=False
+        )
+    places = sorted({str(tuner._table(kernel).folders[0]) for kernel, _ in work})
+    console.print(f"{len(rows)} rows in {', '.join(places)} after {time.monotonic() - started:.0f} s", highlight=False)
+    return 1 if tuner.failed or tuner.left_out else 0
+
+
+def _journal_folder() -> Path:
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("helion_compile", appauthor=False)) / "tune"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m helion_compile tune", description=__doc__, epilog="More: docs/tuning.md")
+    parser.add_argument("kernels", nargs="+", metavar="KERNEL", help="such as rms_norm_quant")
+    parser.add_argument("--model", type=Path, action="append", default=[], metavar="CONFIG.json", help="a Hugging Face config")
+    parser.add_argument("--shapes", action="append", default=[], metavar="FACT=VALUE,…", help="exact facts by hand")
+    parser.add_argument("--tokens", metavar="1,2,…,8192", help="token counts; powers of two up to 8192 by default")
+    parser.add_argument("--dtype", default="bf16", help="of the activations: bf16, fp16 or fp32")
+    effort = parser.add_mutually_exclusive_group()
+    effort.add_argument("--quick", action="store_true", help=f"{EFFORTS['quick'].rounds} round of steps instead of 3")
+    effort.add_argument("--full", action="store_true", help="until nothing more is gained")
+    parser.add_argument("--budget", type=_duration, metavar="10m", help="finish within this time: 90s, 10m, 1h")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write the tables here instead of the user's folder")
+    parser.add_argument("--journal", type=Path, metavar="FOLDER", help="keep what was measured here, for continuing")
+    parser.add_argument("--modules", nargs="+", default=[], metavar="MODULE", help="modules that define kernels of yours")
+    parser.add_argument("--processes", type=int, default=0, help="compiling processes; one less than the CPU cores by default")
+    parser.add_argument("--no-baselines", action="store_true", help="do not measure what Inductor makes of each reference")
+    parser.add_argument("--dry-run", action="store_true", help="list the cases and measure nothing")
+    return parser
+
+
+def _duration(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time like 90s, 10m or 1h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

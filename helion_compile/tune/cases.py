@@ -1,0 +1,136 @@
+"""Which cases to tune: the shapes of a model's layers, read off its Hugging Face ``config.json``, times token counts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helion_compile.case import Case, brief
+
+if TYPE_CHECKING:
+    from helion_compile.kernel import HelionKernel
+
+__all__ = ["Layer", "TuneError", "cases_of", "read_model", "read_shapes", "read_tokens"]
+
+TOKENS = tuple(2**power for power in range(14))  # 1 … 8192
+
+
+class TuneError(ValueError):
+    """The tuner was asked for something that it cannot do, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Sizes of a decoder layer, in elements; ``attention_size`` is what the output projection reads."""
+
+    hidden_size: int
+    intermediate_size: int
+    attention_size: int
+
+
+def read_model(path: Path) -> Layer:
+    """The layer of a Hugging Face ``config.json``, or of a folder that holds one.
+
+    Raises:
+        TuneError: no such file, or it lacks a size.
+    """
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise TuneError(f"{file} cannot be read as a model's config: {reason}; give the config.json of a model") from None
+    if isinstance(content, dict) and isinstance(content.get("text_config"), dict):  # a model that also sees images
+        content = content["text_config"]
+
+    def size(name: str, default: int | None = None) -> int:
+        value = content.get(name) if isinstance(content, dict) else None
+        value = default if value is None else value
+        if type(value) is not int or value < 1:
+            raise TuneError(
+                f"{file} has {name}={brief(value)} where a positive integer belongs; name shapes by hand with --shapes"
+            )
+        return value
+
+    hidden, heads = size("hidden_size"), size("num_attention_heads")
+    return Layer(hidden, size("intermediate_size"), heads * size("head_dim", max(hidden // heads, 1)))
+
+
+def read_tokens(text: str) -> tuple[int, ...]:
+    """``"1,2,4,…,8192"``: a gap continues by doubling; sorted, each once.
+
+    Raises:
+        TuneError: something else than positive integers with commas between.
+    """
+    tokens: list[int] = []
+    gap = False
+    for word in text.split(","):
+        word = word.strip()
+        if word in ("…", "..."):
+            gap = True
+            continue
+        if not word.isdecimal() or not 0 < int(word) < 2**31:
+            raise TuneError(f"--tokens has {brief(word)} where a positive integer belongs, as in --tokens 1,2,4,…,8192")
+        if gap and tokens:
+            while tokens[-1] * 2 < int(word):
+                tokens.append(tokens[-1] * 2)
+        tokens.append(int(word))
+        gap = False
+    if gap:
+        raise TuneError("--tokens ends in a gap; name the largest token count behind it, as in --tokens 1,2,…,8192")
+    return tuple(sorted(set(tokens)))
+
+
+def read_shapes(text: str) -> dict[str, Any]:
+    """``"hidden_size=4096,residual=true"`` as facts; values are JSON, or else words.
+
+    Raises:
+        TuneError: not of that form.
+    """
+    facts: dict[str, Any] = {}
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (name and equals and value):
+            raise TuneError(f"--shapes has {brief(part)} where FACT=VALUE belongs, as in --shapes hidden_size=4096")
+        try:
+            facts[name] = json.loads(value)
+        except ValueError:
+            facts[name] = value
+    return facts
+
+
+def cases_of(
+    kernel: HelionKernel, layers: Iterable[Layer], shapes: Sequence[dict[str, Any]], tokens: Sequence[int], dtype: str
+) -> list[Case]:
+    """Each case of ``kernel`` for these layers and shapes once, in order; empty when the kernel takes none of them.
+
+    Raises:
+        TuneError: the kernel does not say how its inputs are made, or a shape lacks a fact or has one too many.
+    """
+    if kernel.inputs is None or (kernel.shapes is None and not shapes):
+        lacks, parameter = ("its inputs are made", "inputs=") if kernel.inputs is None else ("its cases follow", "shapes=")
+        raise TuneError(f"{kernel.name} cannot be tuned: it does not say how {lacks}; give {parameter} to @kernel")
+    found = {Case(**{"dtype": dtype, **facts}) for layer in layers for facts in (kernel.shapes or (lambda _: ()))(layer)}
+    for facts in shapes:
+        found.add(Case(**{"dtype": dtype, **facts}))
+    rounded = kernel.rounded[0] if kernel.rounded else None
+    every = found if rounded is None else {case.replace(**{rounded: count}) for case in found for count in tokens}
+    for case in every:
+        _check(kernel, case)
+    return sorted(every)
+
+
+def _check(kernel: HelionKernel, case: Case) -> None:
+    """That the kernel's own case of the inputs made for ``case`` is ``case``; on tensors without data."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            found = kernel.case(*kernel.inputs(case, torch.device("meta")))
+    except KeyError as error:
+        raise TuneError(f"{kernel.name} needs more facts than ({case}): {error.args[0]}; add it to --shapes") from None
+    if found != case:
+        raise TuneError(f"{kernel.name} has no case ({case}): inputs made for it are of ({found}); name its facts in --shapes")

@@ -1,0 +1,75 @@
+"""Everything measured so far, a line a fact, so that a run that was interrupted anywhere continues where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from helion_compile.case import Case
+
+__all__ = ["Journal", "config_text"]
+
+
+def config_text(config: Any) -> str:
+    """One text for equal configs."""
+    return json.dumps(dict(config), sort_keys=True, separators=(",", ":"))
+
+
+class Journal:
+    """Lines of JSON in ``<folder>/<run>.<rank>.jsonl``; those of all ranks are read, one's own is appended to.
+
+    A line reaches the operating system in one write before the next thing is measured, so that even ``kill -9`` loses no
+    more than what was being measured.  A line cut short, by a full disk say, is passed over.
+
+    Args:
+        run: what the measurements depend on: kernel and its version, GPU, versions of the compilers.
+    """
+
+    def __init__(self, folder: Path, run: str, rank: int = 0) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.times: dict[tuple[Case, str], dict[str, Any]] = {}
+        self.baselines: dict[tuple[Case, str], float] = {}
+        self.done: dict[Case, dict[str, Any]] = {}
+        self._lock = threading.Lock()
+        for path in sorted(folder.glob(f"{run}.*.jsonl")):
+            for line in path.read_bytes().split(b"\n"):
+                self._take(line)
+        self.path = folder / f"{run}.{rank}.jsonl"
+        self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        os.write(self._file, b"\n")  # ends a line that was cut short
+
+    def time(self, case: Case, config: Any, us: float | None, error: str | None = None, **more: Any) -> None:
+        """A config's time for a case, or why it has none."""
+        self._put({"case": case.to_json(), "config": dict(config), "us": us, "error": error, **more})
+
+    def baseline(self, case: Case, name: str, us: float | None) -> None:
+        self._put({"case": case.to_json(), "baseline": name, "us": us})
+
+    def finish(self, case: Case, config: Any, us: float, effort: int, spills: int = 0) -> None:
+        """The case is tuned, with this winner."""
+        self._put({"case": case.to_json(), "winner": dict(config), "us": us, "effort": effort, "spills": spills})
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def _put(self, entry: dict[str, Any]) -> None:
+        line = json.dumps(entry).encode()
+        with self._lock:
+            self._take(line)
+            os.write(self._file, line + b"\n")
+
+    def _take(self, line: bytes) -> None:
+        try:
+            entry = json.loads(line)
+            case = Case.from_json(entry["case"])
+            if "baseline" in entry:
+                self.baselines[case, entry["baseline"]] = entry["us"]
+            elif "winner" in entry:
+                self.done[case] = entry
+            else:
+                self.times[case, config_text(entry["config"])] = entry
+        except (ValueError, KeyError, TypeError):
+            return

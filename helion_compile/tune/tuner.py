@@ -1,0 +1,296 @@
+"""One run of the tuner: families of cases are searched a few at a time, so that the GPU measures one while the CPU cores
+compile for the others."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import datetime
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from helion_compile.case import Case
+from helion_compile.config_rows import Row
+from helion_compile.configs import ConfigTable
+from helion_compile.gpu import Gpu
+from helion_compile.kernel import HelionKernel
+from helion_compile.tune.baselines import Baselines
+from helion_compile.tune.candidates import Moves, Space
+from helion_compile.tune.cases import TuneError
+from helion_compile.tune.compiling import Target, compile_config
+from helion_compile.tune.family import Effort, Family
+from helion_compile.tune.journal import Journal
+from helion_compile.tune.pool import CompilePool
+from helion_compile.tune.worker import Worker, WorkerDied
+
+__all__ = ["EFFORTS", "Settings", "Tuner", "share"]
+
+EFFORTS = {
+    "quick": Effort(1, rounds=1, steps=8),
+    "normal": Effort(2, rounds=3, steps=12),
+    "full": Effort(3, rounds=10, steps=60, patient=True),
+}
+ACTIVE = 4  # families in hand: enough that one is compiled whenever the GPU is free
+MOST_SEEDS = 8  # from the family before
+GPU_MEASURER = "helion_compile.tune.measure:GpuMeasurer"
+
+
+@dataclass
+class Settings:
+    """How to run; the fields after ``budget`` are for tests and for running on several GPUs.
+
+    Attributes:
+        out: folder of the tables; ConfigTable's own first folder by default.
+        journal: folder for what was measured so far.
+        budget: seconds, or None for as long as it takes.
+        environment: for the measuring processes only, such as which GPU is theirs.
+    """
+
+    effort: str = "normal"
+    out: Path | None = None
+    journal: Path = Path("journal")
+    budget: float | None = None
+    baselines: int = 2
+    processes: int = 0
+    modules: tuple[str, ...] = ("helion_compile.kernels",)
+    rank: int = 0
+    ranks: int = 1
+    local_ranks: int = 1
+    environment: Mapping[str, str] = field(default_factory=dict)
+    measurer: str = GPU_MEASURER
+    compile: Callable[..., Any] = compile_config
+    space: Callable[[HelionKernel, Case], Any] = Space
+
+
+class Tuner:
+    """Tunes ``work`` and writes each finished case to its kernel's table.
+
+    Args:
+        report: called with a sentence now and then.
+        advance: called with the number of cases, in parts, that were finished since.
+
+    Raises:
+        TuneError: no process can measure here.
+    """
+
+    def __init__(
+        self,
+        work: Sequence[tuple[HelionKernel, Case]],
+        settings: Settings,
+        report: Callable[[str], None] = print,
+        advance: Callable[[float], None] = lambda cases: None,
+    ) -> None:
+        self.settings, self.report, self.advance = settings, report, advance
+        self.started = time.monotonic()
+        cache = settings.journal / "triton"
+        environment = {"TRITON_CACHE_DIR": str(cache), **settings.environment}
+        # Inductor would start compile workers of its own for each baseline process.
+        self._worker = Worker(settings.measurer, settings.modules, environment)
+        self._beside = [
+            Worker(settings.measurer, settings.modules, {**environment, "TORCHINDUCTOR_COMPILE_THREADS": "1"})
+            for _ in range(settings.baselines)
+        ]
+        try:
+            self.described = self._worker.request("gpu", seconds=300.0)
+        except (WorkerDied, ValueError) as error:
+            self._worker.stop()
+            raise TuneError(f"nothing can be measured here: {error}; tune on a machine with the GPU") from None
+        major, minor = self.described["capability"]
+        self.gpu = Gpu(self.described["name"], (major, minor))
+        target = Target(10 * major + minor, self.described["multiprocessors"])
+        processes = settings.processes or max(1, (os.cpu_count() or 2) // settings.local_ranks - 1)
+        self._pool = CompilePool(processes, settings.modules, target, environment, settings.compile)
+        self._gpu_lock = threading.Lock()
+        self._journals: dict[str, Journal] = {}
+        self._tables: dict[str, ConfigTable] = {}
+        self._moves: dict[str, Moves] = {}
+        self._won: dict[str, list[Mapping[str, Any]]] = {}
+        self._kernels = {kernel.name: kernel for kernel, _ in work}
+        self._work = [(kernel, case) for kernel, case in work]
+        self.skipped = [item for item in self._work if self._is_done(*item)]
+        self.failed: dict[tuple[str, Case], str] = {}
+        self.left_out: list[tuple[str, Case]] = []
+
+    def run(self) -> list[Row]:
+        """Until all is tuned or the time is used up; the rows of this run."""
+        todo = share(
+            [item for item in self._work if item not in self.skipped],
+            {name: kernel.rounded for name, kernel in self._kernels.items()},
+            self.settings.rank,
+            self.settings.ranks,
+        )
+        self.advance(len(self.skipped))
+        cases = [(kernel.name, case) for kernel, group in todo for case in group]
+        open_baselines = [
+            (name, case, self._journal(name))
+            for name, case in cases
+            if (case, "inductor") not in self._journal(name).baselines
+        ]
+        # Helion takes a second to read a kernel: one thread does it ahead while this one waits for the GPU.
+        reader = concurrent.futures.ThreadPoolExecutor(1)
+        self._spaces = [reader.submit(self.settings.space, kernel, group[0]) for kernel, group in todo]
+        beside = Baselines(self._beside, self._gpu_lock, open_baselines, done=lambda: None)
+        try:
+            self._search(todo)
+            while beside.is_alive() and not self._is_late(grace=1.1):
+                time.sleep(0.1)
+        finally:
+            reader.shutdown(wait=False, cancel_futures=True)
+            beside.stop()
+            self._worker.stop()
+            self._pool.stop()
+            rows = self._write()
+        return rows
+
+    # --- the search -----------------------------------------------------------------------------------------------------
+
+    def _search(self, todo: list[tuple[HelionKernel, list[Case]]]) -> None:
+        active: list[Family] = []
+        spent: dict[int, float] = {}
+        waiting = list(todo)
+        while active or waiting:
+            while waiting and len(active) < ACTIVE and not self._is_late():
+                active.append(self._start(*waiting.pop(0)))
+            if not active:
+                self.left_out = [(kernel.name, case) for kernel, group in waiting for case in group]
+                return
+            self._pool.expire()
+            family = next((family for family in active if family.ready()), None)
+            if family is None:
+                futures = [future for each in active for future in each.waiting_for()]
+                pending = [future for future in futures if not future.done()]
+                concurrent.futures.wait(pending, timeout=0.2, return_when=concurrent.futures.FIRST_COMPLETED)
+                continue
+            before = time.monotonic()
+            allowed = self._allowed(len(active) + len(waiting))
+            goes_on = family.step(hurry=self._is_late() or spent.get(id(family), 0.0) > allowed)
+            spent[id(family)] = spent.get(id(family), 0.0) + time.monotonic() - before
+            self.advance(len(family.cases) / (self.settings_rounds + 2) if goes_on and not family.finishing else 0.0)
+            if not goes_on:
+                active.remove(family)
+                self._finished(family)
+
+    @property
+    def settings_rounds(self) -> int:
+        return EFFORTS[self.settings.effort].rounds
+
+    def _start(self, kernel: HelionKernel, cases: list[Case]) -> Family:
+        journal = self._journal(kernel.name)
+        table = self._table(kernel)
+        seeds = [kernel.default_config(cases[0])] if kernel.default_config else []
+        seeds += [kernel.default_config(cases[-1])] if kernel.default_config else []
+        seeds += self._won.get(kernel.name, [])
+        seeds += [pick.config for case in cases if (pick := table.pick(case, self.gpu)).row is not None]
+        family = Family(
+            kernel,
+            cases,
+            self._spaces.pop(0).result(),
+            journal,
+            self._moves.setdefault(kernel.name, Moves()),
+            EFFORTS[self.settings.effort],
+            compile=lambda case, config: self._pool.submit(kernel.name, case, config),
+            measure=self._measure,
+            seeds=[seed for seed in seeds if seed],
+        )
+        family.start()
+        return family
+
+    def _measure(self, method: str, *arguments: Any) -> Any:
+        with self._gpu_lock:
+            return self._worker.request(method, *arguments)
+
+    def _finished(self, family: Family) -> None:
+        name = family.kernel.name
+        won = [winner.config for winner in family.winners.values()]
+        self._won[name] = [config for n, config in enumerate(won) if config not in won[:n]][:MOST_SEEDS]
+        for case, reason in family.failed.items():
+            if case not in family.winners:
+                self.failed[name, case] = reason
+        self._write()
+        self.advance(2 * len(family.cases) / (self.settings_rounds + 2))
+        facts = family.cases[0].without(family.kernel.rounded)
+        lost = f", {self._worker.deaths} measuring processes lost so far" if self._worker.deaths else ""
+        self.report(f"{name} {facts}: {len(family.winners)} of {len(family.cases)} cases tuned{lost}")
+
+    def _is_late(self, grace: float = 1.0) -> bool:
+        budget = self.settings.budget
+        return budget is not None and time.monotonic() - self.started > 0.9 * grace * budget
+
+    def _allowed(self, families: int) -> float:
+        """Seconds of measuring that one family may take."""
+        budget = self.settings.budget
+        if budget is None:
+            return float("inf")
+        return max(0.0, 0.9 * budget - (time.monotonic() - self.started)) / max(families, 1)
+
+    # --- what is kept ---------------------------------------------------------------------------------------------------
+
+    def _is_done(self, kernel: HelionKernel, case: Case) -> bool:
+        journal = self._journal(kernel.name)
+        done = journal.done.get(case)
+        enough = done is not None and done.get("effort", 0) >= EFFORTS[self.settings.effort].level
+        return enough and (not self.settings.baselines or (case, "inductor") in journal.baselines)
+
+    def _journal(self, name: str) -> Journal:
+        if name not in self._journals:
+            kernel = self._kernels[name]
+            versions = " ".join(f"{key}={value}" for key, value in sorted(self.described["versions"].items()))
+            digest = hashlib.sha256(f"{self.gpu} {versions} {kernel.config_fingerprint}".encode()).hexdigest()[:8]
+            run = f"{name}.{self.gpu.slug}.{digest}"
+            self._journals[name] = Journal(self.settings.journal, run, self.settings.rank)
+        return self._journals[name]
+
+    def _table(self, kernel: HelionKernel) -> ConfigTable:
+        if kernel.name not in self._tables:
+            folders = kernel.table.folders
+            if self.settings.out is not None:
+                folders = (self.settings.out, *folders)
+            self._tables[kernel.name] = ConfigTable(
+                kernel.name, kernel.rounded, folders=folders, kernel_fingerprint=kernel.config_fingerprint
+            )
+        return self._tables[kernel.name]
+
+    def _write(self) -> list[Row]:
+        """Put every finished case into its table, also those of a run that was interrupted; the rows."""
+        rows = []
+        for name, kernel in self._kernels.items():
+            journal = self._journal(name)
+            made = [self._row(kernel, journal, case) for other, case in self._work if other is kernel and case in journal.done]
+            if made:
+                self._table(kernel).add(made, self.gpu)
+            rows += made
+        return rows
+
+    def _row(self, kernel: HelionKernel, journal: Journal, case: Case) -> Row:
+        done = journal.done[case]
+        baseline = journal.baselines.get((case, "inductor"))
+        made_with = {
+            "kernel": kernel.config_fingerprint,
+            **self.described["versions"],
+            "date": done.get("date") or datetime.date.today().isoformat(),
+            "spills": done.get("spills", 0),
+        }
+        return Row(
+            case,
+            done["winner"],
+            round(done["us"], 3),
+            {} if baseline is None else {"inductor": round(baseline, 3)},
+            made_with,
+        )
+
+
+def share(
+    work: Sequence[tuple[HelionKernel, Case]], rounded: Mapping[str, Sequence[str]], rank: int, ranks: int
+) -> list[tuple[HelionKernel, list[Case]]]:
+    """This rank's part of the work, by families; where there are more ranks than families, parts of families."""
+    families: dict[tuple[str, Case], tuple[HelionKernel, list[Case]]] = {}
+    for kernel, case in work:
+        families.setdefault((kernel.name, case.without(tuple(rounded[kernel.name]))), (kernel, []))[1].append(case)
+    parts = -(-ranks // max(len(families), 1))
+    units = [(kernel, cases[part::parts]) for kernel, cases in families.values() for part in range(parts)]
+    return [unit for unit in units[rank::ranks] if unit[1]]

@@ -1,0 +1,35 @@
+"""What a graph means, and rewriting it by meaning.  Needs torch only.
+
+::
+
+    from passes import Fusion, FusionPass, Norm, Quantize
+
+    fused = Fusion("norm_quantize", (Norm, Quantize), build)         # a chain of meanings, and what to put there
+    torch._inductor.config.post_grad_custom_pre_pass = FusionPass([fused])
+
+``meanings`` says what stretches of a graph compute, ``spellings`` how models write them, ``reading`` finds them in a
+graph, ``fusion`` and ``chain`` are what a fusion is written against, ``placement``, ``emitting`` and ``edits`` put its
+nodes in place, ``records`` says what was done and why not more.
+"""
+
+from passes.fusion import Chain, Emit, Fusion
+from passes.fusion_pass import FusionError, FusionPass
+from passes.meanings import Matmul, Meaning, Norm, NormRounding, Quantize, ScaleUse
+from passes.records import GraphRecord, Refusal, Site
+
+__all__ = [
+    "Chain",
+    "Emit",
+    "Fusion",
+    "FusionError",
+    "FusionPass",
+    "GraphRecord",
+    "Matmul",
+    "Meaning",
+    "Norm",
+    "NormRounding",
+    "Quantize",
+    "Refusal",
+    "ScaleUse",
+    "Site",
+]

@@ -1,0 +1,116 @@
+"""Reading a graph: the regions whose meaning is known, and the candidates that could not be read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.fx import Graph, Node
+
+from passes.meanings import Norm
+from passes.records import Refusal
+from passes.region import Region, dying
+from passes.source import Location
+from passes.spellings import SPELLINGS
+from passes.spellings.norm import with_residual
+from passes.spellings.walk import Unread
+from passes.values import RESHAPES, describe
+
+__all__ = ["Reading", "read"]
+
+
+@dataclass
+class Reading:
+    """What a graph means.  ``regions`` come in the order in which meanings feed one another, then in graph order."""
+
+    regions: list[Region] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    producers: dict[Node, tuple[Region, str]] = field(default_factory=dict)  # output node -> its region and output name
+    owners: dict[Node, Region] = field(default_factory=dict)  # any node of a region -> the region
+
+    def source(self, value: Node) -> tuple[Region, str] | None:
+        """The region and output that ``value`` shows, behind views that keep rows as they are."""
+        while value not in self.producers:
+            if not isinstance(value, Node) or value.target not in RESHAPES:
+                return None
+            value = value.args[0]
+        return self.producers[value]
+
+
+def read(graph: Graph) -> Reading:
+    """Read all meanings of ``graph``.  Time is linear in the number of nodes; the graph is not changed.
+
+    Regions with one meaning and equal inputs are merged into one, with all copies of the outputs.
+    """
+    reading = Reading()
+    anchors: dict[Any, list[Node]] = {}
+    for node in graph.nodes:
+        anchors.setdefault(node.target, []).append(node)
+    for spelling in SPELLINGS:
+        found: dict[Any, Region] = {}
+        for anchor in sorted(node for target in spelling.ANCHORS for node in anchors.get(target, ())):
+            try:
+                region = spelling.read(anchor)
+            except Unread as unread:
+                reading.refusals.append(_refusal(spelling.NAME, anchor, unread))
+                continue
+            if region is None:
+                continue
+            key = (region.meaning, *(_value(reading, node) for node in region.inputs.values()))
+            if key in found:
+                found[key].absorb(region)
+            else:
+                found[key] = region
+        _keep(reading, spelling.NAME, list(found.values()))
+    return reading
+
+
+def _keep(reading: Reading, name: str, regions: list[Region]) -> None:
+    """Add the regions whose interior nobody else reads."""
+    sums: set[Node] = set()
+    for region in regions:
+        try:
+            _check_interior(region)
+        except Unread as unread:
+            reading.refusals.append(_refusal(name, region.anchor, unread))
+            continue
+        # One addition can feed several norms; the first norm takes it, the others read the sum.
+        if isinstance(region.meaning, Norm) and region.inputs["x"] not in sums:
+            sums.add(region.inputs["x"])
+            region = with_residual(region) or region
+        reading.regions.append(region)
+        reading.owners.update(dict.fromkeys(region.nodes, region))
+        for output, copies in region.outputs.items():
+            for node in copies:
+                reading.producers.setdefault(node, (region, output))
+
+
+def _check_interior(region: Region) -> None:
+    left = dying(region.nodes, region.cheap)
+    for node in region.interior():
+        if node not in left:
+            continue
+        for user in node.users:
+            if user not in left:
+                raise Unread(
+                    node,
+                    f"{describe(node)}, an intermediate value, is also read by {describe(user)}: fused it would be "
+                    "computed twice (a graph for training keeps such values for backward; torch.no_grad() keeps none)",
+                )
+
+
+def _value(reading: Reading, node: Node) -> Any:
+    """A key that is equal for nodes known to hold the same value in the same shape."""
+    views = []
+    while node not in reading.producers and isinstance(node, Node) and node.target in RESHAPES:
+        views.append((node.target, repr(node.args[1:]), repr(node.kwargs)))
+        node = node.args[0]
+    region, output = reading.producers.get(node, (None, None))
+    # Copies of one output may come in different shapes, so the shape is part of the key.
+    return (id(region), output, str(node.meta["val"].shape), *views) if region else (node, *views)
+
+
+def _refusal(candidate: str, anchor: Node, unread: Unread) -> Refusal:
+    # Nodes that Inductor's own passes made have no source line.
+    location = Location.of(unread.node)
+    return Refusal(candidate, unread.reason, location if location.file else Location.of(anchor), unread.node.name)

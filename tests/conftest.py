@@ -1,0 +1,16 @@
+"""Every test starts from a compiler that remembers nothing, with global state as it was."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def forget_compilations():
+    """Dynamo stops compiling a function after eight variants; without this, results would depend on test order."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="compile every row of the shipped config tables, not a sample")

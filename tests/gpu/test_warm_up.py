@@ -1,0 +1,46 @@
+import torch
+from launch_kernels import mixed
+
+import helion_compile
+from helion_compile import counters
+from helion_compile.kernels import rms_norm_quant
+
+ATTRIBUTES = (1e-6, True, torch.bfloat16, "divide", True, None, None, False, False)
+
+
+def test_after_it_no_number_of_tokens_or_alignment_compiles():
+    weight = torch.randn(512, device="cuda", dtype=torch.bfloat16)
+    memory = torch.randn(600 * 512, device="cuda", dtype=torch.bfloat16)
+
+    def inputs(tokens, shift=0):
+        return (memory[shift : shift + tokens * 512].view(tokens, 512), weight, None, *ATTRIBUTES)
+
+    done = helion_compile.warm_up(rms_norm_quant, [16, 64, 256], inputs, between=True, unaligned=("x",))
+    assert done.counted.loaded > 0
+    assert {1, 15, 16, 64, 256} <= set(done.tokens)
+    before = counters.compiled
+    for tokens in (*range(1, 20), 33, 48, 100, 255, 256):
+        for shift in (0, 1, 3, 8):
+            rms_norm_quant(*inputs(tokens, shift))
+    assert counters.compiled == before
+
+
+def test_a_compiled_model_is_ready_for_capture():
+    @torch.compile(dynamic=True)
+    def model(x):
+        return mixed(x * 2, None, 2.0, 5, False)
+
+    def inputs(tokens):
+        return (torch.randn(tokens, 96, device="cuda"),)
+
+    helion_compile.warm_up(model, [4, 16, 32], inputs)
+    before = counters.compiled
+    with torch.no_grad():
+        for tokens in (4, 16, 32):
+            (x,) = inputs(tokens)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                got = model(x)
+            graph.replay()
+            torch.testing.assert_close(got, mixed.reference(x * 2, None, 2.0, 5, False))
+    assert counters.compiled == before

@@ -1,0 +1,101 @@
+"""The source of a launch, for binaries that only exist as descriptions."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from helion_compile import launcher
+from helion_compile.launcher import UnknownInterface, define, launch_source
+
+
+def compiled(signature, **metadata):
+    metadata = {"num_warps": 4, "shared": 512, "global_scratch_size": 0, "profile_scratch_size": 0, **metadata}
+    return SimpleNamespace(
+        src=SimpleNamespace(signature=dict(enumerate(signature))), metadata=SimpleNamespace(**metadata), module=None, run=None
+    )
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """What torch's launcher was called with."""
+    seen = []
+    monkeypatch.setattr(
+        torch._C, "_StaticCudaLauncher", SimpleNamespace(_launch_kernel=lambda *a: seen.append(a)), raising=False
+    )
+    monkeypatch.setattr(launcher, "_load", lambda compiled: 77)
+    monkeypatch.setattr(launcher, "_parameter_sizes", lambda function: None)
+    return seen
+
+
+def run(source, *addresses):
+    names = {**source.names, "stream": 5, "k0_scratch": 4096}
+    define("launch", [f"a{n}" for n in range(len(addresses))], source.lines or ["pass"], names)(*addresses)
+
+
+SIGNATURE = ("*bf16", "*fp32", "constexpr", "i32", "i64", "fp32", "u1", "constexpr")
+VALUES = (0, 0, 1, 7, 2**40, -0.0, True, 128)
+POINTERS = [(0, 1, 0), (1, 0, 64)]
+
+
+def test_the_launch_gets_what_the_binary_takes(launched):
+    run(launch_source(0, compiled(SIGNATURE), (3, 2, 1), VALUES, POINTERS), 1024, 2048)
+    ((function, x, y, z, warps, shared, types, arguments, stream),) = launched
+    assert (function, x, y, z, warps, shared, stream) == (77, 3, 2, 1, 4, 512, 5)
+    assert types == "OOilfIOO"
+    assert arguments == (2048, 1024 + 64, 7, 2**40, -0.0, True, None, None)
+
+
+def test_scratch_memory_is_for_all_programs(launched):
+    source = launch_source(0, compiled(("*fp32",), global_scratch_size=128), (3, 2, 1), (0,), [(0, 0, 0)])
+    assert source.scratch == 128 * 6
+    run(source, 1024)
+    assert launched[0][-2] == (1024, 4096, None)
+
+
+def test_an_empty_grid_launches_nothing(launched):
+    run(launch_source(0, compiled(SIGNATURE), (0, 1, 1), VALUES, POINTERS), 1024, 2048)
+    assert not launched
+
+
+@pytest.mark.parametrize("special", [{"launch_pdl": True}, {"launch_cooperative_grid": True}, {"num_ctas": 2}])
+def test_what_torchs_launcher_cannot_do_goes_through_tritons(launched, special, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        launcher, "_launch_by_triton", lambda compiled, grid, stream, *values: seen.append((grid, stream, values))
+    )
+    run(launch_source(0, compiled(SIGNATURE, **special), (3, 2, 1), VALUES, POINTERS), 1024, 2048)
+    assert seen == [((3, 2, 1), 5, (2048, 1088, *VALUES[2:]))]
+    assert not launched
+
+
+def test_with_hooks_set_later_triton_launches(launched, monkeypatch):
+    from triton import knobs
+
+    seen = []
+    monkeypatch.setattr(launcher, "_launch_by_triton", lambda *a: seen.append(a))
+    source = launch_source(0, compiled(SIGNATURE), (3, 2, 1), VALUES, POINTERS)
+    monkeypatch.setattr(knobs.runtime.launch_exit_hook, "calls", knobs.runtime.launch_exit_hook.calls)
+    knobs.runtime.launch_exit_hook.calls.append(print)
+    try:
+        run(source, 1024, 2048)
+    finally:
+        knobs.runtime.launch_exit_hook.calls.remove(print)
+    run(source, 1024, 2048)
+    assert (len(seen), len(launched)) == (1, 1)
+
+
+def test_a_binary_with_other_parameters_is_not_launched(launched, monkeypatch):
+    monkeypatch.setattr(launcher, "_parameter_sizes", lambda function: [8, 8, 4, 8, 4, 4, 8, 8])
+    with pytest.raises(UnknownInterface, match=r"\[8, 8, 4, 8, 4, 4, 8, 8\] bytes"):
+        launch_source(
+            0, compiled(("*bf16", "*fp32", "i32", "i32", "fp32", "u1")), (1, 1, 1), (0, 0, 1, 2, 3.0, True), POINTERS
+        )
+
+
+@pytest.mark.parametrize("missing", ["num_warps", "src"])
+def test_a_description_that_lacks_something_is_an_unknown_interface(launched, missing):
+    known = compiled(SIGNATURE)
+    delattr(known if missing == "src" else known.metadata, missing)
+    with pytest.raises(UnknownInterface, match=missing):
+        launch_source(0, known, (1, 1, 1), VALUES, POINTERS)

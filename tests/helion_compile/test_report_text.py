@@ -1,0 +1,138 @@
+"""The report as text: everything is in it, nothing is cut off, and what happens alike is told once."""
+
+import dataclasses
+
+import pytest
+
+from helion_compile.explain import FusedSite, GraphReport, Report
+from helion_compile.report_text import render
+from passes.records import GraphRecord, Refusal, Site
+from passes.source import Location
+
+FILE = "/home/someone/.venv/lib/python3.11/site-packages/transformers/models/qwen3/modeling_qwen3.py"
+MEANINGS = (
+    "Norm(rms, eps=1e-06, bf16, cast then scale, +residual)",
+    "Quantize(bf16 to fp8 e4m3 a token, bf16 scale, divide, clamp)",
+)
+SHAPES = {
+    "x": "bf16[2, 8, 4096]",
+    "weight": "bf16[4096]",
+    "residual": "bf16[2, 8, 4096]",
+    "sum": "bf16[2, 8, 4096]",
+    "q": "fp8 e4m3[2, 8, 4096]",
+    "scale": "fp32[2, 8, 1]",
+}
+CONFIG = "{'block_sizes': [1], 'num_warps': 4} (rounded up to (hidden_size=4096 num_tokens=32): row 12 of nvidia_h200.json)"
+
+
+def site(module="model.layers.0.mlp.gate_proj", *, line=81, merged=2, **changes):
+    whole = Site("rms_norm_quant", Location(module, FILE, line), MEANINGS, SHAPES, merged, "rms_norm_quant")
+    return FusedSite(dataclasses.replace(whole, **changes), "rms_norm_quant@849b98ec", CONFIG)
+
+
+def refusal(module="model.norm", node="rsqrt_4", reason="eps is known at run time only, it is aten.add.Tensor (add_4)"):
+    return Refusal("norm", reason, Location(module, FILE, 60), node)
+
+
+def report(*fused, refusals=(), kept=(), training=False, **facts):
+    record = GraphRecord(sites=[f.site for f in fused], refusals=list(refusals), kept=list(kept), nodes=485, **facts)
+    return Report((GraphReport(record, tuple(fused), training),))
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 160])
+def test_everything_is_in_it_at_any_width(width):
+    kept = site(meanings=("Matmul(scaled by row and column, bf16)",), fusion="matmul").site
+    text = render(report(site(), refusals=[refusal()], kept=[kept] * 14, unclaimed={"norm": 5}), width)
+    assert "…" not in text and "..." not in text
+    for line in text.splitlines():
+        assert len(line) <= max(width, 13 + len("transformers/models/qwen3/modeling_qwen3.py:81"))
+        assert line == line.rstrip() and "\N{NO-BREAK SPACE}" not in line
+    flat = " ".join(text.split())
+    for shown in (
+        "rms_norm_quant in model.layers.0.mlp.gate_proj",
+        "source transformers/models/qwen3/modeling_qwen3.py:81",
+        "meaning " + " -> ".join(MEANINGS),
+        "shapes " + ", ".join(f"{name} {shape}" for name, shape in SHAPES.items()),
+        "merged 2 copies that the model computes become one",
+        "kernel rms_norm_quant@849b98ec",
+        "config " + CONFIG,
+        "not fused: norm in model.norm",
+        "source transformers/models/qwen3/modeling_qwen3.py:60",
+        "node rsqrt_4",
+        "reason eps is known at run time only, it is aten.add.Tensor (add_4)",
+        "14 x Matmul(scaled by row and column, bf16): left to the library",
+        "5 x norm: read, but in no chain that a kernel takes",
+        "Total: 1 rms_norm_quant, 14 matmul kept, 1 refused.",
+    ):
+        assert shown in flat
+
+
+def test_a_shape_and_a_path_are_never_broken():
+    text = render(report(site()), 45)  # less than the path takes
+    for whole in (*SHAPES.values(), "transformers/models/qwen3/modeling_qwen3.py:81"):
+        assert whole in text
+
+
+def test_the_same_in_many_layers_is_told_once():
+    fused = [site(f"model.layers.{layer}.mlp.gate_proj") for layer in (0, 1, 2, 3, 5, 7, 8, 10)]
+    text = render(report(*fused), 100)
+    assert "  rms_norm_quant in model.layers.0-3,5,7-8,10.mlp.gate_proj (8 times)\n" in text
+    assert text.count("config") == 1
+    assert "Total: 8 rms_norm_quant, 0 refused." in text
+
+
+def test_what_differs_in_a_fact_is_told_apart():
+    first = site("model.layers.0.mlp.gate_proj")
+    others = [
+        site("model.layers.1.mlp.gate_proj", merged=1),
+        site("model.layers.2.mlp.gate_proj", line=99),
+        site("model.layers.3.mlp.gate_proj", shapes=SHAPES | {"x": "bf16[1, 1, 4096]"}),
+        site("model.layers.4.mlp.up_proj"),
+        dataclasses.replace(site("model.layers.5.mlp.gate_proj"), config="default"),
+    ]
+    text = render(report(first, *others), 100)
+    assert text.count("rms_norm_quant in ") == 6
+    assert "times)" not in text
+
+
+def test_experts_in_layers():
+    fused = [site(f"model.layers.{layer}.experts.{expert}.up") for layer in (0, 1) for expert in (0, 1, 2)]
+    assert "model.layers.0-1.experts.0-2.up (6 times)" in render(report(*fused), 100)
+
+
+def test_a_refusal_in_many_layers_is_told_once():
+    refusals = [refusal(f"model.layers.{n}.norm", f"rsqrt_{n}", f"eps is arg2_1, read by add_{n}") for n in range(3)]
+    text = render(report(refusals=[*refusals, refusal()]), 100)
+    assert text.count("not fused: ") == 2
+    assert "not fused: norm in model.layers.0-2.norm (3 times)" in text
+    assert "4 refused" in text
+
+
+def test_a_function_has_no_module():
+    assert "rms_norm_quant in the function itself (2 times)" in render(report(site(""), site("")), 100)
+
+
+def test_the_width_of_the_terminal(monkeypatch):
+    narrow, wide = (monkeypatch.setenv("COLUMNS", columns) or str(report(site())) for columns in ("80", "160"))
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert 120 < max(map(len, wide.splitlines())) <= 160
+
+
+def test_a_failure():
+    error = "the fusion pass failed in build of 'quant': RuntimeError: no kernel; the graph is compiled without fusions"
+    text = " ".join(render(report(error=error), 80).split())
+    assert f"Nothing fused: {error}" in text
+    assert "Total: nothing fused, 0 refused." in text
+    assert "quantised" not in text  # the hint for a model without quantisers
+
+
+def test_paths_of_a_reader(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Location("", FILE, 7).source == "transformers/models/qwen3/modeling_qwen3.py:7"
+    assert (
+        Location("", "/usr/lib/python3/dist-packages/torch/nn/modules/linear.py", 7).source == "torch/nn/modules/linear.py:7"
+    )
+    assert Location("", str(tmp_path / "models" / "mine.py"), 7).source == "models/mine.py:7"
+    assert Location("", "/elsewhere/mine.py", 7).source == "/elsewhere/mine.py:7"
+    assert Location("", "", 0).source == "unknown source line"
+    assert str(Location("model.norm", FILE, 7)) == "model.norm (transformers/models/qwen3/modeling_qwen3.py:7)"

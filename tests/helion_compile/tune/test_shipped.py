@@ -1,0 +1,91 @@
+"""The shipped tables: every row compiles for its GPU, on a machine without one, and spills no more than the tuner saw.
+
+A sample that differs from day to day; ``pytest --all`` takes every row (half a second each, a core).
+"""
+
+import datetime
+import json
+import os
+import random
+
+import pytest
+
+from helion_compile import registry
+from helion_compile.case import Case
+from helion_compile.config_files import shipped_folder, table_files
+from helion_compile.gpu import Gpu
+from helion_compile.tune.compiling import Target
+from helion_compile.tune.pool import CompilePool
+
+SAMPLE = 8
+# capability and multiprocessors of the GPUs that have tables; a persistent grid's size is part of its code
+TARGETS = {"nvidia_h200": Target(90, 132)}
+
+
+def shipped():
+    for folder in sorted(path for path in shipped_folder().glob("*") if path.is_dir()):
+        for file in table_files([shipped_folder()], folder.name):
+            yield folder.name, file
+
+
+@pytest.fixture(scope="module")
+def rows(request):
+    every = [(name, file.gpu, row) for name, file in shipped() for row in file.rows]
+    if request.config.getoption("--all"):
+        return every
+    return random.Random(datetime.date.today().toordinal()).sample(every, min(SAMPLE, len(every)))
+
+
+def test_rows_compile_without_a_gpu_and_spill_no_more_than_recorded(rows, tmp_path):
+    environment = {"TRITON_CACHE_DIR": str(tmp_path)}
+    pools = {
+        gpu: CompilePool(min(4, os.cpu_count() or 1), ("helion_compile.kernels",), TARGETS[gpu], environment)
+        for gpu in {gpu for _, gpu, _ in rows}
+    }
+    try:
+        done = [(name, row, pools[gpu].submit(name, row.case, row.config)) for name, gpu, row in rows]
+        bad = []
+        for name, row, future in done:
+            compiled = future.result(timeout=250)
+            allowed = row.made_with["spills"]
+            if compiled.error or compiled.spills > allowed:
+                bad.append(
+                    f"{name} ({row.case}): {compiled.error or f'{compiled.spills} bytes of spills, {allowed} recorded'}"
+                )
+        assert not bad, "\n".join(bad)
+    finally:
+        for pool in pools.values():
+            pool.stop()
+
+
+def test_tables_are_sound_and_of_these_kernels():
+    tables = list(shipped())
+    assert {name for name, _ in tables} == {"quant", "rms_norm_quant"}
+    for name, file in tables:
+        kernel = registry.named(name)
+        assert not file.problems
+        assert {row.kernel for row in file.rows} == {kernel.config_fingerprint}, f"{name} was edited: tune it again"
+        assert len({row.case for row in file.rows}) == len(file.rows)
+        for row in file.rows:
+            assert row.us and row.baselines.get("inductor") and row.arch == "sm_90"
+            assert set(row.made_with) == {"gpu", "arch", "kernel", "helion", "triton", "torch", "date", "spills"}
+
+
+def test_every_promised_shape_is_tuned():
+    gpu = Gpu("NVIDIA H200", (9, 0))
+    tokens = [2**power for power in range(14)]
+    norms = [dict(hidden_size=k, residual=r) for k in (2048, 4096, 5120, 8192) for r in (False, True)]
+    quants = [dict(hidden_size=k) for k in (2048, 4096, 5120, 6144, 8192, 12288, 14336, 25600, 28672)]
+    for name, shapes in (("rms_norm_quant", norms), ("quant", quants)):
+        table = registry.named(name).table
+        for facts in shapes:
+            for count in tokens:
+                case = Case(dtype="bf16", num_tokens=count, **facts)
+                assert table.pick(case, gpu).origin == "exact", case
+
+
+def test_tables_stay_small_and_diffable():
+    for _, file in shipped():
+        lines = file.content.decode().splitlines()
+        assert len(lines) == len(file.rows) + 2 and max(map(len, lines)) < 600
+        assert len(json.loads(file.content)) == len(file.rows)

@@ -1,0 +1,212 @@
+"""The tuner as a whole, on a GPU and a compiler that are not there (tune_fakes): 8 warps and a persistent grid are best."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import tune_fakes
+
+from helion_compile.case import Case
+from helion_compile.tune.journal import Journal, config_text
+from helion_compile.tune.tuner import share
+from helion_compile.tune.worker import Worker, WorkerDied
+
+TESTS = Path(__file__).parents[2]
+BEST = {"block_sizes": [1], "num_warps": 8, "pid_type": "persistent_interleaved"}
+
+
+class Folder:
+    """Where one test's tables, journal and log of measurements lie."""
+
+    def __init__(self, path):
+        self.path = path
+        self.log = path / "log"
+
+    def command(self, *options, **environment):
+        paths = f"{TESTS.parent}{os.pathsep}{TESTS}"
+        variables = {**os.environ, "PYTHONPATH": paths, "FAKE_LOG": str(self.log), "COLUMNS": "200", **environment}
+        places = ("--out", str(self.path / "out"), "--journal", str(self.path / "journal"))
+        arguments = [sys.executable, "-m", "tune_fakes", *places, *options]
+        return subprocess.Popen(arguments, env=variables, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+    def tune(self, *options, **environment):
+        """Runs to the end; what it said, and the exit code."""
+        process = self.command(*options, **environment)
+        said = process.communicate(timeout=200)[1]
+        assert "Traceback" not in said, said
+        return said, process.returncode
+
+    @property
+    def rows(self):
+        table = self.path / "out" / "plus_one" / "nvidia_h200.json"
+        return {Case.from_json(row["case"]): row for row in json.loads(table.read_text())}
+
+    def measured(self):
+        """How often each config was timed in the search for each case, final checks apart."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return Counter(line for line in lines if line.startswith("False"))
+
+    def wait_for(self, lines):
+        deadline = time.monotonic() + 100
+        while sum(self.measured().values()) < lines:
+            assert time.monotonic() < deadline, "it measures nothing"
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Folder(tmp_path)
+
+
+def case(tokens, size=4096):
+    return Case(dtype="bf16", hidden_size=size, num_tokens=tokens)
+
+
+def test_it_finds_the_best_config_and_says_all_of_it(folder):
+    said, code = folder.tune("--shapes", "hidden_size=4096", "--tokens", "1,16")
+    assert code == 0 and "2 rows" in said
+    assert set(folder.rows) == {case(1), case(16)}
+    for one, row in folder.rows.items():
+        assert row["config"] == BEST
+        assert row["us"] == pytest.approx(tune_fakes.us_of(BEST, one), abs=1e-3)
+        assert row["baselines"] == {"inductor": 7.0}
+        assert row["made_with"] | {"date": ""} == {
+            "gpu": "NVIDIA H200",
+            "arch": "sm_90",
+            "kernel": tune_fakes.plus_one.config_fingerprint,
+            **tune_fakes.GPU["versions"],
+            "date": "",
+            "spills": 0,
+        }
+
+
+def test_what_was_tuned_is_not_measured_again(folder):
+    options = ("--shapes", "hidden_size=4096", "--tokens", "1")
+    folder.tune(*options)
+    before, rows = folder.log.read_text(), folder.rows
+    said, code = folder.tune(*options)
+    assert code == 0 and "1 of 1 cases were tuned before" in said
+    assert folder.log.read_text() == before and folder.rows == rows
+
+
+def test_a_config_that_kills_the_process_costs_one_process(folder):
+    said, code = folder.tune("--shapes", "hidden_size=4096", "--tokens", "1,16", FAKE_CRASH="2")
+    assert code == 0 and {row["config"]["num_warps"] for row in folder.rows.values()} == {8}
+    lines = [json.loads(line) for line in next((folder.path / "journal").glob("*.jsonl")).read_text().split("\n") if line]
+    crashed = [line for line in lines if "SIGSEGV" in str(line.get("error"))]
+    assert {line["config"]["num_warps"] for line in crashed} == {2}
+    timed = [line for line in folder.measured().elements() if '"num_warps":2' in line]
+    assert len(timed) == len({line.split(" {")[1] for line in timed}), "a deadly config was tried on a second case"
+
+
+def test_the_fastest_does_not_win_with_a_wrong_result(folder):
+    _, code = folder.tune("--shapes", "hidden_size=4096", "--tokens", "16", FAKE_WRONG="8")
+    assert code == 0
+    assert folder.rows[case(16)]["config"]["num_warps"] in (4, 16)
+
+
+def test_a_case_without_any_right_config_gets_no_row(folder):
+    said, code = folder.tune("--shapes", "hidden_size=4096", "--tokens", "1", FAKE_CRASH="4")
+    assert code == 1 and "(dtype=bf16 hidden_size=4096 num_tokens=1) has no config" in said
+    assert not (folder.path / "out").exists()
+
+
+@pytest.mark.parametrize("after", [2, 9])
+def test_killed_at_any_moment_it_continues(folder, after):
+    options = ("--shapes", "hidden_size=4096", "--tokens", "1,2,4,8")
+    process = folder.command(*options, FAKE_SECONDS="0.1")
+    folder.wait_for(after)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    measured = folder.measured()
+    time.sleep(0.5)
+    assert folder.measured() == measured, "a worker goes on without its parent"
+    _, code = folder.tune(*options)
+    assert code == 0 and {row["config"]["num_warps"] for row in folder.rows.values()} == {8}
+    again = folder.measured() - Counter(set(folder.measured()))
+    assert sum(again.values()) <= 1, "more was lost than what was being measured"
+
+
+def test_ctrl_c_is_one_sentence_and_it_continues(folder):
+    options = ("--shapes", "hidden_size=4096", "--shapes", "hidden_size=2048", "--tokens", "1,2,4")
+    process = folder.command(*options, FAKE_SECONDS="0.1")
+    folder.wait_for(5)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to parent and workers alike
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "same command continues" in said and "Traceback" not in said, said
+    before = sum(folder.measured().values())
+    _, code = folder.tune(*options)
+    assert code == 0 and len(folder.rows) == 6
+    again = folder.measured() - Counter(set(folder.measured()))
+    assert before >= 5 and sum(again.values()) <= 1
+
+
+def test_when_time_is_up_the_rest_waits_for_the_next_run(folder):
+    shapes = [part for size in (64, 128, 256, 512, 1024, 2048) for part in ("--shapes", f"hidden_size={size}")]
+    said, code = folder.tune(*shapes, "--tokens", "1", "--budget", "1s")
+    assert code == 1 and "not begun for lack of time" in said
+    said, code = folder.tune(*shapes, "--tokens", "1")
+    assert code == 0 and len(folder.rows) == 6
+
+
+def test_two_ranks_share_the_cases_and_one_table(folder):
+    options = ("--shapes", "hidden_size=4096", "--shapes", "hidden_size=2048", "--tokens", "1,2,4")
+    ranks = [
+        folder.command(
+            *options, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", FAKE_SECONDS="0.02"
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=200)[1] for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], said
+    assert set(folder.rows) == {case(tokens, size) for tokens in (1, 2, 4) for size in (4096, 2048)}
+    assert all(row["config"] == BEST for row in folder.rows.values())
+    assert max(folder.measured().values()) == 1, "two ranks measured one case"
+    assert len(list((folder.path / "journal").glob("*.jsonl"))) == 2
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8, 50])
+def test_every_case_has_one_rank(ranks):
+    work = [(tune_fakes.plus_one, case(tokens, size)) for size in (64, 128, 256) for tokens in (1, 2, 4, 8, 16)]
+    given = [
+        one for rank in range(ranks) for _, group in share(work, {"plus_one": ("num_tokens",)}, rank, ranks) for one in group
+    ]
+    assert sorted(given) == sorted(one for _, one in work)
+
+
+def test_a_journal_survives_what_can_be_in_a_file(tmp_path):
+    journal = Journal(tmp_path, "run")
+    journal.time(case(1), BEST, 4.0)
+    journal.baseline(case(1), "inductor", 7.0)
+    journal.close()
+    with journal.path.open("ab") as file:
+        file.write(b'{"case": {"num_tokens": 1}}\n[]\n\xff\n{"case": {"num_tokens": 1}, "config": {"num_w')
+    again = Journal(tmp_path, "run", rank=1)
+    assert list(again.times) == [(case(1), config_text(BEST))] and again.baselines[case(1), "inductor"] == 7.0
+    third = Journal(tmp_path, "run")  # the line cut short must not swallow the next
+    third.finish(case(2), BEST, 4.0, effort=2)
+    assert case(2) in Journal(tmp_path, "run", rank=2).done
+    assert Journal(tmp_path, "other").times == {}
+
+
+def test_a_worker_outlives_errors_and_is_replaced_after_death():
+    worker = Worker("tune_fakes:Measurer", (), {"FAKE_CRASH": "4"})
+    try:
+        assert worker.request("sleep", 0.0) == "awake"
+        with pytest.raises(ValueError, match="KeyError: 'no such thing'"):
+            worker.request("fail", "no such thing")
+        assert worker.deaths == 0
+        with pytest.raises(WorkerDied, match="no answer in 0 s"):
+            worker.request("sleep", 60.0, seconds=0.2)
+        worker.request("open", "plus_one", case(1))
+        with pytest.raises(WorkerDied, match="signal SIGSEGV"):
+            worker.request("time", json.dumps({"num_warps": 4}), "plus_one", False, 9.0)
+        assert worker.request("sleep", 0.0) == "awake" and worker.deaths == 2
+    finally:
+        worker.stop()

@@ -1,0 +1,37 @@
+"""Comparisons that say how far two results are apart, in the units in which the contracts are written."""
+
+import torch
+
+__all__ = ["fp8_steps", "relative_error", "rows_with_special_values"]
+
+
+def fp8_steps(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Distance of two fp8 tensors element by element, in representable steps (ulp); NaN is at distance 0 from NaN only."""
+    nan_a, nan_b = a.float().isnan(), b.float().isnan()
+    steps = (_order(a) - _order(b)).abs()
+    return torch.where(nan_a | nan_b, torch.where(nan_a & nan_b, 0, 1000), steps)
+
+
+def _order(x: torch.Tensor) -> torch.Tensor:
+    """Integers that order and space as the fp8 values do; -0 and 0 are one."""
+    bits = x.view(torch.uint8).int()
+    return torch.where(bits >= 128, 128 - bits, bits)
+
+
+def relative_error(result: torch.Tensor, truth: torch.Tensor) -> float:
+    """‖result - truth‖ / ‖truth‖ in fp64."""
+    return ((result.double() - truth.double()).norm() / truth.double().norm()).item()
+
+
+def rows_with_special_values(k: int, dtype: torch.dtype, device: str) -> torch.Tensor:
+    """[8, k]: ordinary, all zero, one inf, one -inf, one NaN, one huge outlier, all tiny, one element apart from zeros."""
+    x = torch.randn(8, k, device=device).to(dtype)
+    x[1] = 0
+    x[2, k // 3] = float("inf")
+    x[3, k // 2] = float("-inf")
+    x[4, k - 1] = float("nan")
+    x[5, k // 5] = torch.finfo(dtype).max
+    x[6] *= 1e-6
+    x[7] = 0
+    x[7, 0] = 3.0
+    return x

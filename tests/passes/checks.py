@@ -1,0 +1,50 @@
+"""Running a function before and after the pass."""
+
+from __future__ import annotations
+
+import programs
+import stubs
+import torch
+from capture import capture
+
+from passes.fusion_pass import FusionPass
+
+
+def by_name(function):
+    return getattr(function, "__name__", str(function))
+
+
+def targets(graph):
+    return [node.target for node in graph.nodes if node.op == "call_function"]
+
+
+def calls(graph, *functions):
+    return [sum(target is function for target in targets(graph)) for function in functions]
+
+
+def assert_same_bits(found, expected):
+    flat, expected = torch.utils._pytree.tree_leaves(found), torch.utils._pytree.tree_leaves(expected)
+    assert len(flat) == len(expected)
+    for left, right in zip(flat, expected, strict=True):
+        assert left.dtype == right.dtype and left.shape == right.shape
+        as_bytes = [t.contiguous().reshape(-1).view(torch.uint8) for t in (left, right)]
+        assert torch.equal(*as_bytes)
+
+
+def rewritten(function, *args, fusions=stubs.ALL, dynamic=False, **options):
+    """The function before and after the pass give the same bits; the captured result and its record."""
+    before = capture(function, *args, dynamic=dynamic)
+    fusion_pass = FusionPass(fusions, strict=True, **options)
+    after = capture(function, *args, graph_pass=fusion_pass, dynamic=dynamic)
+    assert_same_bits(after(*args), before(*args))
+    (record,) = fusion_pass.records
+    return after, record
+
+
+def projections(x, residual, weight, b, b_scale):
+    total = x + residual
+    normed = programs.llama_norm(total, weight)
+    return [programs.matmul(*programs.torchao_quantize(normed), b, b_scale) for _ in range(3)], total
+
+
+PROJECTIONS = (programs.tensor(2, 8, 64), programs.tensor(2, 8, 64, seed=1), programs.tensor(64), *programs.weights())

@@ -1,0 +1,94 @@
+"""passes.meanings, passes.records, passes.values: what a reader of the report sees."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from passes.meanings import Matmul, Norm, NormRounding, Quantize, ScaleUse
+from passes.records import GraphRecord, Refusal, Site
+from passes.source import Location
+from passes.values import holds_exactly, rounded
+
+BF16, FP16, FP32, FP64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
+
+NORM = Norm(eps=1e-6, x_dtype=BF16, dtype=BF16, weight_dtype=BF16, rounding=NormRounding.CAST_THEN_SCALE)
+QUANTIZE = Quantize(
+    x_dtype=BF16, dtype=torch.float8_e4m3fn, qmax=448.0, scale_dtype=BF16, use=ScaleUse.DIVIDE, clamp=True
+)
+
+
+@pytest.mark.parametrize(
+    ("meaning", "text"),
+    [
+        (NORM, "Norm(rms, eps=1e-06, bf16, cast then scale)"),
+        (
+            dataclasses.replace(NORM, residual=True, dtype=FP32, weight_dtype=FP32),
+            "Norm(rms, eps=1e-06, bf16 to fp32, cast then scale, fp32 weight, +residual)",
+        ),
+        (dataclasses.replace(NORM, weight_dtype=None), "Norm(rms, eps=1e-06, bf16, cast then scale, no weight)"),
+        (QUANTIZE, "Quantize(bf16 to fp8 e4m3 a token, bf16 scale, divide, clamp)"),
+        (
+            dataclasses.replace(
+                QUANTIZE, clamp=False, amax_floor=1e-12, scale_floor=0.5, use=ScaleUse.MULTIPLY_RECIPROCAL
+            ),
+            "Quantize(bf16 to fp8 e4m3 a token, bf16 scale, multiply by reciprocal, no clamp, "
+            "amax >= 1e-12, scale >= 0.5)",
+        ),
+        (Matmul(dtype=BF16), "Matmul(scaled by row and column, bf16)"),
+        (
+            Matmul(dtype=FP32, bias=True, fast_accum=True),
+            "Matmul(scaled by row and column, fp32, bias, fast accumulation)",
+        ),
+    ],
+)
+def test_text(meaning, text):
+    assert str(meaning) == text
+
+
+def test_meanings_are_keys():
+    assert NORM == dataclasses.replace(NORM) and hash(NORM) == hash(dataclasses.replace(NORM))
+    assert NORM != dataclasses.replace(NORM, eps=1e-5)
+
+
+def test_summary():
+    site = Site("norm_quantize", Location(), (), {}, 3, "call")
+    record = GraphRecord(sites=[site, site], kept=[dataclasses.replace(site, fusion="matmul")], nodes=40, seconds=0.1)
+    assert record.summary() == "2 x norm_quantize, 1 x matmul kept (40 nodes, 0.10 s)"
+    record.unclaimed["norm"] = 5
+    record.refusals.append(Refusal("norm", "", Location(), ""))
+    assert record.summary().endswith("1 x matmul kept, 5 x norm in no fusion, 1 refused (40 nodes, 0.10 s)")
+    assert GraphRecord(error="the pass failed").summary() == "nothing fused: the pass failed"
+
+
+@pytest.mark.parametrize("value", [1e-6, 1e-5, 1e-12, 0.1, 1 / (448 * 512), 448.0])
+def test_rounding_names_the_number_that_fp32_has(value):
+    as_fp32 = float(torch.tensor(value, dtype=FP32))
+    assert rounded(value, FP32) == rounded(as_fp32, FP32)
+    assert float(torch.tensor(rounded(value, FP32), dtype=FP32)) == as_fp32
+    assert rounded(value, FP64) == value
+
+
+def test_rounding_prefers_short_decimals():
+    assert rounded(9.999999974752427e-07, FP32) == 1e-6
+    assert rounded(1e-12, FP16) == 0.0
+
+
+def test_which_casts_lose_nothing():
+    exact = {
+        (wide, narrow)
+        for wide in (FP64, FP32, BF16, FP16)
+        for narrow in (FP64, FP32, BF16, FP16)
+        if holds_exactly(wide, narrow)
+    }
+    assert exact == {
+        (FP64, FP64),
+        (FP32, FP32),
+        (BF16, BF16),
+        (FP16, FP16),
+        (FP64, FP32),
+        (FP64, BF16),
+        (FP64, FP16),
+        (FP32, BF16),
+        (FP32, FP16),
+    }

@@ -1,0 +1,221 @@
+"""passes.spellings.norm: how RMSNorm is written, and what it is then said to be."""
+
+import dataclasses
+
+import programs
+import pytest
+import torch
+from capture import capture
+
+from passes.meanings import Norm, NormRounding
+from passes.reading import read
+
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+CAST_THEN_SCALE, SCALE_THEN_CAST = NormRounding.CAST_THEN_SCALE, NormRounding.SCALE_THEN_CAST
+
+ROUNDING = {
+    programs.llama_norm: CAST_THEN_SCALE,
+    programs.t5_norm: CAST_THEN_SCALE,
+    programs.squeezed_norm: CAST_THEN_SCALE,
+    programs.olmo_norm: SCALE_THEN_CAST,
+    programs.functional_norm: SCALE_THEN_CAST,
+    programs.weightless_norm: SCALE_THEN_CAST,
+}
+
+
+def only(graph):
+    """The one region of a graph that nothing was refused in."""
+    reading = read(graph)
+    assert not reading.refusals, reading.refusals
+    (region,) = reading.regions
+    return region
+
+
+def refused(function, *args, dynamic=False):
+    """The reason why the one candidate in a function was not read."""
+    reading = read(capture(function, *args, dynamic=dynamic).graph)
+    assert not reading.regions
+    (refusal,) = reading.refusals
+    assert refusal.candidate == "norm"
+    assert refusal.location.file == programs.__file__ or refusal.location.file == __file__
+    return refusal.reason
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dtype", [BF16, FP16, FP32])
+@pytest.mark.parametrize("norm", ROUNDING, ids=lambda norm: norm.__name__)
+def test_every_form_is_read_once(norm, dtype, dynamic, residual):
+    def program(x, other, weight):
+        total = x + other if residual else x
+        return norm(total, weight), total
+
+    x, other = programs.tensor(3, 5, 64, dtype=dtype), programs.tensor(3, 5, 64, dtype=dtype, seed=1)
+    region = only(capture(program, x, other, programs.tensor(64, dtype=dtype), dynamic=dynamic).graph)
+
+    weightless = norm is programs.weightless_norm
+    assert region.meaning == Norm(
+        eps=1e-5,
+        x_dtype=dtype,
+        dtype=dtype,
+        weight_dtype=None if weightless else dtype,
+        rounding=SCALE_THEN_CAST if dtype is FP32 else ROUNDING[norm],
+        residual=residual,
+    )
+    assert set(region.inputs) == {"x"} | ({"residual"} if residual else set()) | (set() if weightless else {"weight"})
+    assert all(node.op == "placeholder" for node in region.inputs.values())
+    assert set(region.outputs) == ({"out", "sum"} if residual else {"out"})
+
+
+@pytest.mark.parametrize("weight_dtype", [BF16, FP32])
+@pytest.mark.parametrize("norm", [programs.llama_norm, programs.olmo_norm])
+def test_the_dtype_of_the_weight_is_recorded(norm, weight_dtype):
+    region = only(capture(norm, programs.tensor(8, 64), programs.tensor(64, dtype=weight_dtype)).graph)
+    assert region.meaning.weight_dtype == weight_dtype
+    # Llama's product of a bf16 value and an fp32 weight is fp32: rounded to bf16 before the weight, not after it.
+    assert region.meaning.dtype == (weight_dtype if norm is programs.llama_norm else BF16)
+
+
+def test_the_module_class_is_read_like_the_function():
+    norm = torch.nn.RMSNorm(64, eps=1e-6, dtype=BF16)
+    region = only(capture(norm, programs.tensor(8, 64)).graph)
+    assert region.meaning == Norm(eps=1e-6, x_dtype=BF16, dtype=BF16, weight_dtype=BF16, rounding=SCALE_THEN_CAST)
+
+
+def test_a_sum_is_taken_by_the_first_of_two_norms_that_read_it():
+    def program(x, other, weight):
+        total = x + other
+        return programs.llama_norm(total, weight), programs.llama_norm(total, weight + 1)
+
+    args = programs.tensor(8, 64), programs.tensor(8, 64, seed=1), programs.tensor(64)
+    regions = read(capture(program, *args).graph).regions
+    assert [region.meaning.residual for region in regions] == [True, False]
+    assert regions[1].inputs["x"] is regions[0].outputs["sum"][0]
+    assert regions[0].narrower.meaning == dataclasses.replace(regions[0].meaning, residual=False)
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        lambda x, other: torch.add(x, other, alpha=2),
+        lambda x, other: x + other[0],
+        lambda x, other: (x.float() + other).to(x.dtype),
+    ],
+    ids=["alpha", "broadcast", "other dtype"],
+)
+def test_another_addition_is_no_residual(add):
+    def program(x, other, weight):
+        total = add(x, other)
+        # Read twice, or torch 2.11 drops the rounding of a sum that is cast back and forth.
+        return programs.llama_norm(total, weight), total.sin()
+
+    args = programs.tensor(8, 64), programs.tensor(8, 64, seed=1), programs.tensor(64)
+    assert not only(capture(program, *args).graph).meaning.residual
+
+
+def test_equal_norms_are_one_region():
+    def program(x, weight):
+        return programs.llama_norm(x, weight), programs.llama_norm(x, weight), programs.llama_norm(x, weight + 1)
+
+    regions = read(capture(program, programs.tensor(8, 64), programs.tensor(64)).graph).regions
+    assert [(region.merged, len(region.outputs["out"])) for region in regions] == [(2, 2), (1, 1)]
+
+
+def test_rsqrt_without_a_mean_is_no_candidate():
+    def program(x, variance):
+        return x * torch.rsqrt(variance + 1e-5), torch.rsqrt(x)
+
+    reading = read(capture(program, programs.tensor(8, 64), programs.tensor(8, 64)).graph)
+    assert not reading.regions and not reading.refusals
+
+
+class TestRefused:
+    x, weight = programs.tensor(8, 64), programs.tensor(64)
+
+    def test_eps_of_a_dynamic_graph(self):
+        class Norm(torch.nn.Module):
+            eps = 1e-6
+
+            def forward(self, x, weight):
+                x32 = x.float()
+                return weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+
+        reason = refused(Norm(), self.x, self.weight, dynamic=True)
+        assert reason.startswith("eps is known at run time only, it is the graph input arg")
+        assert "specialize_float" in reason
+        with torch._dynamo.config.patch(specialize_float=True):
+            assert only(capture(Norm(), self.x, self.weight, dynamic=True).graph).meaning.eps == 1e-6
+
+    def test_another_dimension(self):
+        def program(x, weight):
+            x32 = x.float()
+            return weight * (x32 * torch.rsqrt(x32.pow(2).mean(0, keepdim=True) + 1e-5)).to(x.dtype)
+
+        reason = refused(program, self.x, self.weight)
+        assert reason == "a mean over the last dimension fuses, found aten.mean.dim (mean) over [0] of 2"
+
+    def test_several_dimensions(self):
+        def program(x, weight):
+            x32 = x.float()
+            return weight * (x32 * torch.rsqrt(x32.pow(2).mean((0, 1), keepdim=True) + 1e-5)).to(x.dtype)
+
+        assert "over [0, 1] of 2" in refused(program, self.x, self.weight)
+
+    def test_statistics_broadcast_along_the_wrong_dimension(self):
+        def program(x, weight):
+            x32 = x.float()
+            return weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1) + 1e-5)).to(x.dtype)
+
+        reason = refused(program, programs.tensor(64, 64), self.weight)
+        assert "of shape [64, 1], one number a row, found aten.rsqrt.default (rsqrt) of shape [64]" in reason
+
+    @pytest.mark.parametrize("norm", [programs.llama_norm, programs.olmo_norm])
+    def test_a_weight_for_each_token(self, norm):
+        reason = refused(norm, self.x, programs.tensor(8, 64))
+        assert reason == "the weight, the graph input arg1_1, has shape [8, 64]; shape [64] fuses"
+
+    def test_statistics_in_a_low_dtype(self):
+        def program(x, weight):
+            return weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5))
+
+        assert "the mean is taken in bf16" in refused(program, self.x, self.weight)
+
+    def test_statistics_of_another_tensor(self):
+        def program(x, weight, other):
+            rstd = torch.rsqrt(other.float().pow(2).mean(-1, keepdim=True) + 1e-5)
+            return weight * (x.float() * rstd).to(x.dtype)
+
+        assert "with the x whose mean was taken, found aten.mul.Tensor" in refused(
+            program, self.x, self.weight, programs.tensor(8, 64, seed=2)
+        )
+
+    def test_mean_of_something_else(self):
+        def program(x, weight):
+            x32 = x.float()
+            return weight * (x32 * torch.rsqrt(x32.abs().mean(-1, keepdim=True) + 1e-5)).to(x.dtype)
+
+        assert "expected the square of x (" in (reason := refused(program, self.x, self.weight))
+        assert reason.endswith("found aten.abs.default (abs_1)")
+
+    def test_layer_norm(self):
+        def program(x, weight):
+            return torch.nn.functional.layer_norm(x, (64,), weight)
+
+        assert "LayerNorm" in refused(program, self.x, self.weight)
+
+    def test_the_normalised_value_read_before_the_weight(self):
+        def program(x, weight):
+            x32 = x.float()
+            normalised = (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-5)).to(x.dtype)
+            return weight * normalised, normalised.sin()
+
+        assert "also read before the weight is applied, by aten.sin.default" in refused(program, self.x, self.weight)
+
+    def test_the_statistics_read_elsewhere(self):
+        def program(x, weight):
+            x32 = x.float()
+            rstd = torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-5)
+            return weight * (x32 * rstd).to(x.dtype), rstd
+
+        reason = refused(program, self.x, self.weight)
+        assert reason.startswith("aten.rsqrt.default (rsqrt), an intermediate value, is also read by output")

@@ -1,0 +1,152 @@
+"""A GPU and a compiler that are not there: times follow from the config, so that tests know which one has to win."""
+
+import json
+import os
+import signal
+import time
+
+import torch
+
+from helion_compile import kernel
+from helion_compile.case import Case
+from helion_compile.tune.candidates import Space
+from helion_compile.tune.compiling import Compiled
+from helion_compile.tune.journal import config_text
+
+BEST_WARPS = 8
+
+
+def _reference(x):
+    return x + 1
+
+
+@kernel(
+    reference=_reference,
+    case=lambda x: Case(hidden_size=x.size(-1), num_tokens=x.size(0), dtype=x.dtype),
+    inputs=lambda case, device: (torch.zeros(case["num_tokens"], case["hidden_size"], dtype=torch.bfloat16, device=device),),
+    shapes=lambda layer: [{"hidden_size": layer.hidden_size}, {"hidden_size": layer.intermediate_size}],
+)
+def plus_one(x):
+    raise AssertionError("no test runs it")
+
+
+GPU = {
+    "name": "NVIDIA H200",
+    "capability": (9, 0),
+    "multiprocessors": 132,
+    "versions": {"helion": "1.4.0", "triton": "3.6.0", "torch": "2.11.0"},
+}
+
+
+def us_of(config: dict, case) -> float:
+    """4 µs with 8 warps and a persistent grid; anything else is slower."""
+    away = abs((config.get("num_warps", 4)).bit_length() - BEST_WARPS.bit_length())
+    return 4.0 + away + (0.0 if config.get("pid_type", "flat") != "flat" else 0.5) + 0.001 * case["num_tokens"]
+
+
+def compile_config(target, name, facts, config) -> Compiled:
+    """The "code" is the config itself.  ``num_warps=1`` spills, and nothing compiles with 32."""
+    if config.get("num_warps") == 32:
+        return Compiled("", "", error="PTXASError: too many threads")
+    return Compiled(json.dumps(config, sort_keys=True), name, spills=64 * (config.get("num_warps") == 1))
+
+
+class Measurer:
+    """Answers as GpuMeasurer does; the environment says what goes wrong.
+
+    FAKE_CRASH: this warp count kills the process.  FAKE_WRONG: that one gives a wrong result.
+    FAKE_SECONDS: how long a measurement takes.  FAKE_LOG: a file that gets a line for each.
+    """
+
+    def gpu(self):
+        return GPU
+
+    def open(self, name, case):
+        self.case = case
+
+    def close(self):
+        pass
+
+    def time(self, source, entry, careful, limit):
+        config = json.loads(source)
+        warps = str(config["num_warps"])
+        if log := os.environ.get("FAKE_LOG"):
+            with open(log, "a") as file:
+                file.write(f"{careful} {self.case} {config_text(config)}\n")
+        if warps == os.environ.get("FAKE_CRASH"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        time.sleep(float(os.environ.get("FAKE_SECONDS", 0)))
+        return us_of(config, self.case)
+
+    def sleep(self, seconds):
+        time.sleep(seconds)
+        return "awake"
+
+    def fail(self, text):
+        raise KeyError(text)
+
+    def check(self, source, entry):
+        wrong = str(json.loads(source)["num_warps"]) == os.environ.get("FAKE_WRONG")
+        return "result 0 is up to 9 fp8 steps from the reference" if wrong else None
+
+    def prepare_baseline(self):
+        pass
+
+    def baseline(self):
+        return 7.0
+
+
+class FakeSpace(Space):
+    """Warps and grid only, without Helion."""
+
+    def __init__(self, kernel, case):
+        self.defaults = {"block_sizes": [1], "num_warps": 4, "pid_type": "flat"}
+        self.live = {}
+
+    def code(self, config):
+        return config_text(self.whole(config))
+
+    def whole(self, config):
+        return {**self.defaults, **config}
+
+    def seeds(self, known):
+        return [self.whole(config) for config in [*known, {}]]
+
+    def steps(self, config):
+        for warps in (config["num_warps"] // 2, config["num_warps"] * 2):
+            if 1 <= warps <= 32:
+                yield f"num_warps {config['num_warps']} {warps}", {**config, "num_warps": warps}
+        for pid in ("flat", "persistent_interleaved"):
+            if pid != config["pid_type"]:
+                yield f"pid_type {pid}", {**config, "pid_type": pid}
+
+
+def main(argv) -> int:
+    """The command, with the fakes."""
+    import dataclasses
+
+    from helion_compile.tune import __main__ as command
+
+    real = command._settings
+
+    def settings(options):
+        return dataclasses.replace(
+            real(options),
+            measurer="tune_fakes:Measurer",
+            compile=compile_config,
+            space=FakeSpace,
+            processes=1,
+            baselines=1,
+            modules=("tune_fakes",),
+        )
+
+    command._settings = settings
+    return command.main(["plus_one", *argv])
+
+
+if __name__ == "__main__":
+    import sys
+
+    import tune_fakes  # kernels and fakes are pickled under this name
+
+    sys.exit(tune_fakes.main(sys.argv[1:]))
