@@ -1,8 +1,8 @@
 """Helion kernels as first-class citizens of PyTorch's compiler.
 
-    torch.compile(model, backend="helion")     norm -> quantise -> matmul chains run as fused Helion kernels
-    helion_compile.explain(model, *inputs)     what is fused, what is not, and why
-    @helion_compile.kernel(reference=...)      a Helion function of your own, traceable as one graph node
+torch.compile(model, backend="helion")     norm -> quantise -> matmul chains run as fused Helion kernels
+helion_compile.explain(model, *inputs)     what is fused, what is not, and why
+@helion_compile.kernel(reference=...)      a Helion function of your own, traceable as one graph node
 """
 
 from helion_compile.case import Case

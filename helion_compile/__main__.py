@@ -10,7 +10,7 @@ COMMANDS = {
     "bench kernels": ("helion_compile.bench.kernels", "each kernel against Inductor, on this GPU"),
     "bench layers": ("helion_compile.bench.layers", "decoder layers of a Hugging Face Qwen3, compiled by both backends"),
     "bench launch": ("helion_compile.bench.launch", "host time of a call"),
-    "bench pick": ("helion_compile.bench_pick", "host time of choosing a config"),
+    "bench pick": ("helion_compile.bench.pick", "host time of choosing a config"),
     "configs import": ("helion_compile.config_import", "take over config files of vLLM"),
     "tune": ("helion_compile.tune.__main__", "measure configs on this GPU and write the tables"),
 }

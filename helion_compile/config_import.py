@@ -138,9 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--kernel", required=True, help="the kernel that gets the configs, such as rms_norm_quant")
     parser.add_argument("--gpu", required=True, help="the GPU they were tuned on, such as 'NVIDIA H100'")
-    parser.add_argument(
-        "--capability", type=_capability, metavar="9.0", help="its compute capability, if not well known"
-    )
+    parser.add_argument("--capability", type=_capability, metavar="9.0", help="its compute capability, if not well known")
     parser.add_argument(
         "--rename", type=_assignment, action="append", default=[], metavar="THEIRS=OURS", help="a fact's other name"
     )

@@ -115,9 +115,7 @@ class ConfigTable:
         self.problems: list[str] = []
         self._default = default
         self._folders = None if folders is None else tuple(map(Path, folders))
-        self._versions = frozenset(
-            [kernel_fingerprint] if isinstance(kernel_fingerprint, str) else kernel_fingerprint or ()
-        )
+        self._versions = frozenset([kernel_fingerprint] if isinstance(kernel_fingerprint, str) else kernel_fingerprint or ())
         self._lock = threading.RLock()
         self._files: list[TableFile] | None = None
         self._shelves: dict[Gpu, list[tuple[str, Shelf]]] = {}
@@ -136,9 +134,7 @@ class ConfigTable:
                 return Pick(row.config, origin, row, case, gpu, from_gpu)
         return Pick(self._default(case) if self._default else None, "default", None, case, gpu)
 
-    def picker(
-        self, gpu: Gpu, case: Callable[..., Case], key: Callable[..., Hashable] | None = None
-    ) -> Callable[..., Pick]:
+    def picker(self, gpu: Gpu, case: Callable[..., Case], key: Callable[..., Hashable] | None = None) -> Callable[..., Pick]:
         """A function from the kernel's arguments to their :class:`Pick` on ``gpu``, fast when it saw such ones before.
 
         Args:

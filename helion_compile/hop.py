@@ -72,7 +72,5 @@ def _proxy(mode: ProxyTorchDispatchMode, *args: Any, kernel: str) -> Any:
     lowering.register()
     out = helion_kernel(*args, kernel=kernel)
     proxies = torch.utils._pytree.tree_map(mode.tracer.unwrap_proxy, args)
-    node = mode.tracer.create_proxy(
-        "call_function", helion_kernel, proxies, {"kernel": kernel}, name=kernel.partition("@")[0]
-    )
+    node = mode.tracer.create_proxy("call_function", helion_kernel, proxies, {"kernel": kernel}, name=kernel.partition("@")[0])
     return track_tensor_tree(out, node, constant=None, tracer=mode.tracer)

@@ -46,9 +46,7 @@ class Region:
 
     def absorb(self, copy: Region) -> None:
         """Take in an equal region that the graph spells once more."""
-        self.outputs = {
-            name: tuple(dict.fromkeys((*nodes, *copy.outputs[name]))) for name, nodes in self.outputs.items()
-        }
+        self.outputs = {name: tuple(dict.fromkeys((*nodes, *copy.outputs[name]))) for name, nodes in self.outputs.items()}
         self.nodes |= copy.nodes
         self.cheap |= copy.cheap
         self.merged += copy.merged

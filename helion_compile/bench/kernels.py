@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from helion_compile.bench.timing import device_us, machine, rotating
+from helion_compile.bench.timing import device_us, machine, require_gpu, rotating
 from helion_compile.kernels import quant, rms_norm_quant
 
 __all__ = ["main"]
@@ -106,6 +106,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--m", type=int, nargs="+", default=[1, 16, 256, 2048, 8192])
     parser.add_argument("--json", help="write the rows to this file")
     options = parser.parse_args(argv)
+    require_gpu("kernels")
     bandwidth = copy_bandwidth()
     console = Console(soft_wrap=True)
     console.print(f"{machine()}, copy {bandwidth / 1e12:.2f} TB/s")

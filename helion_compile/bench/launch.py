@@ -17,7 +17,7 @@ from rich.table import Table
 
 from helion_compile import kernels
 from helion_compile.bench import cold_start, decode
-from helion_compile.bench.timing import host_us, machine
+from helion_compile.bench.timing import host_us, machine, require_gpu
 from helion_compile.launch import host_function
 
 __all__ = ["main"]
@@ -35,6 +35,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--modes", nargs="+", choices=("plain", "CUDA graph"), default=("plain", "CUDA graph"))
     parser.add_argument("--json", help="write the figures to this file")
     options = parser.parse_args(argv)
+    require_gpu("launch")
     console = Console(soft_wrap=True)
     console.print(machine())
     figures: dict[str, dict[str, float]] = {}

@@ -21,7 +21,7 @@ from rich.table import Table
 from torch._inductor.utils import fresh_cache
 
 from helion_compile.backend import helion
-from helion_compile.bench.timing import machine
+from helion_compile.bench.timing import machine, require_gpu
 
 __all__ = ["main"]
 
@@ -105,6 +105,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--profile", help="write a profile of the compilation for each backend to this file")
     parser.add_argument("--json")
     options = parser.parse_args(argv)
+    require_gpu("layers")
     console = Console(soft_wrap=True)
     console.print(machine())
     model = build(options.layers)

@@ -9,7 +9,13 @@ from typing import Any
 
 import torch
 
-__all__ = ["device_us", "host_us", "machine", "rotating"]
+__all__ = ["device_us", "host_us", "machine", "require_gpu", "rotating"]
+
+
+def require_gpu(command: str) -> None:
+    """Exit with a sentence where there is nothing to measure on."""
+    if not torch.cuda.is_available():
+        raise SystemExit(f"bench {command} measures on a GPU, and torch {torch.__version__} finds none here.")
 
 
 def rotating(make: Callable[[], tuple[Any, ...]], bytes_each: int) -> list[tuple[Any, ...]]:

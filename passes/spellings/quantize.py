@@ -56,9 +56,7 @@ def read(anchor: Node) -> Region | None:
     walk = Walk(anchor)
     value, bound = _unclamped(walk, anchor.args[0])
     if dtype_of(value) != torch.float32:
-        walk.fail(
-            value, f"x is scaled in {dtype_name(dtype_of(value))}; scaled in fp32, as x.float() / scale, it fuses"
-        )
+        walk.fail(value, f"x is scaled in {dtype_name(dtype_of(value))}; scaled in fp32, as x.float() / scale, it fuses")
     x, at_use, use = _scaled(walk, value)
     scale = walk.through_views(at_use)
     steps = _Scale(walk, scale)

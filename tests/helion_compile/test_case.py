@@ -98,8 +98,7 @@ def test_order_is_total(a, b, c):
 def test_a_pickle_works_in_a_process_with_another_hash_seed():
     case = Case(hidden_size=4096, dtype="bf16")
     program = (
-        "import pickle; from helion_compile.case import Case;"
-        f"print(pickle.loads({pickle.dumps(case)!r}) in {{{case!r}}})"
+        f"import pickle; from helion_compile.case import Case;print(pickle.loads({pickle.dumps(case)!r}) in {{{case!r}}})"
     )
     env = {"PYTHONHASHSEED": "7", "PYTHONPATH": ":".join(sys.path)}
     assert subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True).stdout == "True\n"

@@ -240,9 +240,7 @@ def test_kill_at_every_line_of_a_write_leaves_the_old_rows_or_all_the_new(tmp_pa
         writer = fork.Process(target=add_and_die, args=(folder, at, reached))
         writer.start()
         writer.join(60)
-        found = {
-            each.case["num_tokens"]: each.config["name"] for each in ConfigTable("quant", folders=[folder]).rows(H200)
-        }
+        found = {each.case["num_tokens"]: each.config["name"] for each in ConfigTable("quant", folders=[folder]).rows(H200)}
         assert found in ({1: "row", 3: "old"}, {1: "row", 2: "row", 3: "new"})
         seen.add(len(found))
         ConfigTable("quant", folders=[folder]).add([row(4)], H200)  # the lock is free again
@@ -327,9 +325,7 @@ def test_a_read_only_folder_is_one_sentence_and_still_read():
 
 @pytest.mark.parametrize("folder", ["/proc/tables", "/dev/null/tables"])
 def test_a_folder_that_cannot_be_made_is_one_sentence(folder):
-    with pytest.raises(
-        ConfigError, match="no rows were written to .*; .* HELION_COMPILE_CONFIG_DIR chooses another folder"
-    ):
+    with pytest.raises(ConfigError, match="no rows were written to .*; .* HELION_COMPILE_CONFIG_DIR chooses another folder"):
         ConfigTable("quant", folders=[folder]).add([row(1)], H200)
     assert ConfigTable("quant", folders=[folder]).pick(ASKED, H200).origin == "default"
 

@@ -40,6 +40,4 @@ def test_one_scale_a_tensor_is_refused():
     assert not reading.regions
     (refusal,) = reading.refusals
     assert refusal.candidate == "matmul"
-    assert refusal.reason.startswith(
-        "expected scales of shape [16, 1] and [1, 48], one a row and one a column, found []"
-    )
+    assert refusal.reason.startswith("expected scales of shape [16, 1] and [1, 48], one a row and one a column, found []")

@@ -16,9 +16,7 @@ DIVIDE, MULTIPLY = ScaleUse.DIVIDE, ScaleUse.MULTIPLY_RECIPROCAL
 # What each spelling says beyond dtypes; a scale dtype of None is that of x.
 FORMS = {
     programs.torchao_quantize: dict(scale_dtype=None, use=DIVIDE, clamp=True),
-    programs.vllm_quantize: dict(
-        scale_dtype=FP32, use=MULTIPLY, clamp=True, scale_floor=rounded(1 / (448 * 512), FP32)
-    ),
+    programs.vllm_quantize: dict(scale_dtype=FP32, use=MULTIPLY, clamp=True, scale_floor=rounded(1 / (448 * 512), FP32)),
     programs.plain_quantize: dict(scale_dtype=FP32, use=DIVIDE, clamp=False, amax_floor=1e-12),
     programs.flat_scale_quantize: dict(scale_dtype=FP32, use=DIVIDE, clamp=True),
     programs.tensor_bounds_quantize: dict(scale_dtype=FP32, use=MULTIPLY, clamp=True, scale_floor=1e-6),
@@ -132,18 +130,14 @@ class TestRefused:
             scale = groups.abs().amax(-1, keepdim=True).float() / 448.0
             return (groups.float() / scale).clamp(-448, 448).to(E4M3).reshape(-1, 64), scale
 
-        assert refused(program, self.x) == (
-            "one scale a group of 32 of 64 values is not read yet; one scale a token fuses"
-        )
+        assert refused(program, self.x) == ("one scale a group of 32 of 64 values is not read yet; one scale a token fuses")
 
     def test_one_scale_a_column(self):
         def program(x):
             scale = x.abs().amax(0, keepdim=True).float() / 448.0
             return (x.float() / scale).clamp(-448, 448).to(E4M3), scale
 
-        assert refused(program, self.x).startswith(
-            "the largest magnitude over the last dimension fuses, found aten.amax"
-        )
+        assert refused(program, self.x).startswith("the largest magnitude over the last dimension fuses, found aten.amax")
 
     def test_a_row_scale_that_divides_columns(self):
         def program(x):

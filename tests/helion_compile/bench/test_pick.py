@@ -3,8 +3,8 @@ import zipfile
 
 import pytest
 
-from helion_compile.bench_pick import Figure, main
-from helion_compile.vllm_pickers import MissingPicker, VllmPickers
+from helion_compile.bench.pick import Figure, main
+from helion_compile.bench.vllm_pickers import MissingPicker, VllmPickers
 
 # The layout of a vLLM whose pickers can be loaded, with pickers of our own in it.
 SOURCES = {
@@ -64,7 +64,7 @@ def test_without_vllm_it_says_what_is_missing_and_a_check_fails(tmp_path, capsys
 
 def test_a_check_fails_on_a_missed_goal(vllm, monkeypatch):
     outcome = [Figure("a", 1.0, goal=2.0), Figure("b", None)]
-    monkeypatch.setattr("helion_compile.bench_pick.measure", lambda picks, path: outcome)
+    monkeypatch.setattr("helion_compile.bench.pick.measure", lambda picks, path: outcome)
     assert main(["--check"]) == 0
     outcome.append(Figure("c", 3.0, goal=2.0))
     assert main(["--check"]) == 1 and main([]) == 0

@@ -19,8 +19,8 @@ from itertools import chain, islice, product, repeat
 from pathlib import Path
 from typing import Any
 
+from helion_compile.bench.vllm_pickers import MissingPicker, VllmPickers
 from helion_compile.configs import Case, ConfigTable, Gpu, Pick, Row
-from helion_compile.vllm_pickers import MissingPicker, VllmPickers
 
 __all__ = ["Figure", "main", "measure"]
 
@@ -113,7 +113,7 @@ def _from_tensors(table: ConfigTable, cases: list[Case], picks: int, vllm: Path 
         key=lambda result, x, *rest: x.shape,
     )
     return [
-        # The picker that vllm#40850 measured.
+        # Taken for the picker that vllm#40850 measured: it has 308 rows and takes about the PR's time; the PR names none.
         *_beside_vllm(
             "silu_mul_fp8",
             silu,

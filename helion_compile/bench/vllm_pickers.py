@@ -69,9 +69,7 @@ class VllmPickers:
 def _installed() -> Path:
     spec = importlib.util.find_spec("vllm")
     if spec is None or not spec.submodule_search_locations:
-        raise MissingPicker(
-            "vllm is not installed: pip download --no-deps vllm==0.31.0, then give the wheel with --vllm"
-        )
+        raise MissingPicker("vllm is not installed: pip download --no-deps vllm==0.31.0, then give the wheel with --vllm")
     return Path(next(iter(spec.submodule_search_locations))).parent
 
 

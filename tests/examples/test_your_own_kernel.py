@@ -1,0 +1,14 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_it_prints_one_node_and_the_refusal():
+    command = [sys.executable, ROOT / "examples" / "your_own_kernel.py"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("torch.ops.higher_order.helion_kernel(") == 1
+    assert "silu_mul cannot take these arguments: gate is (16, 256) and up (8, 256); they must have one shape." in done.stdout
