@@ -82,8 +82,8 @@ class HelionKernelVariable(VariableTracker):
 def _proxy(variable: VariableTracker) -> Any:
     try:
         return variable.as_proxy()
-    except NotImplementedError:  # no value of a graph: left to check_types, which says so by its type
-        return object.__new__(variable.python_type())
+    except NotImplementedError:  # no value of a graph: left to check_types, which says so by the name of its type
+        return type(variable.python_type().__name__, (), {})()
 
 
 def _example(proxy: Any) -> Any:

@@ -101,7 +101,8 @@ def explain(
 
     The model is traced and rewritten as the backend would, and run once without generating code.  Call it the way you call
     the compiled model: under ``torch.no_grad()`` for inference, since graphs traced for training keep intermediate values
-    that cannot be fused away.  What is compiled already stays as it is.
+    that cannot be fused away.  What is compiled already stays as it is; of functions behind a graph break Dynamo keeps one
+    entry more, until ``torch.compiler.reset()``.
 
     Args:
         model: a module or function; of a compiled one, what was compiled.

@@ -28,7 +28,9 @@ def fix_eps(module: GraphModule) -> None:
     """Replace every float input that is called eps, or is a default of a parameter; a call with another value recompiles."""
     for node in module.graph.find_nodes(op="call_method", target="item"):
         value = node.meta.get("example_value")
-        if isinstance(value, torch.SymFloat) and _CONSTANT.search(_source(node.args[0])):
+        # Only numbers that Dynamo wrapped in a tensor: an item() of the model's own has no value yet.
+        wrapped = getattr(node.args[0].meta.get("grapharg"), "pass_arg_as_tensor", False)
+        if wrapped and isinstance(value, torch.SymFloat) and _CONSTANT.search(_source(node.args[0])):
             constant = float(value)  # which guards on it
             for user in list(node.users):
                 user.args = map_arg(user.args, lambda used: constant if used is node else used)  # noqa: B023

@@ -8,9 +8,10 @@ Private interfaces: the first steps of ``compile_fx``'s inner function; tested w
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +47,8 @@ def inspect(
 ) -> list[Inspected]:
     """The graphs of ``model(*args, **kwargs)``, which is run once.
 
-    What Dynamo knows of the model from earlier compilations is neither used nor added to.
+    What Dynamo knows of the model from earlier compilations is not used, nor added to but for functions behind a graph break:
+    those keep an entry of this trace, which counts towards their recompile limit until ``torch.compiler.reset()``.
     """
 
     def call(self, *args, **kwargs):
@@ -58,9 +60,23 @@ def inspect(
     found: list[Inspected] = []
     compiled = torch.compile(fresh, backend=inspecting_backend(found, mode, options), dynamic=dynamic)
     # Sizes of earlier calls, of this function or with other models, must not make today's dynamic.
-    with torch._dynamo.config.patch(automatic_dynamic_shapes=False, recompile_limit=1000):
+    with _as_written(model), torch._dynamo.config.patch(automatic_dynamic_shapes=False, recompile_limit=1000):
         compiled(model, *args, **kwargs)
     return found
+
+
+@contextlib.contextmanager
+def _as_written(model: Callable[..., Any]) -> Iterator[None]:
+    """Within it, modules that were compiled in place (``module.compile()``) run as they are written."""
+    modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
+    compiled = [(module, module._compiled_call_impl) for module in modules if module._compiled_call_impl is not None]
+    for module, _ in compiled:
+        module._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for module, implementation in compiled:
+            module._compiled_call_impl = implementation
 
 
 def inspecting_backend(

@@ -132,8 +132,10 @@ def call_functional(kernel: HelionKernel, args: tuple[Any, ...]) -> Any:
 
 
 def _plain(arg: Any) -> Any:
-    """``arg``, and for a number or string of a derived type (an enum's, NumPy's, a symbolic one) the plain value."""
-    if isinstance(arg, torch.Tensor) or type(arg) is float or type(arg) in _CONSTANTS:
+    """``arg``, and for a tensor, number or string of a derived type (a Parameter's, an enum's, NumPy's) the plain one."""
+    if isinstance(arg, torch.Tensor):
+        return arg if type(arg) in _PLAIN else arg.as_subclass(torch.Tensor)
+    if type(arg) is float or type(arg) in _CONSTANTS:
         return arg
     if isinstance(arg, torch.SymBool):
         return bool(arg)

@@ -88,7 +88,8 @@ def warm_up(
             for count, call in itertools.product(counts, calls):
                 call(count)
         background.finish()
-    torch.cuda.synchronize()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     done = WarmUp(counts, _difference(counters, before), time.perf_counter() - start)
     log.info("%s", done)
     return done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from helion_compile.case import Case
 
@@ -26,6 +27,15 @@ def refuse_rows(**tensors: torch.Tensor | None) -> str | None:
             )
         if isinstance(tensor.size(-1), torch.SymInt):
             return f"the last dimension of {name} has a symbolic size; mark it static"
+        if (
+            tensor.dim() == 2
+            and statically_known_true(_reach(tensor) >= 2**31)
+            and statically_known_true(tensor.numel() < 2**31)
+        ):
+            return (
+                f"{name} reaches {_reach(tensor)} elements into memory with {tensor.numel()} of its own (strides "
+                f"{tuple(tensor.stride())}), and Helion chooses 32-bit offsets by the latter; call .contiguous() on it before"
+            )
         if tensor.size(-1) > MAX_ROW:
             return f"a row of {name} has {tensor.size(-1)} elements, more than {MAX_ROW}"
     return None
@@ -46,6 +56,11 @@ def default_config(case: Case) -> dict[str, object]:
     while warps < 16 and warps * 32 * 16 < hidden_size:
         warps *= 2
     return {"block_sizes": [1], "num_warps": warps, "reduction_loops": [None]}
+
+
+def _reach(tensor: torch.Tensor) -> int:
+    """Elements from the first to the last of [M, K], including those in between that are not its own."""
+    return (tensor.size(0) - 1) * tensor.stride(0) + tensor.size(1)
 
 
 def _text(dtype: torch.dtype) -> str:

@@ -235,3 +235,17 @@ class TestBadInput:
 
         with pytest.raises(KeyError, match="tokenizer"):
             explain(broken, x_of())
+
+
+def test_a_model_compiled_in_place_is_explained_as_it_is_written():
+    class Inner(torch.nn.Module):
+        def forward(self, x):
+            torch._dynamo.graph_break()
+            return x + 1
+
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), Inner())
+    model.compile(backend="eager")
+    with torch.no_grad():
+        report = helion_compile.explain(model, torch.randn(2, 8))
+    assert len(report.graphs) >= 1
+    assert model._compiled_call_impl is not None

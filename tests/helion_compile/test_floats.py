@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from helion_compile.backend import helion
 from helion_compile.floats import fix_eps
 
 EPS = 1e-6
@@ -99,3 +100,17 @@ def test_through_the_backend():
     compiled = torch.compile(Norm(0.5), backend="helion", dynamic=True)
     assert torch.equal(compiled(X), X + 0.5)
     assert torch.equal(compiled(torch.ones(2, 7)), torch.full((2, 7), 1.5))
+
+
+def test_an_eps_that_the_model_computes_is_left_to_run_time():
+    class Norm(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("eps", torch.tensor(1e-6))
+
+        def forward(self, x):
+            return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps.item())
+
+    model, x = Norm(), torch.randn(4, 64)
+    with torch._dynamo.config.patch(capture_scalar_outputs=True), torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, backend=helion)(x), model(x))
