@@ -1,8 +1,7 @@
 """Division that rounds as IEEE 754 says, for kernels whose result has to be eager PyTorch's bit for bit.
 
-A fp32 ``/`` in Triton is the GPU's approximate one (2 ulp); the correctly rounded instruction sequence has a slow path and
-costs a row-wise quantiser 10 to 25 % of its time on an H200.  Here a row shares its divisor, so one correctly rounded
-reciprocal a row and two refinements of each quotient do.
+A fp32 ``/`` in Triton is the GPU's approximate one (2 ulp); the correctly rounded instruction sequence has a slow path.
+Here a row shares its divisor, so one correctly rounded reciprocal a row and two refinements of each quotient do.
 """
 
 from __future__ import annotations

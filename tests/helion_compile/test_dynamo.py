@@ -299,6 +299,7 @@ def test_a_mutating_call_is_one_node_and_a_copy_for_each_written_argument():
         (lambda x: add(x, [x]), KernelArgumentError, "argument 'y' is a list; a kernel takes tensors"),
         (lambda x: add(x, VariableBuilder), KernelArgumentError, "argument 'y' is a type; a kernel takes tensors"),
         (lambda x: add(x, x.device), KernelArgumentError, "argument 'y' is a device; a kernel takes tensors"),
+        (lambda x: add(x, len), KernelArgumentError, "argument 'y' is a builtin_function_or_method; a kernel takes"),
         (lambda x: last_dim_contiguous(x.t()), KernelArgumentError, "the last dimension of x has stride 3"),
         (lambda x: add(x, W), GradientError, "'y' requiring grad, and a Helion kernel has no backward"),
     ],

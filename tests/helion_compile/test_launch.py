@@ -313,3 +313,11 @@ def test_call_sites_do_not_outlive_their_graph():
     gc.collect()
     stub.plans.clear()
     assert gone
+
+
+def test_a_parameter_of_a_derived_type_is_launched_as_a_plain_tensor():
+    class Weight(torch.nn.Parameter):  # as inference servers have them
+        pass
+
+    weight = Weight(torch.randn(8), requires_grad=False)
+    same((weight, tensor((8,)), 1, 2))
