@@ -1,0 +1,14 @@
+"""What a stretch of an FX graph computes, with every attribute that changes a bit of the result.
+
+A meaning says nothing of how a model writes it down: ``passes.spellings`` reads the many ways of writing into these few
+classes.  Two stretches with equal meanings and equal inputs give equal bits.
+
+Letters in shapes: ``...`` leading dimensions, ``K`` hidden size, ``M`` rows (tokens), ``N`` output features.
+"""
+
+from passes.meanings.base import Meaning
+from passes.meanings.matmul import Matmul
+from passes.meanings.norm import Norm, NormRounding
+from passes.meanings.quantize import Quantize, ScaleUse
+
+__all__ = ["Matmul", "Meaning", "Norm", "NormRounding", "Quantize", "ScaleUse"]

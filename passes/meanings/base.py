@@ -1,0 +1,17 @@
+"""What all meanings share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Meaning", "text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meaning:
+    """Base of all meanings: immutable, hashable, compared by attributes."""
+
+
+def text(name: str, *facts: str) -> str:
+    """ "Norm(rms, eps=1e-06)": a meaning as reports write it; empty facts are left out."""
+    return f"{name}({', '.join(filter(None, facts))})"
