@@ -10,7 +10,7 @@ from helion_compile.fusions.tensors import Outputs, refused_by, rows_of, rows_va
 from helion_compile.hop import helion_kernel
 from helion_compile.kernels import rms_norm_quant
 from passes.fusion import Chain, Emit, Fusion
-from passes.meanings import Norm, NormRounding, Quantize
+from passes.meanings import Norm, NormKind, NormRounding, Quantize
 
 __all__ = ["KERNELS", "fusion"]
 
@@ -29,6 +29,8 @@ def fusion(*, exact: bool) -> Fusion:
 
 def _refuse(chain: Chain, *, exact: bool) -> str | None:
     norm = chain[Norm].meaning
+    if norm.kind is not NormKind.RMS or norm.weight_offset or norm.bias_dtype or norm.residual_multiplier != 1:
+        return f"the kernel computes RMSNorm with a plain weight and residual, found {norm}"
     if norm.dtype != norm.x_dtype:
         return f"the norm takes {norm.x_dtype} and gives {norm.dtype}; the kernel gives its input's dtype"
     return (

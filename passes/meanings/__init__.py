@@ -8,7 +8,18 @@ Letters in shapes: ``...`` leading dimensions, ``K`` hidden size, ``M`` rows (to
 
 from passes.meanings.base import Meaning
 from passes.meanings.matmul import Matmul
-from passes.meanings.norm import Norm, NormRounding
-from passes.meanings.quantize import Quantize, ScaleUse
+from passes.meanings.norm import Norm, NormKind, NormRounding
+from passes.meanings.quantize import Granularity, Quantize, ScaleFormat, ScaleLayout, ScaleUse
 
-__all__ = ["Matmul", "Meaning", "Norm", "NormRounding", "Quantize", "ScaleUse"]
+__all__ = [
+    "Granularity",
+    "Matmul",
+    "Meaning",
+    "Norm",
+    "NormKind",
+    "NormRounding",
+    "Quantize",
+    "ScaleFormat",
+    "ScaleLayout",
+    "ScaleUse",
+]

@@ -10,7 +10,14 @@ import torch
 from passes.meanings.base import Meaning, text
 from passes.values import dtype_name
 
-__all__ = ["Norm", "NormRounding"]
+__all__ = ["Norm", "NormKind", "NormRounding"]
+
+
+class NormKind(enum.Enum):
+    """What the values are divided by, and whether their mean is taken off first."""
+
+    RMS = "rms"  # x / sqrt(mean(x²) + eps)
+    LAYER = "layer"  # (x - mean(x)) / sqrt(mean((x - mean(x))²) + eps)
 
 
 class NormRounding(enum.Enum):
@@ -26,31 +33,39 @@ class NormRounding(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Norm(Meaning):
-    """RMSNorm over the last dimension: ``out = weight * x / sqrt(mean(x²) + eps)``, statistics in fp32.
+    """``out = (weight + weight_offset) * x / sqrt(mean(x²) + eps) + bias`` over the last dimension, statistics in fp32.
 
-    ``eps`` is a number of fp32, written as the shortest decimal for it.
+    ``eps`` is a number of fp32, written as the shortest decimal for it.  ``weight_offset`` is added in fp32 (Gemma: 1).
 
-    Inputs: ``x`` [..., K]; ``weight`` [K] if ``weight_dtype``; ``residual`` [..., K] if ``residual``, then the norm is
-    that of ``x + residual`` rounded to ``x``'s dtype.
-    Outputs: ``out`` [..., K] of ``dtype``; ``sum`` [..., K], the rounded ``x + residual``, if ``residual``.
+    Inputs: ``x`` [..., K]; ``weight`` [K] if ``weight_dtype``; ``bias`` [K] if ``bias_dtype``; ``residual`` [..., K] if
+    ``residual``, then the norm is that of ``x * residual_multiplier + residual``, product and sum each rounded to
+    ``x``'s dtype (no product if the multiplier is 1).
+    Outputs: ``out`` [..., K] of ``dtype``; ``sum`` [..., K], the rounded sum, if ``residual``.
     """
 
+    kind: NormKind = NormKind.RMS
     eps: float
     x_dtype: torch.dtype
     dtype: torch.dtype
     weight_dtype: torch.dtype | None
+    weight_offset: float = 0.0
+    bias_dtype: torch.dtype | None = None
     rounding: NormRounding
     residual: bool = False
+    residual_multiplier: float = 1.0
 
     def __str__(self) -> str:
         dtypes = dtype_name(self.x_dtype) + (f" to {dtype_name(self.dtype)}" if self.dtype != self.x_dtype else "")
         weight = f"{dtype_name(self.weight_dtype)} weight" if self.weight_dtype else "no weight"
         return text(
             "Norm",
-            "rms",
+            self.kind.value,
             f"eps={self.eps:g}",
             dtypes,
             self.rounding.value,
             weight if self.weight_dtype != self.x_dtype else "",
+            f"weight + {self.weight_offset:g}" if self.weight_offset else "",
+            f"{dtype_name(self.bias_dtype)} bias" if self.bias_dtype else "",
             "+residual" if self.residual else "",
+            f"x * {self.residual_multiplier:g} before" if self.residual_multiplier != 1 else "",
         )

@@ -90,7 +90,7 @@ def read(anchor: Node) -> Region | None:
         qmax=steps.qmax,
         scale_dtype=steps.dtype,
         use=use,
-        clamp=bound is not None,
+        clamp=None if bound is None else (-bound, bound),
         amax_floor=steps.amax_floor,
         scale_floor=steps.scale_floor,
     )

@@ -13,7 +13,9 @@ from passes.values import holds_exactly, rounded
 BF16, FP16, FP32, FP64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
 
 NORM = Norm(eps=1e-6, x_dtype=BF16, dtype=BF16, weight_dtype=BF16, rounding=NormRounding.CAST_THEN_SCALE)
-QUANTIZE = Quantize(x_dtype=BF16, dtype=torch.float8_e4m3fn, qmax=448.0, scale_dtype=BF16, use=ScaleUse.DIVIDE, clamp=True)
+QUANTIZE = Quantize(
+    x_dtype=BF16, dtype=torch.float8_e4m3fn, qmax=448.0, scale_dtype=BF16, use=ScaleUse.DIVIDE, clamp=(-448.0, 448.0)
+)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +29,7 @@ QUANTIZE = Quantize(x_dtype=BF16, dtype=torch.float8_e4m3fn, qmax=448.0, scale_d
         (dataclasses.replace(NORM, weight_dtype=None), "Norm(rms, eps=1e-06, bf16, cast then scale, no weight)"),
         (QUANTIZE, "Quantize(bf16 to fp8 e4m3 a token, bf16 scale, divide, clamp)"),
         (
-            dataclasses.replace(QUANTIZE, clamp=False, amax_floor=1e-12, scale_floor=0.5, use=ScaleUse.MULTIPLY_RECIPROCAL),
+            dataclasses.replace(QUANTIZE, clamp=None, amax_floor=1e-12, scale_floor=0.5, use=ScaleUse.MULTIPLY_RECIPROCAL),
             "Quantize(bf16 to fp8 e4m3 a token, bf16 scale, multiply by reciprocal, no clamp, amax >= 1e-12, scale >= 0.5)",
         ),
         (Matmul(dtype=BF16), "Matmul(scaled by row and column, bf16)"),

@@ -15,12 +15,14 @@ DIVIDE, MULTIPLY = ScaleUse.DIVIDE, ScaleUse.MULTIPLY_RECIPROCAL
 
 # What each spelling says beyond dtypes; a scale dtype of None is that of x.
 FORMS = {
-    programs.torchao_quantize: dict(scale_dtype=None, use=DIVIDE, clamp=True),
-    programs.vllm_quantize: dict(scale_dtype=FP32, use=MULTIPLY, clamp=True, scale_floor=rounded(1 / (448 * 512), FP32)),
-    programs.plain_quantize: dict(scale_dtype=FP32, use=DIVIDE, clamp=False, amax_floor=1e-12),
-    programs.flat_scale_quantize: dict(scale_dtype=FP32, use=DIVIDE, clamp=True),
-    programs.tensor_bounds_quantize: dict(scale_dtype=FP32, use=MULTIPLY, clamp=True, scale_floor=1e-6),
-    programs.double_quantize: dict(scale_dtype=FP64, use=DIVIDE, clamp=True, amax_floor=1e-12),
+    programs.torchao_quantize: dict(scale_dtype=None, use=DIVIDE, clamp=(-448.0, 448.0)),
+    programs.vllm_quantize: dict(
+        scale_dtype=FP32, use=MULTIPLY, clamp=(-448.0, 448.0), scale_floor=rounded(1 / (448 * 512), FP32)
+    ),
+    programs.plain_quantize: dict(scale_dtype=FP32, use=DIVIDE, clamp=None, amax_floor=1e-12),
+    programs.flat_scale_quantize: dict(scale_dtype=FP32, use=DIVIDE, clamp=(-448.0, 448.0)),
+    programs.tensor_bounds_quantize: dict(scale_dtype=FP32, use=MULTIPLY, clamp=(-448.0, 448.0), scale_floor=1e-6),
+    programs.double_quantize: dict(scale_dtype=FP64, use=DIVIDE, clamp=(-448.0, 448.0), amax_floor=1e-12),
 }
 
 
