@@ -27,6 +27,7 @@ def model():
 @pytest.fixture(autouse=True)
 def from_scratch():
     torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
     with fresh_cache(), torch.no_grad():
         yield
 
@@ -47,7 +48,8 @@ def test_a_model_is_as_near_to_fp64_as_inductors(model, numerics):
     # Nearly all of the error is the quantisation's own, 2-4 %.  Bytes midway between two steps go one way or the other by the
     # last bits of fp32: both are as near, and over 131 072 logits the norms agree to a few percent.
     assert ours <= theirs * 1.05
-    assert relative_error(helion, inductor) < ours
+    # Results whose errors are independent would be 1.41 times as far from each other as from the truth.
+    assert relative_error(helion, inductor) < 1.5 * ours
 
 
 def test_cuda_graphs_replay_the_same_numbers(model):
@@ -70,14 +72,23 @@ def test_one_graph_for_all_numbers_of_tokens(model):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
-def test_nothing_is_copied_around_a_call(model):
-    ids = fp8_models.token_ids(model, 4, 16)
-    _, (code,) = run_and_get_code(compiled(model, backend="helion"), ids)
-    calls = re.findall(r"^ +helion_(\w+)_op\d+\.call\((.*)\)$", code, re.MULTILINE)
-    assert len(calls) >= 8
-    assert "clone" not in code and ".copy_(" not in code
-    # Arguments are names or views of buffers that stand there anyway.
-    assert not any("empty_strided" in arguments or "contiguous" in arguments for _, arguments in calls)
+def test_the_chain_becomes_two_calls_and_nothing_around_them():
+    def layer(x, weight, linear, scale):
+        x32 = x.float()
+        norm = weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
+        row_scale = (norm.abs().amax(-1, keepdim=True) / 448.0).float()
+        q = (norm.float() / row_scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn)
+        flat = q.reshape(-1, q.shape[-1]), row_scale.reshape(-1, 1)
+        return torch._scaled_mm(flat[0], linear, flat[1], scale, out_dtype=torch.bfloat16)
+
+    x, weight = (torch.randn(*shape, 1024, device="cuda", dtype=torch.bfloat16) for shape in ((4, 16), ()))
+    linear = torch.randn(512, 1024, device="cuda").to(torch.float8_e4m3fn).t()
+    scale = torch.rand(1, 512, device="cuda")
+    result, (code,) = run_and_get_code(torch.compile(layer, backend="helion"), x, weight, linear, scale)
+    assert relative_error(result, layer(x, weight, linear, scale)) < 0.03  # 3 % of the bytes by one step of 6 to 12 %
+    body = code[code.index("def call(") :].split("def benchmark_compiled_module")[0]
+    assert "triton_" not in body and ".copy_(" not in body and "clone" not in body
+    assert len(re.findall(r"helion_rms_norm_quant_op\d+\.call\(", body)) == 1
 
 
 CHILD = """
@@ -104,7 +115,7 @@ def test_the_next_process_compiles_nothing(tmp_path):
         command = [sys.executable, "-c", CHILD, str(tmp_path / logits)]
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         told.append(json.loads(done.stdout.splitlines()[-1]))
-        files.append({path for name in names for path in (tmp_path / name.lower()).rglob("*.cubin")})
+        files.append(set((tmp_path / "triton_cache_dir").rglob("_helion_*.cubin")))
     first, second = told
     assert first["graphs"]["miss"] == 1 and first["traced"] > 0
     assert second["graphs"] == {"hit": 1, "miss": 0, "bypass": 0}
