@@ -2,8 +2,12 @@
 
 Triton's own launcher looks up hooks and scratch memory and unpacks its arguments again on every call, and triton 3.6 runs a C
 compiler to make one for each signature.  torch carries a leaner one for Inductor, which takes what the driver takes.  Kernels
-it cannot launch (cooperative grids, clusters, dependent launch) go through Triton's, and so does every launch while somebody,
-a profiler say, has set launch hooks.
+it cannot launch (cooperative grids, clusters) go through Triton's, and so does every launch while somebody, a profiler say,
+has set launch hooks.
+
+Dependent launch: a kernel that waits for the one before it (``kernels/dependent.py``) may be put on the GPU while that one
+still runs, which saves half a microsecond between two of them.  Only Triton's launcher can ask for it, and only a CUDA graph
+replays fast enough for it to matter, so that is done during capture alone.
 
 Private interfaces: ``torch._C._StaticCudaLauncher`` (torch 2.11; the same in 2.13 and 2.15), and of triton 3.6 and 3.9
 ``CompiledKernel``'s ``metadata``, ``run`` and ``launch_metadata``, ``driver.active.utils.load_binary`` and the knobs' hooks.
@@ -12,9 +16,10 @@ What the binary takes is compared with what the driver says of it, so a changed 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +27,7 @@ import torch
 
 from helion_compile.counting import counters
 
-__all__ = ["LaunchSource", "Pointer", "UnknownInterface", "define", "launch_source"]
+__all__ = ["LaunchSource", "Pointer", "UnknownInterface", "define", "launch_source", "waits", "without_dependent_launch"]
 
 # (position among the kernel's parameters, index among the call's addresses, bytes to add)
 Pointer = tuple[int, int, int]
@@ -45,6 +50,27 @@ _C_TYPES = {
 }
 _POINTER = ("O", 8)
 _MOST_ARGUMENTS = 100  # torch's launcher takes 120
+
+
+class _Dependent:
+    """Whether kernels that wait are launched dependently during a capture."""
+
+    wanted = True
+
+
+@contextlib.contextmanager
+def without_dependent_launch() -> Iterator[None]:
+    """CUDA graphs captured inside run one kernel after the other, so that the time of each can be told."""
+    before, _Dependent.wanted = _Dependent.wanted, False
+    try:
+        yield
+    finally:
+        _Dependent.wanted = before
+
+
+def waits(kernel: Any) -> bool:
+    """Whether the source of a Triton kernel waits for the kernel before, and so may be launched dependently."""
+    return "gdc_wait()" in getattr(kernel, "src", "")
 
 
 class UnknownInterface(Exception):
@@ -122,6 +148,9 @@ def _launch_source(
     if hasattr(metadata, "profile_scratch_size"):
         arguments.append("None")
         c_types.append(_POINTER)
+    dependent = getattr(metadata, "launch_pdl", False)
+    if dependent:
+        _load_by_triton(compiled)  # a capture could not
     function = _load(compiled)
     _compare_with_driver(function, [size for _, size in c_types])
     hooks = [getattr(knobs.runtime, name) for name in ("launch_enter_hook", "launch_exit_hook")]
@@ -129,14 +158,17 @@ def _launch_source(
         f"{prefix}run": torch._C._StaticCudaLauncher._launch_kernel,
         f"{prefix}function": function,
         f"{prefix}compiled": compiled,
+        "capturing": torch.cuda.is_current_stream_capturing,
+        "dependent": _Dependent,
         # Lists that others add to and take from in place.
         "entering": hooks[0].calls,
         "leaving": hooks[1].calls,
     }
     codes = "".join(code for code, _ in c_types)
     head = f"{prefix}function, {', '.join(map(str, grid))}, {metadata.num_warps}, {metadata.shared}, {codes!r}"
+    by_triton_if = "entering or leaving" + (" or capturing() and dependent.wanted" if dependent else "")
     lines = (
-        "if entering or leaving:",
+        f"if {by_triton_if}:",
         f"    {by_triton}",
         "else:",
         f"    {prefix}run({head}, ({''.join(f'{argument}, ' for argument in arguments)}), stream)",
@@ -147,7 +179,7 @@ def _launch_source(
 def _argument_types(compiled: Any, pointers: dict[int, str]) -> dict[int, tuple[str, int]] | None:
     """Position, C type and size of each parameter the binary really has; None where only Triton's launcher will do."""
     metadata = compiled.metadata
-    if getattr(metadata, "launch_cooperative_grid", False) or getattr(metadata, "launch_pdl", False):
+    if getattr(metadata, "launch_cooperative_grid", False):
         return None
     if getattr(metadata, "num_ctas", 1) != 1 or getattr(metadata, "profile_scratch_size", 0):
         return None

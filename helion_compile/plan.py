@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from helion_compile.launcher import LaunchSource, UnknownInterface, define, launch_source
+from helion_compile.launcher import LaunchSource, UnknownInterface, define, launch_source, waits
 
 __all__ = ["Buffer", "Noted", "Plan", "Unexplained", "allocate", "compile_noted", "launches", "record"]
 
@@ -185,8 +185,10 @@ def _watched(host: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, list
 
 
 def compile_noted(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """Triton's CompiledKernel, compiled with the options that Helion's own launcher gives."""
+    """Triton's CompiledKernel, with the options that Helion's own launcher gives, and dependent launch for one that waits."""
     options = {"launch_cooperative_grid": False, **options}
+    if waits(kernel):
+        options["launch_pdl"] = True
     if options.get("ptx_options", "") is None:  # None would override what the environment says
         del options["ptx_options"]
     return kernel.run(*arguments, grid=grid, warmup=True, **options)

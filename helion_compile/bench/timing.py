@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+
+from helion_compile.launcher import without_dependent_launch
 
 __all__ = ["device_us", "host_us", "machine", "require_gpu", "rotating"]
 
@@ -24,14 +27,19 @@ def rotating(make: Callable[[], tuple[Any, ...]], bytes_each: int) -> list[tuple
     return [make() for _ in range(max(2, min(256, 3 * l2 // max(bytes_each, 1) + 1)))]
 
 
-def device_us(fn: Callable[..., Any], sets: Sequence[tuple[Any, ...]], repeats: int = 15) -> float:
-    """Median device time of ``fn(*set)`` in µs, over the ``sets`` in turn, replayed as one CUDA graph."""
+def device_us(fn: Callable[..., Any], sets: Sequence[tuple[Any, ...]], repeats: int = 15, *, chained: bool = False) -> float:
+    """Median device time of ``fn(*set)`` in µs, over the ``sets`` in turn, replayed as one CUDA graph.
+
+    Args:
+        chained: ``fn`` is several steps of which one may begin while the one before ends, as they do in a model.  A single
+            kernel would overlap with the next call of itself, which no model makes.
+    """
     for each in sets:  # compiles, tunes, and makes what is made once
         fn(*each)
     torch.cuda.synchronize()
     rounds = max(1, 64 // len(sets))
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph), contextlib.nullcontext() if chained else without_dependent_launch():
         for _ in range(rounds):
             for each in sets:
                 fn(*each)

@@ -21,6 +21,7 @@ import torch
 
 from helion_compile import registry
 from helion_compile.case import Case
+from helion_compile.plan import compile_noted
 
 __all__ = ["Compiled", "Target", "compile_config", "pretend", "representative"]
 
@@ -128,7 +129,7 @@ def compile_config(target: Target, name: str, facts: Mapping[str, Any], config: 
         kernels: list[Any] = []
 
         def note(jit: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-            done = jit.run(*arguments, grid=grid, warmup=True, **options)
+            done = compile_noted(jit, grid, arguments, options)
             kernels.append(done.result() if hasattr(done, "result") else done)
 
         getattr(PyCodeCache.load(source), entry)(*args, _launcher=note)

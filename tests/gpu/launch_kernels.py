@@ -4,8 +4,9 @@ import helion.language as hl
 import torch
 
 import helion_compile
+from helion_compile.kernels.dependent import let_next_begin, wait_for_previous
 
-__all__ = ["mixed", "rows_of_view", "scale_in_place"]
+__all__ = ["mixed", "mixed_rows", "rows_of_view", "scale_in_place"]
 
 
 def _mixed(x, bias, factor, count, flag):
@@ -54,3 +55,19 @@ def scale_in_place(x, factor: float):
     """Writes to its argument."""
     for tile in hl.tile(x.size()):
         x[tile] = (x[tile] * factor).to(x.dtype)
+
+
+def _mixed_rows(x):
+    return (x.roll(1, 0) * 0.5 + 1).to(x.dtype)
+
+
+@helion_compile.kernel(reference=_mixed_rows, name="test_launch_mixed_rows")
+def mixed_rows(x):
+    """[M, K]: each row is made of another one, so one that is read before it is written shows.  Waits for its predecessor."""
+    m, k = x.size()
+    out = torch.empty_like(x)
+    for rows in hl.tile(m):
+        let_next_begin()
+        wait_for_previous()
+        out[rows, :] = (x[(rows.index + m - 1) % m, :] * 0.5 + 1).to(x.dtype)
+    return out

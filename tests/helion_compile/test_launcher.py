@@ -58,7 +58,7 @@ def test_an_empty_grid_launches_nothing(launched):
     assert not launched
 
 
-@pytest.mark.parametrize("special", [{"launch_pdl": True}, {"launch_cooperative_grid": True}, {"num_ctas": 2}])
+@pytest.mark.parametrize("special", [{"launch_cooperative_grid": True}, {"num_ctas": 2}])
 def test_what_torchs_launcher_cannot_do_goes_through_tritons(launched, special, monkeypatch):
     seen = []
     monkeypatch.setattr(
@@ -67,6 +67,30 @@ def test_what_torchs_launcher_cannot_do_goes_through_tritons(launched, special, 
     run(launch_source(0, compiled(SIGNATURE, **special), (3, 2, 1), VALUES, POINTERS), 1024, 2048)
     assert seen == [((3, 2, 1), 5, (2048, 1088, *VALUES[2:]))]
     assert not launched
+
+
+def test_a_kernel_that_waits_is_launched_dependently_while_a_graph_is_captured(launched, monkeypatch):
+    seen, capturing = [], [False]
+    monkeypatch.setattr(launcher, "_launch_by_triton", lambda *a: seen.append(a))
+    monkeypatch.setattr(launcher, "_load_by_triton", lambda compiled: None)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing[0])
+    source = launch_source(0, compiled(SIGNATURE, launch_pdl=True), (3, 2, 1), VALUES, POINTERS)
+    plain = launch_source(0, compiled(SIGNATURE), (3, 2, 1), VALUES, POINTERS)
+    run(source, 1024, 2048)
+    assert (len(seen), len(launched)) == (0, 1)
+    capturing[0] = True
+    run(plain, 1024, 2048)
+    assert (len(seen), len(launched)) == (0, 2)
+    run(source, 1024, 2048)
+    assert (len(seen), len(launched)) == (1, 2)
+    with launcher.without_dependent_launch():
+        run(source, 1024, 2048)
+    assert (len(seen), len(launched)) == (1, 3)
+
+
+def test_which_kernels_wait():
+    assert launcher.waits(SimpleNamespace(src="def k():\n    tl.extra.cuda.gdc_wait()\n"))
+    assert not launcher.waits(SimpleNamespace(src="def k():\n    tl.extra.cuda.gdc_launch_dependents()\n"))
 
 
 def test_with_hooks_set_later_triton_launches(launched, monkeypatch):
