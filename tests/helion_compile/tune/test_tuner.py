@@ -28,11 +28,11 @@ class Folder:
         self.path = path
         self.log = path / "log"
 
-    def command(self, *options, **environment):
+    def command(self, *options, launcher=(), **environment):
         paths = f"{TESTS.parent}{os.pathsep}{TESTS}"
         variables = {**os.environ, "PYTHONPATH": paths, "FAKE_LOG": str(self.log), "COLUMNS": "200", **environment}
         places = ("--out", str(self.path / "out"), "--journal", str(self.path / "journal"))
-        arguments = [sys.executable, "-m", "tune_fakes", *places, *options]
+        arguments = [sys.executable, *launcher, "-m", "tune_fakes", *places, *options]
         return subprocess.Popen(arguments, env=variables, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
     def tune(self, *options, **environment):
@@ -155,16 +155,12 @@ def test_when_time_is_up_the_rest_waits_for_the_next_run(folder):
     assert code == 0 and len(folder.rows) == 6
 
 
-def test_two_ranks_share_the_cases_and_one_table(folder):
+def test_torchrun_shares_the_cases_out_and_fills_one_table(folder):
     options = ("--shapes", "hidden_size=4096", "--shapes", "hidden_size=2048", "--tokens", "1,2,4")
-    ranks = [
-        folder.command(
-            *options, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", FAKE_SECONDS="0.02"
-        )
-        for rank in range(2)
-    ]
-    said = [process.communicate(timeout=200)[1] for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], said
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    process = folder.command(*options, launcher=torchrun, FAKE_SECONDS="0.02")
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, said
     assert set(folder.rows) == {case(tokens, size) for tokens in (1, 2, 4) for size in (4096, 2048)}
     assert all(row["config"] == BEST for row in folder.rows.values())
     assert max(folder.measured().values()) == 1, "two ranks measured one case"
