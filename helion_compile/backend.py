@@ -15,6 +15,7 @@ import torch
 import torch.fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
+from helion_compile import subclasses
 from helion_compile.floats import fix_eps
 from helion_compile.fusions import NUMERICS, fusions, identity
 from passes.fusion_pass import FusionPass
@@ -114,10 +115,15 @@ def helion(
     fusion_pass = ours.fusion_pass()
     compiler.config[HOOK] = in_turn(compiler, fusion_pass)
     fix_eps(gm)
+    apart = subclasses.take_apart(gm, example_inputs) if subclasses.needed() else None
+    if apart is not None:
+        gm, example_inputs, parts_of = apart
+        known = torch._inductor.config.unsafe_marked_cacheable_functions
+        compiler.config["unsafe_marked_cacheable_functions"] = known | subclasses.CACHEABLE
     compiled = compiler(gm, example_inputs)
     if not fusion_pass.records:
         log.info("not read again: the compiled graph comes from Inductor's cache, fused as it was then")
-    return compiled
+    return compiled if apart is None else lambda *args: compiled(*parts_of(*args))
 
 
 HOOK = "post_grad_custom_pre_pass"
