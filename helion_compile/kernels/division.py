@@ -1,7 +1,8 @@
-"""Division that rounds as IEEE 754 says, for kernels whose result has to be eager PyTorch's bit for bit.
+"""Division by a number that a row shares: one division a row, and products.
 
 A fp32 ``/`` in Triton is the GPU's approximate one (2 ulp); the correctly rounded instruction sequence has a slow path.
-Here a row shares its divisor, so one correctly rounded reciprocal a row and two refinements of each quotient do.
+For kernels whose result has to be eager PyTorch's bit for bit, one correctly rounded reciprocal a row and two refinements
+of each quotient do; for the others the product with the approximate reciprocal.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import helion.language as hl
 import torch
 
-__all__ = ["divide_rows", "reciprocal_of"]
+__all__ = ["divide_rows", "divide_rows_fast", "reciprocal_of"]
 
 TINY = 2.0**-100  # below it a reciprocal or a remainder could leave the normal range of fp32
 LIFT = 2.0**64  # exact to multiply by, and enough to bring the smallest fp32 above TINY
@@ -32,6 +33,16 @@ def divide_rows(values: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
     divisor = divisor * lift
     arguments = [values, lift, divisor, reciprocal_of(divisor)]
     return hl.inline_asm_elementwise(_DIVIDE, "=f,f,f,f,f", arguments, dtype=torch.float32, is_pure=True, pack=1)
+
+
+def divide_rows_fast(values: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
+    """``values`` [M, K] / ``divisor`` [M, 1], within 3 ulp; fp32.
+
+    One division a row; one an element costs what hides behind memory in a quantiser alone, not behind a norm (H200, K=4096:
+    27.3 -> 26.4 µs at M=8192).  Below 2^-128 a divisor has no finite reciprocal, so small ones are lifted first.
+    """
+    lift = torch.where(divisor < TINY, LIFT, 1.0)
+    return values * lift * (1.0 / (divisor * lift))
 
 
 # $0 = $1 * $2 / $3, with $4 = 1 / $3.  In assembly for the fused multiply-adds, and as one operation because in pieces it led

@@ -62,15 +62,16 @@ def test_special_rows(spelling, dtype, k, exact):
     torch.testing.assert_close(scale, expected_scale, rtol=0 if exact else 2**-8, atol=0, equal_nan=True)
 
 
-def test_division_is_correctly_rounded_where_fp32_is_dense_and_where_it_ends():
+@pytest.mark.parametrize("exact", [True, False])
+def test_division_where_fp32_is_dense_and_where_it_ends(exact):
     # Rows over the whole range of exponents: scales down to subnormal ones, quotients next to every fp8 tie.
     exponents = torch.arange(-149, 128, device="cuda", dtype=torch.float64).repeat_interleave(8)
     x = (torch.rand(len(exponents), 512, device="cuda", dtype=torch.float64) * 2 - 1) * exponents.exp2()[:, None]
     x = x.float()
-    q, scale = quant(x, *SPELLINGS["torchao"][1](x.dtype), True)
+    q, scale = quant(x, *SPELLINGS["torchao"][1](x.dtype), exact)
     expected_q, expected_scale = torchao(x)
     assert torch.equal(scale, expected_scale)
-    assert fp8_steps(q, expected_q).max() == 0
+    assert fp8_steps(q, expected_q).max() <= (0 if exact else 1)
 
 
 def test_no_rows():
