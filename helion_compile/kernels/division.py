@@ -10,7 +10,7 @@ from __future__ import annotations
 import helion.language as hl
 import torch
 
-__all__ = ["divide_rows", "divide_rows_fast", "reciprocal_of"]
+__all__ = ["divide_rows", "divide_rows_fast", "reciprocal_of", "root_of"]
 
 TINY = 2.0**-100  # below it a reciprocal or a remainder could leave the normal range of fp32
 LIFT = 2.0**64  # exact to multiply by, and enough to bring the smallest fp32 above TINY
@@ -21,13 +21,18 @@ def reciprocal_of(x: torch.Tensor) -> torch.Tensor:
     return hl.inline_triton("tl.div_rn(tl.full({0}.shape, 1.0, tl.float32), {0})", (x,), output_like=x)
 
 
+def root_of(x: torch.Tensor) -> torch.Tensor:
+    """The square root of ``x``, correctly rounded; fp32."""
+    return hl.inline_triton("tl.sqrt_rn({0})", (x,), output_like=x)
+
+
 def divide_rows(values: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
     """``values`` [M, K] / ``divisor`` [M, 1], correctly rounded; fp32.
 
     With y = 1/b correctly rounded and q within one ulp of a/b, q + (a - b q) y rounds to the correctly rounded a/b (Markstein,
     "Computation of elementary functions on the IBM RISC System/6000 processor", 1990).  a·y is within 1.5 ulp, so it takes one
-    step to get there and another to finish.  Where the reciprocal is zero or infinite (divisor infinite, zero or NaN), a·y is
-    the quotient already.
+    step to get there and another to finish.  Where the reciprocal is zero or infinite (divisor infinite, zero or NaN), or a·y
+    is not finite, a·y is the quotient already.
     """
     lift = torch.where(divisor < TINY, LIFT, 1.0)
     divisor = divisor * lift
@@ -59,5 +64,7 @@ fma.rn.f32 n, n, $3, a;
 fma.rn.f32 r, n, $4, r;
 setp.gt.f32 p, $4, 0f00000000;
 setp.lt.and.f32 p, $4, 0f7F800000, p;
+abs.f32 n, q;
+setp.lt.and.f32 p, n, 0f7F800000, p;
 selp.f32 $0, r, q, p;
 }"""
