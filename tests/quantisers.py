@@ -119,7 +119,7 @@ def asymmetric(x, _):
 
 def groups(size, layout="row_major", ue8m0=False):
     def spelled(x, _):
-        parts = x.view(x.size(0), -1, size).float()
+        parts = x.view(x.size(0), x.size(1) // size, size).float()
         scale = parts.abs().amax(-1).clamp_min(1e-4) / 448.0
         if ue8m0:
             scale = torch.exp2(torch.ceil(torch.log2(scale)))

@@ -140,7 +140,7 @@ def quantize_rows_reference(
     how = Quantization(quantizer)
     shape = values.shape
     if how.group is not None:
-        values = values.unflatten(-1, (-1, how.group))
+        values = values.unflatten(-1, (shape[-1] // how.group, how.group))
     zero, given = None, scale
     if given is not None:
         scale = given.reshape(1)
