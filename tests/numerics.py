@@ -2,7 +2,7 @@
 
 import torch
 
-__all__ = ["fp8_steps", "relative_error", "rows_with_special_values"]
+__all__ = ["fp8_steps", "quantised_steps", "relative_error", "rows_with_special_values"]
 
 
 def fp8_steps(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -10,6 +10,11 @@ def fp8_steps(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     nan_a, nan_b = a.float().isnan(), b.float().isnan()
     steps = (_order(a) - _order(b)).abs()
     return torch.where(nan_a | nan_b, torch.where(nan_a & nan_b, 0, 1000), steps)
+
+
+def quantised_steps(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """:func:`fp8_steps`, or for int8 the difference."""
+    return (a.int() - b.int()).abs() if a.dtype == torch.int8 else fp8_steps(a, b)
 
 
 def _order(x: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from helion_compile import kernels
+from helion_compile.bench.cold_start import ATTRIBUTES
 
 __all__ = ["measure"]
 
@@ -27,7 +28,7 @@ def measure() -> dict[str, float]:
 
 
 def _ours(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    return kernels.rms_norm_quant(x, weight, None, 1e-6, True, torch.bfloat16, "divide", True, None, None, False, False)
+    return kernels.rms_norm_quant(x, weight, *ATTRIBUTES)
 
 
 def _spelled(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:

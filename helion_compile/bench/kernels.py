@@ -14,11 +14,14 @@ from rich.table import Table
 
 from helion_compile.bench.timing import device_us, machine, require_gpu, rotating
 from helion_compile.kernels import quant, rms_norm_quant
+from helion_compile.kernels.normalization import normalization
+from helion_compile.kernels.quantization import quantization
 
 __all__ = ["main"]
 
 EPS = 1e-6
-TORCHAO = (torch.bfloat16, "divide", True, None, None)  # how torchao writes its quantiser: see kernels/quant.py
+NORM = normalization(cast_then_scale=True)  # Llama's
+TORCHAO = quantization(torch.float8_e4m3fn, clamp=(-448.0, 448.0), scale_dtype=torch.bfloat16)
 
 
 def _quantized(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,20 +43,24 @@ def _add_norm_quantized(x: torch.Tensor, weight: torch.Tensor, residual: torch.T
     return *_quantized(_norm(total, weight)), total
 
 
+def _norm_quant(x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor | None, exact: bool) -> Any:
+    return rms_norm_quant(x, weight, None, residual, None, None, EPS, NORM, TORCHAO, exact, False)
+
+
 # name -> (spelled in torch, our kernel with the same arguments, tensors [M, K] that are read or written in bf16 / in fp8)
 CASES: dict[str, tuple[Callable, Callable, int]] = {
-    "rms_norm_quant": (_norm_quantized, lambda x, w: rms_norm_quant(x, w, None, EPS, True, *TORCHAO, False, False), 1),
+    "rms_norm_quant": (_norm_quantized, lambda x, w: _norm_quant(x, w, None, False), 1),
     "rms_norm_quant exact": (
         _norm_quantized,
-        lambda x, w: rms_norm_quant(x, w, None, EPS, True, *TORCHAO, True, False),
+        lambda x, w: _norm_quant(x, w, None, True),
         1,
     ),
     "add_rms_norm_quant": (
         _add_norm_quantized,
-        lambda x, w, r: rms_norm_quant(x, w, r, EPS, True, *TORCHAO, False, False),
+        lambda x, w, r: _norm_quant(x, w, r, False),
         3,
     ),
-    "quant": (_quantized, lambda x: quant(x, *TORCHAO, False), 1),
+    "quant": (_quantized, lambda x: quant(x, None, None, TORCHAO, False), 1),
 }
 
 

@@ -17,13 +17,13 @@ from rich.table import Table
 
 from helion_compile import kernels
 from helion_compile.bench import cold_start, decode
+from helion_compile.bench.cold_start import ATTRIBUTES
 from helion_compile.bench.timing import host_us, machine, require_gpu
 from helion_compile.launch import host_function
 
 __all__ = ["main"]
 
 EPS = 1e-6
-ATTRIBUTES = (True, torch.bfloat16, "divide", True, None, None, False, False)
 PARTS = ("eager", "compiled", "cold", "decode")
 
 
@@ -63,13 +63,14 @@ def main(argv: list[str]) -> int:
 
 def eager(x: torch.Tensor, weight: torch.Tensor) -> dict[str, float]:
     """The kernel called directly: by us, by Helion, by Triton with outputs allocated."""
-    arguments = (x, weight, None, EPS, *ATTRIBUTES)
+    arguments = (x, weight, *ATTRIBUTES)
     ours = kernels.rms_norm_quant
     noted: list[tuple[Any, ...]] = []
     host = host_function(ours, arguments, ours.pick(arguments).config)
     host(*arguments, _launcher=lambda kernel, grid, *args, **options: noted.append((kernel, grid, args, options)))
     kernel, grid, args, launch_options = noted[0]
-    outputs = [arg for arg in args if isinstance(arg, torch.Tensor) and arg is not x and arg is not weight]
+    inputs = {x.data_ptr(), weight.data_ptr()}
+    outputs = [arg for arg in args if isinstance(arg, torch.Tensor) and arg.data_ptr() not in inputs]
 
     def triton() -> None:
         for output in outputs:
@@ -116,14 +117,14 @@ def compiled(x: torch.Tensor, weight: torch.Tensor, modes: Sequence[str]) -> dic
 
     @torch.library.custom_op("helion_compile_bench::rms_norm_quant", mutates_args=())
     def custom(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return kernels.rms_norm_quant.helion(x, weight, None, EPS, *ATTRIBUTES)
+        return kernels.rms_norm_quant.helion(x, weight, *ATTRIBUTES)
 
     @custom.register_fake
     def _(x, weight):
         return torch.empty_like(x, dtype=torch.float8_e4m3fn), x.new_empty((x.size(0), 1), dtype=torch.float32)
 
     def ours(x: torch.Tensor, weight: torch.Tensor) -> Any:
-        return kernels.rms_norm_quant(x, weight, None, EPS, *ATTRIBUTES)
+        return kernels.rms_norm_quant(x, weight, *ATTRIBUTES)
 
     small = torch.randn(16, device="cuda")
     rows = {}

@@ -5,12 +5,19 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from helion_compile.fusions.quantizing import quantize_arguments, refuse_quantize, refuse_readers
+from helion_compile.fusions.quantizing import (
+    quantizer_inputs,
+    quantizer_outputs,
+    quantizer_text,
+    refuse_quantize,
+    refuse_readers,
+)
 from helion_compile.fusions.tensors import Outputs, refused_by, rows_of, rows_value, unpack, value_of
 from helion_compile.hop import helion_kernel
 from helion_compile.kernels import rms_norm_quant
+from helion_compile.kernels.normalization import normalization
 from passes.fusion import Chain, Emit, Fusion
-from passes.meanings import Norm, NormKind, NormRounding, Quantize
+from passes.meanings import Norm, NormRounding, Quantize
 
 __all__ = ["KERNELS", "fusion"]
 
@@ -28,14 +35,9 @@ def fusion(*, exact: bool) -> Fusion:
 
 
 def _refuse(chain: Chain, *, exact: bool) -> str | None:
-    norm = chain[Norm].meaning
-    if norm.kind is not NormKind.RMS or norm.weight_offset or norm.bias_dtype or norm.residual_multiplier != 1:
-        return f"the kernel computes RMSNorm with a plain weight and residual, found {norm}"
-    if norm.dtype != norm.x_dtype:
-        return f"the norm takes {norm.x_dtype} and gives {norm.dtype}; the kernel gives its input's dtype"
     return (
         refuse_readers(chain, bit_equal=False)
-        or refuse_quantize(chain, exact)
+        or refuse_quantize(chain)
         or refused_by(rms_norm_quant, *_arguments(chain, exact, rows_value, value_of))
     )
 
@@ -43,23 +45,37 @@ def _refuse(chain: Chain, *, exact: bool) -> str | None:
 def _build(chain: Chain, emit: Emit, *, exact: bool) -> Outputs:
     arguments = _arguments(chain, exact, functools.partial(rows_of, emit), lambda node: node)
     results = unpack(emit, emit(helion_kernel, *arguments, kernel=rms_norm_quant.key))
-    outputs = {(Quantize, "q"): next(results), (Quantize, "scale"): next(results)}
+    outputs = quantizer_outputs(chain)
     if chain[Norm].meaning.residual:
-        outputs[Norm, "sum"] = next(results)
+        outputs.append((Norm, "sum"))
     if chain.wanted(Norm, "out"):
-        outputs[Norm, "out"] = next(results)
-    return outputs
+        outputs.append((Norm, "out"))
+    return dict(zip(outputs, results, strict=True))
 
 
 def _arguments(chain: Chain, exact: bool, rows: Any, value: Any) -> tuple[Any, ...]:
     norm, inputs = chain[Norm].meaning, chain.inputs
+    scale, scale_ub = (None if node is None else value(node) for node in quantizer_inputs(chain))
     return (
         rows(inputs["x"]),
         value(inputs["weight"]) if norm.weight_dtype else None,
+        value(inputs["bias"]) if norm.bias_dtype else None,
         rows(inputs["residual"]) if norm.residual else None,
+        scale,
+        scale_ub,
         norm.eps,
-        norm.rounding is NormRounding.CAST_THEN_SCALE,
-        *quantize_arguments(chain),
+        _text(norm),
+        quantizer_text(chain[Quantize].meaning),
         exact,
         bool(chain.wanted(Norm, "out")),
+    )
+
+
+def _text(norm: Norm) -> str:
+    return normalization(
+        norm.kind.value,
+        cast_then_scale=norm.rounding is NormRounding.CAST_THEN_SCALE,
+        dtype=None if norm.dtype == norm.x_dtype else norm.dtype,
+        weight_offset=norm.weight_offset,
+        residual_multiplier=norm.residual_multiplier,
     )

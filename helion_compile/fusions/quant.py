@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
-from helion_compile.fusions.quantizing import quantize_arguments, refuse_quantize, refuse_readers
-from helion_compile.fusions.tensors import Outputs, refused_by, rows_of, rows_value, unpack
+from helion_compile.fusions.quantizing import (
+    quantizer_inputs,
+    quantizer_outputs,
+    quantizer_text,
+    refuse_quantize,
+    refuse_readers,
+)
+from helion_compile.fusions.tensors import Outputs, refused_by, rows_of, rows_value, unpack, value_of
 from helion_compile.hop import helion_kernel
 from helion_compile.kernels import quant
 from passes.fusion import Chain, Emit, Fusion
@@ -27,15 +34,19 @@ def fusion(*, exact: bool) -> Fusion:
 
 
 def _refuse(chain: Chain, *, exact: bool) -> str | None:
-    x = chain.inputs["x"]
     return (
         refuse_readers(chain, bit_equal=exact)
-        or refuse_quantize(chain, exact)
-        or refused_by(quant, rows_value(x), *quantize_arguments(chain), exact)
+        or refuse_quantize(chain)
+        or refused_by(quant, *_arguments(chain, exact, rows_value, value_of))
     )
 
 
 def _build(chain: Chain, emit: Emit, *, exact: bool) -> Outputs:
-    x = rows_of(emit, chain.inputs["x"])
-    results = unpack(emit, emit(helion_kernel, x, *quantize_arguments(chain), exact, kernel=quant.key))
-    return {(Quantize, "q"): next(results), (Quantize, "scale"): next(results)}
+    arguments = _arguments(chain, exact, functools.partial(rows_of, emit), lambda node: node)
+    results = unpack(emit, emit(helion_kernel, *arguments, kernel=quant.key))
+    return dict(zip(quantizer_outputs(chain), results, strict=True))
+
+
+def _arguments(chain: Chain, exact: bool, rows: Any, value: Any) -> tuple[Any, ...]:
+    scale, scale_ub = (None if node is None else value(node) for node in quantizer_inputs(chain))
+    return rows(chain.inputs["x"]), scale, scale_ub, quantizer_text(chain[Quantize].meaning), exact

@@ -2,47 +2,70 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from torch.fx import Node
 
-from helion_compile.kernels.quant import FP8_MAX
+from helion_compile.kernels.quantization import quantization
 from passes.fusion import Chain
-from passes.meanings import Granularity, Matmul, Quantize, ScaleFormat, ScaleUse
+from passes.meanings import Granularity, Matmul, Quantize, ScaleFormat, ScaleLayout, ScaleUse
 from passes.source import Location
 
-__all__ = ["quantize_arguments", "refuse_quantize", "refuse_readers"]
+__all__ = ["quantizer_inputs", "quantizer_outputs", "quantizer_text", "refuse_quantize", "refuse_readers"]
+
+aten = torch.ops.aten
 
 _USE = {ScaleUse.DIVIDE: "divide", ScaleUse.MULTIPLY_RECIPROCAL: "reciprocal"}
+_LAYOUT = {
+    ScaleLayout.ROW_MAJOR: "row_major",
+    ScaleLayout.COLUMN_MAJOR: "column_major",
+    ScaleLayout.TMA_ALIGNED: "tma_aligned",
+}
+_MATMULS = frozenset({aten._scaled_mm.default, aten._int_mm.default})
 
 
-def quantize_arguments(chain: Chain) -> tuple[Any, ...]:
-    """``scale_dtype, use, clamp, amax_floor, scale_floor``, as every quantising kernel takes them."""
+def quantizer_text(meaning: Quantize) -> str:
+    """The attributes as kernels take them; of a meaning that :func:`refuse_quantize` lets through."""
+    dynamic = meaning.dynamic
+    return quantization(
+        meaning.dtype,
+        qmax=meaning.qmax if dynamic else None,
+        clamp=meaning.clamp,
+        use=_USE[meaning.use],
+        scale_dtype=meaning.scale_dtype if dynamic else torch.float32,
+        amax_floor=meaning.amax_floor,
+        scale_floor=meaning.scale_floor,
+        group=meaning.group if meaning.granularity is Granularity.GROUP else None,
+        ue8m0=meaning.scale_format is ScaleFormat.UE8M0,
+        layout=_LAYOUT[meaning.scale_layout],
+        zero_point=meaning.zero_point,
+    )
+
+
+def quantizer_inputs(chain: Chain) -> tuple[Node | None, Node | None]:
+    """The static scale and the upper bound of the largest magnitude, where the quantiser has them."""
     meaning = chain[Quantize].meaning
-    return meaning.scale_dtype, _USE.get(meaning.use), meaning.clamp is not None, meaning.amax_floor, meaning.scale_floor
+    return None if meaning.dynamic else chain.inputs["scale"], chain.inputs["scale_ub"] if meaning.scale_ub else None
 
 
-def refuse_quantize(chain: Chain, exact: bool) -> str | None:
-    """Why the kernels cannot compute the chain's quantiser."""
+def quantizer_outputs(chain: Chain) -> list[tuple[type[Quantize], str]]:
+    """Names of the quantiser's outputs, in the order in which kernels return them."""
     meaning = chain[Quantize].meaning
-    if meaning.dtype != torch.float8_e4m3fn:
-        return f"the values become {meaning.dtype}; the kernel makes torch.float8_e4m3fn"
-    if meaning.qmax != FP8_MAX:
-        return f"the values are brought to ±{meaning.qmax:g}; the kernel uses the whole range of the format, ±{FP8_MAX:g}"
-    if meaning.clamp not in (None, (-FP8_MAX, FP8_MAX)):
-        return f"the values are clamped to {meaning.clamp}; the kernel clamps to ±{FP8_MAX:g}"
-    if meaning.granularity is not Granularity.TOKEN or not meaning.dynamic:
-        kind = "" if meaning.dynamic else "static "
-        return f"there is one {kind}scale {meaning.granularity.value}; the kernel takes one from the values of each token"
-    if meaning.zero_point or meaning.scale_ub:
-        found = "zero point" if meaning.zero_point else "upper bound of the scale"
-        return f"the quantiser has a {found}; the kernel knows none"
-    if meaning.scale_format is not ScaleFormat.FP32:
-        return f"the scales are {meaning.scale_format.value}; the kernel gives fp32"
+    present = {"q": True, "scale": meaning.dynamic, "zero": meaning.zero_point}
+    return [(Quantize, name) for name, is_there in present.items() if is_there]
+
+
+def refuse_quantize(chain: Chain) -> str | None:
+    """Why no kernel takes a quantiser of this kind; what of its attributes a kernel computes is the kernel's to say."""
+    meaning = chain[Quantize].meaning
+    if meaning.granularity is Granularity.TENSOR and meaning.dynamic:
+        return (
+            "one scale a tensor is known when all of it was read, so a second kernel has to write the values; Inductor makes "
+            "the same two. One scale a token, one a group and a static one fuse"
+        )
+    if not meaning.dynamic and meaning.granularity is not Granularity.TENSOR:
+        return f"there is one static scale {meaning.granularity.value}; a static scale of one number fuses"
     if meaning.use not in _USE:
-        return f"the values are brought into range by {meaning.use.value}; the kernel divides or multiplies by 1 / scale"
-    if exact and meaning.scale_dtype == torch.float64:
-        return "the scale is computed in torch.float64, which the kernel keeps only to fp32; use numerics='default'"
+        return f"the values are brought into range by {meaning.use.value}; divided, or multiplied by 1 / scale, they fuse"
     return None
 
 
@@ -52,9 +75,9 @@ def refuse_readers(chain: Chain, *, bit_equal: bool) -> str | None:
         return None
     for reader in chain.readers(Quantize, "q"):
         in_matmul = reader.region is not None and isinstance(reader.region.meaning, Matmul)
-        if not (reader.node.op == "output" or in_matmul):
+        if not (reader.node.op == "output" or in_matmul or reader.node.target in _MATMULS):
             return (
-                f"the fp8 bytes are also read by {reader.node.target} at {Location.of(reader.node)}, and a fused kernel may "
-                f"change a byte by one step; only matmuls may read them"
+                f"the quantised bytes are also read by {reader.node.target} at {Location.of(reader.node)}, and a fused kernel "
+                f"may change a byte by one step; only matmuls may read them"
             )
     return None

@@ -57,5 +57,7 @@ def value_of(node: Node) -> torch.Tensor:
 
 
 def unpack(emit: Emit, node: Node) -> Iterator[Node]:
-    """The results of a kernel that has several, one node each, made as they are asked for."""
+    """The results of a kernel, one node each, made as they are asked for."""
+    if isinstance(node.meta["val"], torch.Tensor):
+        return iter((node,))
     return (emit(operator.getitem, node, index) for index in range(len(node.meta["val"])))

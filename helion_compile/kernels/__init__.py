@@ -1,6 +1,10 @@
-"""The kernels that ship with the package, one family a file; importing this makes them findable by name."""
+"""The kernels that ship with the package, one family a file; importing this makes them findable by name.
 
-from helion_compile.kernels.norm_quant import rms_norm_quant
-from helion_compile.kernels.quant import quant
+The files have an underscore because the code that Helion generates imports them: under its own name, a kernel would be in
+the way.
+"""
+
+from helion_compile.kernels._norm_quant import rms_norm_quant
+from helion_compile.kernels._quant import quant
 
 __all__ = ["quant", "rms_norm_quant"]

@@ -92,7 +92,7 @@ class Space:
         return found
 
     def seeds(self, known: Iterable[Config]) -> list[dict[str, Any]]:
-        """The known ones, Helion's default, and from the first: every warp count, rolled or not, flat or persistent."""
+        """The known ones, Helion's default, and from the first: every warp count, rolled or not, other grids and blocks."""
         bases = [config for config in map(self.whole, known) if config]
         bases.append(dict(self.spec.default_config().config))
         found = list(bases)
@@ -105,6 +105,11 @@ class Space:
                 found.append(
                     {**base, "num_warps": warps, "pid_type": "persistent_interleaved", "num_sm_multiplier": multiplier}
                 )
+        # A block of rows a program where a kernel loops over one: what it loads before the loop is then read less often.
+        if len(base.get("block_sizes") or []) == 2:
+            inner = base["block_sizes"][1]
+            for warps in _distinct([base.get("num_warps", 4), max(1, base.get("num_warps", 4) // 2)]):
+                found += [{**base, "num_warps": warps, "block_sizes": [rows * inner, inner]} for rows in (2, 4, 8, 16)]
         policies, live = self.defaults.get("load_eviction_policies") or [], sorted(self.live["load_eviction_policies"])
         for choices in (["first"] + ["last"] * len(live), ["first"] * len(live)) if live else ():
             chosen = dict(zip(live, choices, strict=False))
@@ -119,7 +124,8 @@ class Space:
             flat = self.generation.flatten(helion.Config(**config))
         except Exception:
             return
-        loops = config.get("pid_type", "flat") != "flat" or any(config.get("reduction_loops") or [])
+        blocks = config.get("block_sizes") or []
+        loops = config.get("pid_type", "flat") != "flat" or any(config.get("reduction_loops") or []) or len(set(blocks)) > 1
         fields = list(enumerate(zip(self.names, self.generation.flat_spec, strict=False)))
         for index, (name, fragment) in sorted(fields, key=lambda field: _rank(field[1][0])):
             if name.startswith("range_") and not loops:  # they are about a loop that is not there

@@ -72,11 +72,13 @@ class Calls:
             return scale_in_place, (copy[: x.numel()].view(x.shape).copy_(x), choose(FLOATS))
         k, dtype = choose((64, 256)), choose((torch.bfloat16, torch.float32))
         x = self.tensor((choose((1, 2, 16, 33, 64, 200)), k), dtype, choose(("rows", "one more", "sixteen more")))
-        attributes = (torch.float32, "divide", True, None, None, False)
+        attributes = (None, None, "float8_e4m3fn clamp=-448:448", False)
         if kind == 8:
             return quant, (x, *attributes)
         weight = self.memory[dtype].as_strided((k,), (1,), choose((0, 1)))
-        return rms_norm_quant, (x, weight, None, choose((1e-6, 1e-5, 0.0)), True, *attributes, False)
+        static, bound, quantizer, exact = attributes
+        norm = choose((1e-6, 1e-5, 0.0)), "rms cast_then_scale"
+        return rms_norm_quant, (x, weight, None, None, static, bound, *norm, quantizer, exact, False)
 
 
 def prepare(calls: Calls, number: int) -> None:

@@ -5,7 +5,17 @@ import helion_compile
 from helion_compile import counters
 from helion_compile.kernels import rms_norm_quant
 
-ATTRIBUTES = (1e-6, True, torch.bfloat16, "divide", True, None, None, False, False)
+ATTRIBUTES = (
+    None,
+    None,
+    None,
+    None,
+    1e-6,
+    "rms cast_then_scale",
+    "float8_e4m3fn clamp=-448:448 scale_dtype=bfloat16",
+    False,
+    False,
+)
 
 
 def test_after_it_no_number_of_tokens_or_alignment_compiles():
@@ -13,7 +23,7 @@ def test_after_it_no_number_of_tokens_or_alignment_compiles():
     memory = torch.randn(600 * 512, device="cuda", dtype=torch.bfloat16)
 
     def inputs(tokens, shift=0):
-        return (memory[shift : shift + tokens * 512].view(tokens, 512), weight, None, *ATTRIBUTES)
+        return (memory[shift : shift + tokens * 512].view(tokens, 512), weight, *ATTRIBUTES)
 
     done = helion_compile.warm_up(rms_norm_quant, [16, 64, 256], inputs, between=True, unaligned=("x",))
     assert done.counted.loaded > 0

@@ -133,8 +133,9 @@ class TestWhatItFinds:
         monkeypatch.setattr(Gpu, "current", staticmethod(lambda: Gpu("NVIDIA H200", "sm_90")))
         with FakeTensorMode():
             x = torch.empty(16, 64, dtype=torch.bfloat16, device="cuda")
-        text = _config(quant, [x, torch.bfloat16, "divide", True, None, None, False])
-        pick = quant.table.pick(quant.case(x), Gpu.current())
+        args = [x, None, None, "float8_e4m3fn clamp=-448:448 scale_dtype=bfloat16", False]
+        text = _config(quant, args)
+        pick = quant.table.pick(quant.case(*args), Gpu.current())
         assert text == f"{dict(pick.config)} ({pick.sentence})"
 
 

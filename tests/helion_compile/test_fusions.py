@@ -81,34 +81,6 @@ class TestLeftAlone:
         unfused, _ = run(function, *args, only=[])
         assert_bit_equal(result, unfused)
 
-    def test_an_fp32_weight_on_a_bf16_input(self):
-        def function(x, weight):
-            return torchao(rms_norm(x, weight))
-
-        # What the norm gives is fp32 then: quantising it stays a kernel of its own.
-        self.refused(
-            function,
-            randn(8, K),
-            weight_of(K, torch.float32),
-            reason="the norm takes torch.bfloat16 and gives torch.float32",
-            still=["quant"],
-            numerics="exact",
-        )
-
-    def test_an_fp32_weight_rounded_with_the_result(self):
-        def function(x, weight):
-            x32 = x.float()
-            return torchao((weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + EPS))).to(x.dtype))
-
-        self.refused(
-            function,
-            randn(8, K),
-            weight_of(K, torch.float32),
-            reason="weight is torch.float32 and x is torch.bfloat16",
-            still=["quant"],
-            numerics="exact",
-        )
-
     def test_bytes_that_something_else_reads(self):
         def function(x, weight):
             q, scale = torchao(rms_norm(x, weight))
@@ -184,19 +156,19 @@ class TestLeftAlone:
 
         self.refused(function, randn(8, K), reason="quantisation to int8 is not read yet")
 
-    def test_another_fp8(self):
+    def test_another_fp8_that_nothing_bounds(self):
         def function(x):
             scale = x.abs().amax(-1, keepdim=True).float() / 57344.0
-            return (x.float() / scale).clamp(-57344.0, 57344.0).to(torch.float8_e5m2), scale
+            return (x.float() / scale).to(torch.float8_e5m2), scale
 
-        self.refused(function, randn(8, K), reason="the kernel makes torch.float8_e4m3fn")
+        self.refused(function, randn(8, K), reason="nothing bounds the values before the cast to torch.float8_e5m2")
 
-    def test_another_range_than_the_formats(self):
+    def test_a_range_beyond_the_formats(self):
         def function(x):
-            scale = x.abs().amax(-1, keepdim=True).float() / 240.0
-            return (x.float() / scale).clamp(-240.0, 240.0).to(E4M3), scale
+            scale = x.abs().amax(-1, keepdim=True).float() / 480.0
+            return (x.float() / scale).clamp(-480.0, 480.0).to(E4M3), scale
 
-        self.refused(function, randn(8, K), reason="the values are brought to ±240; the kernel uses the whole range")
+        self.refused(function, randn(8, K), reason="the values are clamped to [-480, 480], beyond the range of")
 
     def test_a_scale_in_fp64_in_exact_numerics(self):
         def function(x):
@@ -242,6 +214,34 @@ class TestSpellings:
         results, record = run(quantize, x, numerics="exact")
         assert fused(record) == ["quant"]
         assert_bit_equal(results, quantize(x))
+
+    def test_another_fp8_and_another_range(self):
+        def function(x):
+            scale = x.abs().amax(-1, keepdim=True).float() / 57344.0
+            narrow = x.abs().amax(-1, keepdim=True).float() / 240.0
+            return (
+                *((x.float() / scale).clamp(-57344.0, 57344.0).to(torch.float8_e5m2), scale),
+                *((x.float() / narrow).clamp(-240.0, 240.0).to(E4M3), narrow),
+            )
+
+        results, record = run(function, randn(8, K), numerics="exact")
+        assert fused(record) == ["quant", "quant"]
+        assert_bit_equal(results, function(randn(8, K)))
+
+    @pytest.mark.parametrize("rounded_with_the_result", [False, True])
+    def test_an_fp32_weight_on_a_bf16_input(self, rounded_with_the_result):
+        def function(x, weight):
+            if not rounded_with_the_result:
+                norm = rms_norm(x, weight)  # fp32
+            else:
+                x32 = x.float()
+                norm = (weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + EPS))).to(x.dtype)
+            return *torchao(norm), norm * 2
+
+        args = randn(8, K), weight_of(K, torch.float32)
+        results, record = run(function, *args, numerics="exact")
+        assert fused(record) == ["rms_norm_quant"]
+        assert_bit_equal(results, function(*args))
 
     @pytest.mark.parametrize("swapped", [False, True])
     @pytest.mark.parametrize("read", ["sum", "norm", "both", "neither"])

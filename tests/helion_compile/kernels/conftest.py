@@ -1,0 +1,26 @@
+"""Kernel bodies as plain PyTorch: Helion's reference mode, with torch's own operations in the place of GPU assembly."""
+
+import helion
+import pytest
+import torch
+
+from helion_compile.kernels import normalization, quant, quantizing, rms_norm_quant
+
+
+@pytest.fixture
+def bodies(monkeypatch):
+    """``bodies[rms_norm_quant](*args)`` runs the kernel's own code on CPU tensors, rounding steps included."""
+    replaced = {
+        "rounded": lambda values, dtype: values.to(dtype).float(),
+        "divide_rows": lambda values, divisor: values / divisor,
+        "reciprocal_of": torch.reciprocal,
+        "root_of": torch.sqrt,
+    }
+    for module in (normalization, quantizing):
+        for name, function in replaced.items():
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, function)
+    return {
+        kernel: helion.kernel(kernel.fn, ref_mode=helion.RefMode.EAGER, static_shapes=False, autotune_effort="none")
+        for kernel in (rms_norm_quant, quant)
+    }

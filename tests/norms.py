@@ -1,0 +1,131 @@
+"""Norms as models spell them, each with the attributes that a kernel takes for the same function.
+
+Letters: M rows, K hidden size.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from helion_compile.kernels.normalization import normalization
+
+__all__ = ["EPS", "NORMS", "SpelledNorm"]
+
+EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class SpelledNorm:
+    """``spelled(x, weight, bias, factor)`` is the norm of ``x`` [M, K]; ``text(dtype)`` are the attributes for that ``x``.
+
+    ``factor`` [M, 1] is what a kernel multiplies or divides by, None to compute it; ``factor_of(x)`` computes it.
+    ``add(x, residual)`` gives what the norm reads and the sum that others read.
+    """
+
+    spelled: Callable
+    text: Callable[[torch.dtype], str]
+    weight: bool = True
+    bias: bool = False
+    weight_dtype: torch.dtype | None = None  # x's if None
+    add: Callable = lambda x, residual: (x + residual, x + residual)
+    root: Callable = torch.rsqrt
+
+    def parameters(self, k, dtype, device):
+        """Weight and bias [K], or None."""
+        generator = torch.Generator().manual_seed(9)
+        dtype = self.weight_dtype or dtype
+        weight = (1 + 0.1 * torch.randn(k, generator=generator)).to(device, dtype)
+        bias = (0.1 * torch.randn(k, generator=generator)).to(device, dtype)
+        return weight if self.weight else None, bias if self.bias else None
+
+    def factor_of(self, x):
+        x32 = x.float()
+        return self.root(x32.pow(2).mean(-1, keepdim=True) + EPS)
+
+
+def llama(x, weight, _, rstd):
+    return weight * (x.float() * rstd).to(x.dtype)
+
+
+def nn_rms_norm(x, weight, _, rstd):
+    return (x.float() * rstd * weight).to(x.dtype)
+
+
+def gemma(x, weight, _, rstd):
+    return (x.float() * rstd * (1.0 + weight.float())).to(x.dtype)
+
+
+def weightless(x, weight, _, rstd):
+    return (x.float() * rstd).to(x.dtype)
+
+
+def over_root(x, weight, _, root):
+    return weight * (x.float() / root).to(x.dtype)
+
+
+def t5(x, weight, _, rstd):
+    return weight * (x.float() * rstd.to(x.dtype)).to(x.dtype)
+
+
+def layer(x, weight, bias, rstd):
+    return ((x.float() - x.float().mean(-1, keepdim=True)) * rstd * weight + bias).to(x.dtype)
+
+
+def layer_cast_then_scale(x, weight, bias, rstd):
+    return weight * ((x.float() - x.float().mean(-1, keepdim=True)) * rstd).to(x.dtype) + bias
+
+
+def granite(x, residual):
+    total = x * 0.22 + residual
+    return total, total
+
+
+def vllm(x, residual):
+    total = x.float() + residual.float()
+    return total, total.to(x.dtype)
+
+
+class _Layer(SpelledNorm):
+    def factor_of(self, x):
+        x32 = x.float()
+        return super().factor_of(x32 - x32.mean(-1, keepdim=True))
+
+
+def _fixed(kind, spelled, *, text=None, **attributes):
+    return kind(spelled, lambda dtype: text, **attributes)
+
+
+CAST = normalization(cast_then_scale=True)
+NORMS = {
+    "llama": _fixed(SpelledNorm, llama, text=CAST),
+    "nn.RMSNorm": _fixed(SpelledNorm, nn_rms_norm, text=normalization()),
+    "gemma": _fixed(SpelledNorm, gemma, text=normalization(weight_offset=1.0)),
+    "weightless": _fixed(SpelledNorm, weightless, text=normalization(), weight=False),
+    "granite": _fixed(SpelledNorm, llama, text=normalization(cast_then_scale=True, residual_multiplier=0.22), add=granite),
+    "an fp32 weight, rounded with the result": _fixed(
+        SpelledNorm, nn_rms_norm, text=normalization(), weight_dtype=torch.float32
+    ),
+    "an fp32 weight": _fixed(
+        SpelledNorm, llama, text=normalization(cast_then_scale=True, dtype=torch.float32), weight_dtype=torch.float32
+    ),
+    "over the root": _fixed(SpelledNorm, over_root, text=normalization(cast_then_scale=True, root="sqrt"), root=torch.sqrt),
+    "times 1 / root": _fixed(
+        SpelledNorm,
+        llama,
+        text=normalization(cast_then_scale=True, root="reciprocal_sqrt"),
+        root=lambda squared: torch.sqrt(squared).reciprocal(),
+    ),
+    "t5": SpelledNorm(t5, lambda dtype: normalization(cast_then_scale=True, factor_dtype=dtype)),
+    "layer": _fixed(_Layer, layer, text=normalization("layer"), bias=True),
+    "layer, cast then scale": _fixed(
+        _Layer, layer_cast_then_scale, text=normalization("layer", cast_then_scale=True), bias=True
+    ),
+}
+# What the norm reads is not of x's dtype, as the sum is not rounded before.
+UNROUNDED = _fixed(
+    SpelledNorm,
+    lambda total, weight, _, rstd: (total * rstd * weight.float()).to(weight.dtype),
+    text=normalization(unrounded_sum=True),
+    add=vllm,
+)

@@ -1,0 +1,159 @@
+"""Quantisers as models spell them, each with the attributes that a kernel takes for the same function.
+
+Letters: M rows, K elements of a row.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from helion_compile.kernels.quantization import quantization
+
+__all__ = ["QUANTISERS", "Quantiser"]
+
+E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
+FP8 = (-448.0, 448.0)
+INT8 = (-128.0, 127.0)
+FLOOR = 1 / (448.0 * 512.0)
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    """``spelled(x, number)`` quantises ``x`` [M, K] and gives values, scales and zero points, as far as it has them.
+
+    ``number`` is a static scale, if ``static``, or the upper bound of the largest magnitudes, if ``bounded``; else None.
+    ``text(dtype)`` are the attributes for an ``x`` of that dtype.
+    """
+
+    spelled: Callable
+    text: Callable[[torch.dtype], str]
+    static: bool = False
+    bounded: bool = False
+
+    def number(self, device):
+        value = 0.013 if self.static else 2.0 if self.bounded else None
+        return None if value is None else torch.tensor([value], device=device)
+
+    def arguments(self, dtype, number):
+        """``scale, scale_ub, quantizer`` of a quantising kernel."""
+        return number if self.static else None, number if self.bounded else None, self.text(dtype)
+
+    def results(self, x, number):
+        results = self.spelled(x, number)
+        return results if isinstance(results, tuple) else (results,)
+
+
+def torchao(x, _):
+    scale = (x.abs().amax(-1, keepdim=True) / 448.0).float()
+    return (x.float() / scale).clamp(*FP8).to(E4M3), scale
+
+
+def vllm(x, _):
+    scale = (x.abs().amax(-1, keepdim=True).float() / 448.0).clamp_min(FLOOR)
+    return (x.float() * scale.reciprocal()).clamp(*FP8).to(E4M3), scale
+
+
+def plain(x, _):
+    amax = x.abs().max(dim=-1, keepdim=True).values.float().clamp_min(1e-12)
+    scale = amax / 448.0
+    return (x.float() / scale).to(E4M3), scale
+
+
+def bounded(x, scale_ub):
+    amax = torch.minimum(x.abs().amax(-1, keepdim=True).float(), scale_ub)
+    scale = (amax / 448.0).clamp_min(FLOOR)
+    return (x.float() * scale.reciprocal()).clamp(*FP8).to(E4M3), scale
+
+
+def e5m2(x, _):
+    scale = x.abs().amax(-1, keepdim=True).float() / 57344.0
+    return (x.float() / scale).clamp(-57344.0, 57344.0).to(E5M2), scale
+
+
+def narrow(x, _):
+    scale = x.abs().amax(-1, keepdim=True).float() / 240.0
+    return (x.float() / scale).clamp(-240.0, 240.0).to(E4M3), scale
+
+
+def divided_by_a_tensor(x, _):
+    amax = x.abs().amax(-1, keepdim=True).float()
+    scale = amax / torch.full_like(amax, 448.0)
+    return (x.float() / scale).clamp(*FP8).to(E4M3), scale
+
+
+def factor(x, _):
+    amax = x.abs().amax(-1, keepdim=True).float().clamp_max(64.0).clamp_min(1e-4)
+    return (x.float() * (amax.reciprocal() * 448.0)).clamp(*FP8).to(E4M3), amax / 448.0
+
+
+def factor_inverse(x, _):
+    factor = x.abs().amax(-1, keepdim=True).float().clamp_min(1e-12).reciprocal() * 448.0
+    return (x.float() * factor).clamp(*FP8).to(E4M3), factor.reciprocal()
+
+
+def static(x, scale):
+    return (x.float() / scale).clamp(*FP8).to(E4M3)
+
+
+def static_reciprocal(x, scale):
+    return (x.float() * scale.reciprocal()).clamp(*FP8).to(E4M3)
+
+
+def static_int8(x, scale):
+    return (x.float() / scale).round().clamp(*INT8).to(torch.int8)
+
+
+def int8(x, _):
+    scale = (x.abs().amax(-1, keepdim=True) / 127.0).float()
+    return (x.float() / scale).round().clamp(-127.0, 127.0).to(torch.int8), scale
+
+
+def asymmetric(x, _):
+    x = x.float()
+    low, high = x.amin(-1, keepdim=True).clamp_max(0.0), x.amax(-1, keepdim=True).clamp_min(0.0)
+    scale = ((high - low) / 255.0).clamp_min(1e-5)
+    zero = (-128.0 - (low / scale).round()).clamp(*INT8)
+    return ((x / scale).round() + zero).clamp(*INT8).to(torch.int8), scale, zero.to(torch.int8)
+
+
+def groups(size, layout="row_major", ue8m0=False):
+    def spelled(x, _):
+        parts = x.view(x.size(0), x.size(1) // size, size).float()
+        scale = parts.abs().amax(-1).clamp_min(1e-4) / 448.0
+        if ue8m0:
+            scale = torch.exp2(torch.ceil(torch.log2(scale)))
+        q = (parts / scale.unsqueeze(-1)).clamp(*FP8).to(E4M3).view(x.shape)
+        if layout == "row_major":
+            return q, scale
+        step = (x.size(0) + 3) // 4 * 4 if layout == "tma_aligned" else x.size(0)
+        return q, torch.empty_strided(scale.shape, (1, step), device=x.device).copy_(scale)
+
+    text = quantization(E4M3, clamp=FP8, group=size, layout=layout, ue8m0=ue8m0, amax_floor=1e-4)
+    return Quantiser(spelled, lambda dtype: text)
+
+
+def _fixed(spelled, dtype, clamp, *, static=False, bounded=False, **attributes):
+    text = quantization(dtype, clamp=clamp, **attributes)
+    return Quantiser(spelled, lambda dtype: text, static, bounded)
+
+
+QUANTISERS = {
+    "torchao": Quantiser(torchao, lambda dtype: quantization(E4M3, clamp=FP8, scale_dtype=dtype)),
+    "vllm": _fixed(vllm, E4M3, FP8, use="reciprocal", scale_floor=FLOOR),
+    "plain": _fixed(plain, E4M3, None, amax_floor=1e-12),
+    "bounded": _fixed(bounded, E4M3, FP8, use="reciprocal", scale_floor=FLOOR, bounded=True),
+    "e5m2": _fixed(e5m2, E5M2, (-57344.0, 57344.0)),
+    "narrow": _fixed(narrow, E4M3, (-240.0, 240.0), qmax=240.0),
+    "divided by a tensor": _fixed(divided_by_a_tensor, E4M3, FP8, division="tensor"),
+    "factor": _fixed(factor, E4M3, FP8, use="factor", amax_ceiling=64.0, amax_floor=1e-4),
+    "factor inverse": _fixed(factor_inverse, E4M3, FP8, use="factor_inverse", amax_floor=1e-12),
+    "static": _fixed(static, E4M3, FP8, static=True),
+    "static reciprocal": _fixed(static_reciprocal, E4M3, FP8, static=True, use="reciprocal"),
+    "static int8": _fixed(static_int8, torch.int8, INT8, static=True),
+    "int8": Quantiser(int8, lambda dtype: quantization(torch.int8, clamp=(-127.0, 127.0), scale_dtype=dtype)),
+    "int8 asymmetric": _fixed(asymmetric, torch.int8, INT8, zero_point=True, scale_floor=1e-5),
+    "groups of 128": groups(128),
+    "groups of 64, column-major": groups(64, "column_major"),
+    "groups of 128, TMA-aligned, ue8m0": groups(128, "tma_aligned", ue8m0=True),
+}
