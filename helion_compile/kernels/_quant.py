@@ -10,6 +10,7 @@ import torch
 
 from helion_compile.case import Case
 from helion_compile.kernel import kernel
+from helion_compile.kernels.dependent import let_next_begin, wait_for_previous
 from helion_compile.kernels.quantization import Quantization, group_of, new_results, quantization
 from helion_compile.kernels.quantizing import quantize_rows, quantize_rows_reference
 from helion_compile.kernels.rows import (
@@ -111,6 +112,8 @@ def quant(
     scale_rows = by_group(scales, None if group is None else 1)
     static, bound = of_every_row(scale, x_rows), of_every_row(scale_ub, x_rows)
     for rows in hl.tile(m):
+        let_next_begin()
+        wait_for_previous()
         values = load_rows(x_rows, rows)
         bits, scale_of_rows, zero_of_rows = quantize_rows(
             values, load_rows(static, rows), load_rows(bound, rows), quantizer, exact
