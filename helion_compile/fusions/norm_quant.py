@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import torch
+
 from helion_compile.fusions.quantizing import quantize_arguments, refuse_quantize, refuse_readers
 from helion_compile.fusions.tensors import Outputs, refused_by, rows_of, rows_value, unpack, value_of
 from helion_compile.hop import helion_kernel
 from helion_compile.kernels import rms_norm_quant
 from passes.fusion import Chain, Emit, Fusion
-from passes.meanings import Norm, NormKind, NormRounding, Quantize
+from passes.meanings import Norm, NormKind, NormRoot, NormRounding, Quantize
 
 __all__ = ["KERNELS", "fusion"]
 
@@ -31,6 +33,8 @@ def _refuse(chain: Chain, *, exact: bool) -> str | None:
     norm = chain[Norm].meaning
     if norm.kind is not NormKind.RMS or norm.weight_offset or norm.bias_dtype or norm.residual_multiplier != 1:
         return f"the kernel computes RMSNorm with a plain weight and residual, found {norm}"
+    if norm.root is not NormRoot.RSQRT or norm.factor_dtype != torch.float32 or norm.unrounded_sum:
+        return f"the kernel multiplies by rsqrt in fp32 and normalises the rounded sum, found {norm}"
     if norm.dtype != norm.x_dtype:
         return f"the norm takes {norm.x_dtype} and gives {norm.dtype}; the kernel gives its input's dtype"
     return (

@@ -8,7 +8,7 @@ import torch
 
 from helion_compile.kernels.quant import FP8_MAX
 from passes.fusion import Chain
-from passes.meanings import Granularity, Matmul, Quantize, ScaleFormat, ScaleUse
+from passes.meanings import Granularity, Matmul, Quantize, ScaleDivision, ScaleFormat, ScaleUse
 from passes.source import Location
 
 __all__ = ["quantize_arguments", "refuse_quantize", "refuse_readers"]
@@ -37,6 +37,10 @@ def refuse_quantize(chain: Chain, exact: bool) -> str | None:
     if meaning.zero_point or meaning.scale_ub:
         found = "zero point" if meaning.zero_point else "upper bound of the scale"
         return f"the quantiser has a {found}; the kernel knows none"
+    if meaning.division is not ScaleDivision.NUMBER:
+        return f"amax / qmax is computed {meaning.division.value}; the kernel divides by a number"
+    if meaning.amax_ceiling is not None:
+        return f"the largest magnitude is bounded above by {meaning.amax_ceiling:g}; the kernel knows no such bound"
     if meaning.scale_format is not ScaleFormat.FP32:
         return f"the scales are {meaning.scale_format.value}; the kernel gives fp32"
     if meaning.use not in _USE:
