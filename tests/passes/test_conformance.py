@@ -9,7 +9,7 @@ import programs
 import pytest
 import torch
 from capture import capture
-from checks import assert_same_bits
+from checks import assert_near, assert_same_bits
 from spelled_norms import NORMS
 from spelled_quantisers import QUANTISERS
 
@@ -99,12 +99,6 @@ def test_the_attributes_say_what_is_computed(row, dtype):
             assert_same_bits(eager.reshape(expected.shape), expected)
         else:
             assert_near(eager, expected)
-
-
-def assert_near(eager, expected):
-    """Equal but for the order of summation: 64 ulp of fp32, and one step of a 16-bit dtype on top."""
-    step = 2**-17 if eager.dtype == FP32 else torch.finfo(eager.dtype).eps
-    torch.testing.assert_close(eager.float(), expected.float(), rtol=step, atol=2**-17)
 
 
 def test_layouts_are_what_memory_has():
