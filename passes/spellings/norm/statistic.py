@@ -44,6 +44,8 @@ def read_statistic(walk: Walk) -> Statistic | None:
     for value, eps in (add.args[:2], add.args[1::-1]):
         if _is_statistic(unshaped(value)):
             return _read(walk, walk.through_views(value), _constant_eps(walk, walk.take(add), eps))
+        if isinstance(value, Node):
+            _refuse_others(walk, unshaped(value))
     return None
 
 
@@ -64,8 +66,8 @@ def _refuse_others(walk: Walk, node: Node) -> None:
             "expected mean + eps, found a difference of means under the root: a variance as mean(x²) - mean(x)² loses "
             "digits that mean((x - mean(x))²) keeps, and only the latter is read",
         )
-    if _is_statistic(node) and node.target not in MEAN:
-        walk.fail(walk.anchor, "there is no eps under the root; with variance + eps under it, it is a norm")
+    if node is walk.anchor.args[0] and _is_statistic(node):
+        walk.fail(walk.anchor, "there is no eps under the root; with mean + eps or variance + eps under it, it is a norm")
 
 
 def _constant_eps(walk: Walk, add: Node, eps: Any) -> float:

@@ -16,6 +16,7 @@ __all__ = ["Narrowing", "read_narrowing"]
 aten = torch.ops.aten
 
 _ROUND = frozenset({aten.round.default})
+_OTHER_ROUNDINGS = frozenset({aten.floor.default, aten.ceil.default, aten.trunc.default, aten.round.decimals})
 _EXPECTED = "x / scale or x * (1 / scale)"
 
 
@@ -94,6 +95,8 @@ def _integer(walk: Walk, bounds: _Bounds, value: Any) -> Narrowing | None:
     if value.target not in _ROUND:
         if value.target in DIV | MUL and bounds.low is not None and zero is None:
             walk.fail(value, f"{describe(value)} is cast to int8 without rounding, which truncates; torch.round before fuses")
+        if value.target in _OTHER_ROUNDINGS and bounds.low is not None:
+            walk.fail(value, f"the values are rounded by {describe(value)}; torch.round, half to even, fuses")
         return None
     value = walk.take(value).args[0]
     if zero is None:

@@ -18,6 +18,7 @@ from passes.values import (
     dtype_of,
     holds_exactly,
     known_equal,
+    lossless,
     number,
     origin,
     rounded,
@@ -206,16 +207,16 @@ class Scale:
         # Rounding keeps order, so a bound of a value that is rounded later is the rounded bound.
         for dtype in (dtype_of(node), *reversed(self.amax_dtypes if divided else self.scale_dtypes)):
             low, high = (bound if bound is None else rounded(bound, dtype) for bound in (low, high))
-        if high is not None:
-            floor = low if low is not None else self.amax_floor
-            if floor is not None and floor > high:
-                walk.fail(node, f"max |x| is bounded to [{floor:g}, {high:g}], which is empty")
-            self.amax_ceiling = high
         # A floor that rounds to 0 bounds nothing: no magnitude is below it.
-        if low is not None and divided:
-            self.amax_floor = low or None
-        elif low is not None:
+        if not divided:
             self.scale_floor = low or None
+        else:
+            if low and self.upper_bound is not None:
+                walk.fail(node, "max |x| is bounded from below before it is bounded above by scale_ub; after it, it fuses")
+            self.amax_floor = low or self.amax_floor
+            self.amax_ceiling = self.amax_ceiling if high is None else high
+            if self.amax_floor and self.amax_ceiling is not None and self.amax_floor > self.amax_ceiling:
+                walk.fail(node, f"max |x| is bounded to [{self.amax_floor:g}, {self.amax_ceiling:g}], which is empty")
         walk.take(node)
         return inner
 
@@ -227,6 +228,9 @@ class Scale:
                 continue
             if dtype_of(bound) != torch.float32 or dtype_of(node) != torch.float32 or self.upper_bound is not None:
                 self.walk.fail(node, f"expected one upper bound of amax in fp32, found {describe(node)}")
+            for dtype in self.amax_dtypes:
+                if not holds_exactly(dtype, dtype_of(lossless(bound))):
+                    self.walk.fail(node, f"scale_ub is rounded to {dtype_name(dtype)} with amax; kept in fp32 it fuses")
             self.upper_bound = self.walk.through_views(bound)
             self.walk.take(node)
             return value
