@@ -32,7 +32,9 @@ def read(anchor: Node) -> Region | None:
         walk.fail(anchor, f"a norm over the last dimension fuses, found {describe(anchor)} over {list(shape)}")
     outputs = [user for user in anchor.users if user.target is operator.getitem and user.args[1] == 0]
     for user in anchor.users:
-        if user not in outputs:
+        if user in outputs:
+            continue
+        if walk.take(user).users:
             walk.fail(user, f"{describe(user)} reads the statistics of {describe(anchor)}; fused they are not kept")
     if not outputs:
         return None
