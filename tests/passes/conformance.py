@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import programs
 import torch
 
-__all__ = ["PAGE", "Spelled", "page"]
+__all__ = ["PAGE", "Spelled", "argument", "arguments", "page"]
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "spellings.md"
 
@@ -45,6 +46,26 @@ class Spelled:
 
     def __str__(self) -> str:
         return self.function.__name__
+
+
+def argument(name: str, row: Spelled, dtype: torch.dtype) -> torch.Tensor:
+    """An argument of a row's function; x has rows of zeros, of one sign and of large values."""
+    if name in ("x", "residual"):
+        x = programs.tensor(*row.sizes, dtype=dtype, seed=len(name))
+        if name == "x":
+            x[0] = x[0].abs()
+            x.view(-1, x.shape[-1])[-1] *= 100
+            x.view(-1, x.shape[-1])[-2, : x.shape[-1] // 2] = 0
+        return x
+    if name in ("weight", "bias"):
+        given = getattr(row.meaning(dtype), f"{name}_dtype")
+        return programs.tensor(row.sizes[-1], dtype=given, seed=len(name))
+    return torch.tensor([{"scale": 0.0173, "scale_ub": 1.9}[name]])
+
+
+def arguments(row: Spelled, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """All arguments of a row's function, by name."""
+    return {name: argument(name, row, dtype) for name in row.operands}
 
 
 def page() -> str:

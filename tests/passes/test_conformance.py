@@ -5,11 +5,11 @@ import itertools
 
 import conformance
 import interpret
-import programs
 import pytest
 import torch
 from capture import capture
 from checks import assert_near, assert_same_bits
+from conformance import argument, arguments
 from spelled_norms import NORMS
 from spelled_quantisers import QUANTISERS
 
@@ -17,25 +17,6 @@ from passes.meanings import Norm
 from passes.reading import read
 
 BF16, FP32 = torch.bfloat16, torch.float32
-
-
-def argument(name, row, meaning, dtype):
-    """An argument of a row's function, with rows of zeros, of one sign and of large values in x."""
-    if name in ("x", "residual"):
-        x = programs.tensor(*row.sizes, dtype=dtype, seed=len(name))
-        if name == "x":
-            x[0] = x[0].abs()
-            x.view(-1, x.shape[-1])[-1] *= 100
-            x.view(-1, x.shape[-1])[-2, : x.shape[-1] // 2] = 0
-        return x
-    if name in ("weight", "bias"):
-        return programs.tensor(row.sizes[-1], dtype=getattr(meaning, f"{name}_dtype"), seed=len(name))
-    return torch.tensor([{"scale": 0.0173, "scale_ub": 1.9}[name]])
-
-
-def arguments(row, dtype):
-    meaning = row.meaning(dtype)
-    return {name: argument(name, row, meaning, dtype) for name in row.operands}
 
 
 def only(graph):
@@ -74,7 +55,7 @@ def test_read_behind_an_addition(row, how):
         return (out, total) if how == "read elsewhere" else out
 
     given = arguments(row, BF16)
-    residual = argument("residual", row, None, BF16)
+    residual = argument("residual", row, BF16)
     region = only(capture(program, residual, *given.values()).graph)
     assert region.meaning == dataclasses.replace(row.meaning(BF16), residual=True)
     assert set(region.inputs) == {"residual", *row.operands}
