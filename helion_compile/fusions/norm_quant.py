@@ -17,11 +17,13 @@ from helion_compile.hop import helion_kernel
 from helion_compile.kernels import rms_norm_quant
 from helion_compile.kernels.normalization import normalization
 from passes.fusion import Chain, Emit, Fusion
-from passes.meanings import Norm, NormRounding, Quantize
+from passes.meanings import Norm, NormRoot, NormRounding, Quantize
 
 __all__ = ["KERNELS", "fusion"]
 
 KERNELS = (rms_norm_quant,)
+
+_ROOT = {NormRoot.RSQRT: "rsqrt", NormRoot.SQRT: "sqrt", NormRoot.RECIPROCAL_SQRT: "reciprocal_sqrt"}
 
 
 def fusion(*, exact: bool) -> Fusion:
@@ -76,6 +78,9 @@ def _text(norm: Norm) -> str:
         norm.kind.value,
         cast_then_scale=norm.rounding is NormRounding.CAST_THEN_SCALE,
         dtype=None if norm.dtype == norm.x_dtype else norm.dtype,
+        root=_ROOT[norm.root],
+        factor_dtype=norm.factor_dtype,
         weight_offset=norm.weight_offset,
         residual_multiplier=norm.residual_multiplier,
+        unrounded_sum=norm.unrounded_sum,
     )

@@ -7,14 +7,20 @@ from torch.fx import Node
 
 from helion_compile.kernels.quantization import quantization
 from passes.fusion import Chain
-from passes.meanings import Granularity, Matmul, Quantize, ScaleFormat, ScaleLayout, ScaleUse
+from passes.meanings import Granularity, Matmul, Quantize, ScaleDivision, ScaleFormat, ScaleLayout, ScaleUse
 from passes.source import Location
 
 __all__ = ["quantizer_inputs", "quantizer_outputs", "quantizer_text", "refuse_quantize", "refuse_readers"]
 
 aten = torch.ops.aten
 
-_USE = {ScaleUse.DIVIDE: "divide", ScaleUse.MULTIPLY_RECIPROCAL: "reciprocal"}
+_USE = {
+    ScaleUse.DIVIDE: "divide",
+    ScaleUse.MULTIPLY_RECIPROCAL: "reciprocal",
+    ScaleUse.MULTIPLY_FACTOR: "factor",
+    ScaleUse.MULTIPLY_FACTOR_INVERSE: "factor_inverse",
+}
+_DIVISION = {ScaleDivision.NUMBER: "number", ScaleDivision.TENSOR: "tensor", ScaleDivision.RECIPROCAL: "reciprocal"}
 _LAYOUT = {
     ScaleLayout.ROW_MAJOR: "row_major",
     ScaleLayout.COLUMN_MAJOR: "column_major",
@@ -32,6 +38,8 @@ def quantizer_text(meaning: Quantize) -> str:
         clamp=meaning.clamp,
         use=_USE[meaning.use],
         scale_dtype=meaning.scale_dtype if dynamic else torch.float32,
+        division=_DIVISION[meaning.division] if dynamic else "number",
+        amax_ceiling=meaning.amax_ceiling,
         amax_floor=meaning.amax_floor,
         scale_floor=meaning.scale_floor,
         group=meaning.group if meaning.granularity is Granularity.GROUP else None,
@@ -64,8 +72,6 @@ def refuse_quantize(chain: Chain) -> str | None:
         )
     if not meaning.dynamic and meaning.granularity is not Granularity.TENSOR:
         return f"there is one static scale {meaning.granularity.value}; a static scale of one number fuses"
-    if meaning.use not in _USE:
-        return f"the values are brought into range by {meaning.use.value}; divided, or multiplied by 1 / scale, they fuse"
     return None
 
 

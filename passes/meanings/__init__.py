@@ -8,8 +8,8 @@ Letters in shapes: ``...`` leading dimensions, ``K`` hidden size, ``M`` rows (to
 
 from passes.meanings.base import Meaning
 from passes.meanings.matmul import Matmul
-from passes.meanings.norm import Norm, NormKind, NormRounding
-from passes.meanings.quantize import Granularity, Quantize, ScaleFormat, ScaleLayout, ScaleUse
+from passes.meanings.norm import Norm, NormKind, NormRoot, NormRounding
+from passes.meanings.quantize import Granularity, Quantize, ScaleDivision, ScaleFormat, ScaleLayout, ScaleUse
 
 __all__ = [
     "Granularity",
@@ -17,8 +17,10 @@ __all__ = [
     "Meaning",
     "Norm",
     "NormKind",
+    "NormRoot",
     "NormRounding",
     "Quantize",
+    "ScaleDivision",
     "ScaleFormat",
     "ScaleLayout",
     "ScaleUse",

@@ -26,18 +26,19 @@ from passes.values import (
     unshaped,
 )
 
-__all__ = ["ABS", "ADD", "CLAMP", "DIV", "MEAN", "MUL", "RECIPROCAL", "Unread", "Walk"]
+__all__ = ["ABS", "ADD", "CEILING", "CLAMP", "DIV", "MEAN", "MUL", "RECIPROCAL", "SUB", "Unread", "Walk"]
 
 aten = torch.ops.aten
 
 ADD = frozenset({aten.add.Tensor, aten.add.Scalar})
+SUB = frozenset({aten.sub.Tensor, aten.sub.Scalar})
 MUL = frozenset({aten.mul.Tensor, aten.mul.Scalar})
 DIV = frozenset({aten.div.Tensor, aten.div.Scalar})
 ABS = frozenset({aten.abs.default})
 MEAN = frozenset({aten.mean.dim})
 RECIPROCAL = frozenset({aten.reciprocal.default})
-FLOOR = frozenset({aten.clamp_min.default, aten.maximum.default})
-CEILING = frozenset({aten.clamp_max.default, aten.minimum.default})
+FLOOR = frozenset({aten.clamp_min.default, aten.clamp_min.Tensor, aten.maximum.default})
+CEILING = frozenset({aten.clamp_max.default, aten.clamp_max.Tensor, aten.minimum.default})
 CLAMP = FLOOR | CEILING | {aten.clamp.default}
 
 

@@ -20,6 +20,7 @@ class Captured:
 
     def __init__(self, function: Callable[..., Any], graph_pass: Callable | None, dynamic: bool | None):
         self.modules: list[torch.fx.GraphModule] = []
+        self.arguments: list[Any] = []  # of the last call of the last graph, in the order of its placeholders
         self._pass = graph_pass
         torch._dynamo.reset()
         self._compiled = torch.compile(function, backend=self._backend, dynamic=dynamic, fullgraph=True)
@@ -46,7 +47,13 @@ class Captured:
             self._pass(gm.graph)
         gm.recompile()
         self.modules.append(gm)
-        return make_boxed_func(_runnable(gm).forward)
+        forward = _runnable(gm).forward
+
+        def run(*args: Any) -> Any:
+            self.arguments = list(args)
+            return forward(*args)
+
+        return make_boxed_func(run)
 
 
 def scaled_mm(a, b, a_scale, b_scale, bias=None, scale_result=None, out_dtype=None, use_fast_accum=False):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import operator
 
+import interpret
 import torch
 from capture import scaled_mm
 
 from passes.fusion import Fusion
-from passes.meanings import Matmul, Meaning, Norm, NormRounding, Quantize, ScaleUse
+from passes.meanings import Matmul, Meaning, Norm, Quantize
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
@@ -21,77 +22,55 @@ def number_of(meaning: Meaning) -> int:
     return len(_MEANINGS) - 1
 
 
-def norm_reference(x, residual, weight, meaning):
-    """The bits that a Norm's docstring promises: out, sum."""
-    total = x if residual is None else x + residual
-    x32 = total.float()
-    value = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + meaning.eps)
-    if meaning.rounding is NormRounding.CAST_THEN_SCALE:
-        value = value.to(meaning.x_dtype)
-    if weight is not None:
-        value = value * weight
-    return value.to(meaning.dtype), total
+def norm_quantize(names, norm, quantize, *values):
+    """What the stub puts into the graph: out, sum, q, scale, zero in one call, None for what there is not."""
+    given = dict(zip(names.split(), values, strict=True))
+    of_quantizer = {name: given.pop(name) for name in ("scale", "scale_ub") if name in given}
+    normed = interpret.norm(_MEANINGS[norm], **given)
+    quantised = interpret.quantize(_MEANINGS[quantize], normed["out"], **of_quantizer)
+    return _listed({**normed, **quantised})
 
 
-def quantize_reference(x, meaning):
-    """The bits that a Quantize's docstring promises: q, scale."""
-    amax = x.abs().amax(-1, keepdim=True).to(torch.promote_types(meaning.scale_dtype, x.dtype))
-    if meaning.amax_floor is not None:
-        amax = amax.clamp(min=meaning.amax_floor)
-    scale = (amax.to(meaning.scale_dtype) / meaning.qmax).to(torch.float32)
-    if meaning.scale_floor is not None:
-        scale = scale.clamp(min=meaning.scale_floor)
-    value = x.float() / scale if meaning.use is ScaleUse.DIVIDE else x.float() * scale.reciprocal()
-    if meaning.clamp:
-        value = value.clamp(-meaning.qmax, meaning.qmax)
-    return value.to(meaning.dtype), scale
+def norm_alone(names, norm, *values):
+    return _listed(interpret.norm(_MEANINGS[norm], **dict(zip(names.split(), values, strict=True))))
 
 
-def norm_quantize(x, residual, weight, norm, quantize):
-    """What the stub puts into the graph: out, sum, q, scale in one call."""
-    out, total = norm_reference(x, residual, weight, _MEANINGS[norm])
-    return (out, total, *quantize_reference(out, _MEANINGS[quantize]))
+def quantize_alone(names, quantize, *values):
+    return _listed(interpret.quantize(_MEANINGS[quantize], **dict(zip(names.split(), values, strict=True))))
 
 
-def norm_alone(x, residual, weight, norm):
-    return norm_reference(x, residual, weight, _MEANINGS[norm])
+OUTPUTS = ("out", "sum", "q", "scale", "zero")
 
 
-def quantize_alone(x, quantize):
-    return quantize_reference(x, _MEANINGS[quantize])
+def _listed(outputs):
+    return tuple(outputs.get(name) for name in (OUTPUTS if "zero" in outputs else OUTPUTS[:-1]))
 
 
 def matmul_alone(a, b, a_scale, b_scale, bias, dtype):
     return scaled_mm(a, b, a_scale, b_scale, bias, out_dtype=dtype)
 
 
-def build_norm_quantize(chain, emit):
-    inputs = chain.inputs
-    call = emit(
-        norm_quantize,
-        inputs["x"],
-        inputs.get("residual"),
-        inputs.get("weight"),
-        number_of(chain[Norm].meaning),
-        number_of(chain[Quantize].meaning),
-    )
-    names = [(Norm, "out"), (Norm, "sum"), (Quantize, "q"), (Quantize, "scale")]
+def _build(function, chain, emit, *meanings):
+    named = {name: node for meaning in meanings for name, node in chain[meaning].inputs.items() if name in chain.inputs}
+    numbers = (number_of(chain[meaning].meaning) for meaning in meanings)
+    call = emit(function, " ".join(named), *numbers, *(chain.inputs[name] for name in named))
     return {
-        (meaning, name): emit(operator.getitem, call, index)
-        for index, (meaning, name) in enumerate(names)
-        if chain.wanted(meaning, name)
+        (meaning, name): emit(operator.getitem, call, OUTPUTS.index(name))
+        for meaning, name, _ in chain.outputs()
+        if meaning in meanings and (len(meanings) == 1 or chain.wanted(meaning, name))
     }
 
 
+def build_norm_quantize(chain, emit):
+    return _build(norm_quantize, chain, emit, Norm, Quantize)
+
+
 def build_norm(chain, emit):
-    inputs = chain.inputs
-    call = emit(norm_alone, inputs["x"], inputs.get("residual"), inputs.get("weight"), number_of(chain[Norm].meaning))
-    return {(Norm, "out"): emit(operator.getitem, call, 0), (Norm, "sum"): emit(operator.getitem, call, 1)}
+    return _build(norm_alone, chain, emit, Norm)
 
 
 def build_quantize(chain, emit):
-    call = emit(quantize_alone, chain.inputs["x"], number_of(chain[Quantize].meaning))
-    return {(Quantize, "q"): emit(operator.getitem, call, 0), (Quantize, "scale"): emit(operator.getitem, call, 1)}
+    return _build(quantize_alone, chain, emit, Quantize)
 
 
 def build_matmul(chain, emit):

@@ -1,26 +1,25 @@
-"""passes.spellings.norm: how RMSNorm is written, and what it is then said to be."""
+"""passes.spellings.norm: beyond the table of spellings, what else matters to reading a norm, and what is no norm."""
 
 import dataclasses
+import operator
 
+import interpret
 import programs
 import pytest
 import torch
+import torch.nn.functional as F
 from capture import capture
+from checks import assert_near
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from passes.meanings import Norm, NormRounding
+from passes.meanings import Norm, NormKind, NormRounding
 from passes.reading import read
+from passes.values import rounded
 
-BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
-CAST_THEN_SCALE, SCALE_THEN_CAST = NormRounding.CAST_THEN_SCALE, NormRounding.SCALE_THEN_CAST
+aten = torch.ops.aten
 
-ROUNDING = {
-    programs.llama_norm: CAST_THEN_SCALE,
-    programs.t5_norm: CAST_THEN_SCALE,
-    programs.squeezed_norm: CAST_THEN_SCALE,
-    programs.olmo_norm: SCALE_THEN_CAST,
-    programs.functional_norm: SCALE_THEN_CAST,
-    programs.weightless_norm: SCALE_THEN_CAST,
-}
+BF16, FP32 = torch.bfloat16, torch.float32
+SCALE_THEN_CAST = NormRounding.SCALE_THEN_CAST
 
 
 def only(graph):
@@ -41,30 +40,18 @@ def refused(function, *args, dynamic=False):
     return refusal.reason
 
 
-@pytest.mark.parametrize("residual", [False, True])
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("dtype", [BF16, FP16, FP32])
-@pytest.mark.parametrize("norm", ROUNDING, ids=lambda norm: norm.__name__)
-def test_every_form_is_read_once(norm, dtype, dynamic, residual):
+@pytest.mark.parametrize("norm", [programs.llama_norm, programs.functional_norm, programs.weightless_norm])
+def test_a_hidden_size_that_is_symbolic(norm):
     def program(x, other, weight):
-        total = x + other if residual else x
+        total = x + other
         return norm(total, weight), total
 
-    x, other = programs.tensor(3, 5, 64, dtype=dtype), programs.tensor(3, 5, 64, dtype=dtype, seed=1)
-    region = only(capture(program, x, other, programs.tensor(64, dtype=dtype), dynamic=dynamic).graph)
-
+    x, other = programs.tensor(3, 5, 64), programs.tensor(3, 5, 64, seed=1)
+    region = only(capture(program, x, other, programs.tensor(64), dynamic=True).graph)
     weightless = norm is programs.weightless_norm
-    assert region.meaning == Norm(
-        eps=1e-5,
-        x_dtype=dtype,
-        dtype=dtype,
-        weight_dtype=None if weightless else dtype,
-        rounding=SCALE_THEN_CAST if dtype is FP32 else ROUNDING[norm],
-        residual=residual,
-    )
-    assert set(region.inputs) == {"x"} | ({"residual"} if residual else set()) | (set() if weightless else {"weight"})
-    assert all(node.op == "placeholder" for node in region.inputs.values())
-    assert set(region.outputs) == ({"out", "sum"} if residual else {"out"})
+    assert region.meaning.weight_dtype == (None if weightless else BF16) and region.meaning.residual
+    assert set(region.inputs) == {"x", "residual"} | (set() if weightless else {"weight"})
+    assert set(region.outputs) == {"out", "sum"}
 
 
 @pytest.mark.parametrize("weight_dtype", [BF16, FP32])
@@ -197,12 +184,6 @@ class TestRefused:
         assert "expected the square of x (" in (reason := refused(program, self.x, self.weight))
         assert reason.endswith("found aten.abs.default (abs_1)")
 
-    def test_layer_norm(self):
-        def program(x, weight):
-            return torch.nn.functional.layer_norm(x, (64,), weight)
-
-        assert "LayerNorm" in refused(program, self.x, self.weight)
-
     def test_the_normalised_value_read_before_the_weight(self):
         def program(x, weight):
             x32 = x.float()
@@ -219,3 +200,57 @@ class TestRefused:
 
         reason = refused(program, self.x, self.weight)
         assert reason.startswith("aten.rsqrt.default (rsqrt), an intermediate value, is also read by output")
+
+
+class TestLibraryOperations:
+    """Where a compiler keeps torch's own operations; Inductor takes them apart before the pass."""
+
+    x, weight, bias = programs.tensor(8, 64), programs.tensor(64, seed=1), programs.tensor(64, seed=2)
+
+    def graph(self, operation, tensors, *rest, read=(0,)):
+        """A graph of one call, made by hand: on a CPU a trace takes it apart.  Results ``read`` are the graph's."""
+        graph, mode = torch.fx.Graph(), FakeTensorMode()
+        inputs = [tensor if tensor is None else graph.placeholder(f"arg{index}") for index, tensor in enumerate(tensors)]
+        for node, tensor in zip(inputs, tensors, strict=True):
+            if node is not None:
+                node.meta["val"] = mode.from_tensor(tensor)
+        call = graph.call_function(operation, (inputs[0], *rest[:1], *inputs[1:], *rest[1:]))
+        results = [graph.call_function(operator.getitem, (call, index)) for index in (0, 1)]
+        results[0].meta["val"], results[1].meta["val"] = inputs[0].meta["val"], mode.from_tensor(torch.empty(8, 1))
+        graph.output(tuple(results[index] for index in read))
+        return graph
+
+    @pytest.mark.parametrize("eps", [1e-5, None])
+    def test_fused_rms_norm(self, eps):
+        region = only(self.graph(aten._fused_rms_norm.default, (self.x, self.weight), [64], eps))
+        assert region.meaning == Norm(
+            eps=eps or rounded(torch.finfo(FP32).eps, FP32),
+            x_dtype=BF16,
+            dtype=BF16,
+            weight_dtype=BF16,
+            rounding=SCALE_THEN_CAST,
+        )
+        expected = F.rms_norm(self.x, (64,), self.weight, eps)
+        assert_near(interpret.norm(region.meaning, self.x, self.weight)["out"], expected)
+
+    def test_native_layer_norm(self):
+        region = only(self.graph(aten.native_layer_norm.default, (self.x, self.weight, self.bias), [64], 1e-5))
+        assert region.meaning == Norm(
+            kind=NormKind.LAYER,
+            eps=1e-5,
+            x_dtype=BF16,
+            dtype=BF16,
+            weight_dtype=BF16,
+            bias_dtype=BF16,
+            rounding=SCALE_THEN_CAST,
+        )
+
+    def test_statistics_that_others_read(self):
+        graph = self.graph(aten._fused_rms_norm.default, (self.x, self.weight), [64], 1e-5, read=(0, 1))
+        (refusal,) = read(graph).refusals
+        assert "reads the statistics of aten._fused_rms_norm.default" in refusal.reason
+
+    def test_two_dimensions(self):
+        graph = self.graph(aten.native_layer_norm.default, (self.x, None, None), [8, 64], 1e-5)
+        (refusal,) = read(graph).refusals
+        assert refusal.reason.endswith("over [8, 64]")

@@ -1,4 +1,4 @@
-"""passes.spellings.quantize: how dynamic fp8 quantisation is written, and what it is then said to be."""
+"""passes.spellings.quantize: beyond the table of spellings, what else matters to reading a quantiser, and what is none."""
 
 import programs
 import pytest
@@ -6,24 +6,10 @@ import torch
 from capture import capture
 from programs import E4M3
 
-from passes.meanings import Quantize, ScaleUse
+from passes.meanings import Granularity
 from passes.reading import read
-from passes.values import rounded
 
-BF16, FP16, FP32, FP64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
-DIVIDE, MULTIPLY = ScaleUse.DIVIDE, ScaleUse.MULTIPLY_RECIPROCAL
-
-# What each spelling says beyond dtypes; a scale dtype of None is that of x.
-FORMS = {
-    programs.torchao_quantize: dict(scale_dtype=None, use=DIVIDE, clamp=(-448.0, 448.0)),
-    programs.vllm_quantize: dict(
-        scale_dtype=FP32, use=MULTIPLY, clamp=(-448.0, 448.0), scale_floor=rounded(1 / (448 * 512), FP32)
-    ),
-    programs.plain_quantize: dict(scale_dtype=FP32, use=DIVIDE, clamp=None, amax_floor=1e-12),
-    programs.flat_scale_quantize: dict(scale_dtype=FP32, use=DIVIDE, clamp=(-448.0, 448.0)),
-    programs.tensor_bounds_quantize: dict(scale_dtype=FP32, use=MULTIPLY, clamp=(-448.0, 448.0), scale_floor=1e-6),
-    programs.double_quantize: dict(scale_dtype=FP64, use=DIVIDE, clamp=(-448.0, 448.0), amax_floor=1e-12),
-}
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 
 
 def refused(function, *args):
@@ -36,17 +22,12 @@ def refused(function, *args):
     return refusal.reason
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("dtype", [BF16, FP16, FP32])
-@pytest.mark.parametrize("quantize", FORMS, ids=lambda quantize: quantize.__name__)
-def test_every_form_is_read_once(quantize, dtype, dynamic):
-    reading = read(capture(quantize, programs.tensor(3, 5, 64, dtype=dtype), dynamic=dynamic).graph)
+@pytest.mark.parametrize("quantize", [programs.torchao_quantize, programs.vllm_quantize, programs.flat_scale_quantize])
+def test_a_hidden_size_that_is_symbolic(quantize):
+    reading = read(capture(quantize, programs.tensor(3, 5, 64), dynamic=True).graph)
     assert not reading.refusals, reading.refusals
     (region,) = reading.regions
-    form = dict(FORMS[quantize])
-    form["scale_dtype"] = form["scale_dtype"] or dtype
-    assert region.meaning == Quantize(x_dtype=dtype, dtype=E4M3, qmax=448.0, **form)
-    assert region.inputs["x"].op == "placeholder"
+    assert region.meaning.granularity is Granularity.TOKEN and region.inputs["x"].op == "placeholder"
     assert {name: len(copies) for name, copies in region.outputs.items()} == {"q": 1, "scale": 1}
 
 
@@ -113,27 +94,6 @@ def test_other_casts_are_no_candidates():
 class TestRefused:
     x = programs.tensor(8, 64)
 
-    def test_one_scale_a_tensor(self):
-        def program(x):
-            scale = x.abs().amax().float() / 448.0
-            return (x.float() / scale).clamp(-448, 448).to(E4M3), scale
-
-        assert refused(program, self.x).startswith("one scale a tensor is not read yet; one scale a token, amax over")
-
-        def by_max(x):
-            scale = x.abs().max().float() / 448.0
-            return (x.float() / scale).clamp(-448, 448).to(E4M3), scale
-
-        assert refused(by_max, self.x).startswith("one scale a tensor is not read yet")
-
-    def test_one_scale_a_group(self):
-        def program(x):
-            groups = x.reshape(-1, 2, 32)
-            scale = groups.abs().amax(-1, keepdim=True).float() / 448.0
-            return (groups.float() / scale).clamp(-448, 448).to(E4M3).reshape(-1, 64), scale
-
-        assert refused(program, self.x) == ("one scale a group of 32 of 64 values is not read yet; one scale a token fuses")
-
     def test_one_scale_a_column(self):
         def program(x):
             scale = x.abs().amax(0, keepdim=True).float() / 448.0
@@ -148,31 +108,24 @@ class TestRefused:
 
         assert "expected the scale of shape [64, 1], one number a row" in refused(program, programs.tensor(64, 64))
 
-    def test_a_static_scale(self):
+    def test_several_static_scales(self):
         def program(x, scale):
             return (x.float() / scale).clamp(-448, 448).to(E4M3)
 
-        reason = refused(program, self.x, torch.tensor(0.5))
-        assert reason.startswith("the scale comes from the graph input arg1_1: static scales are not read yet")
+        reason = refused(program, self.x, torch.full((64,), 0.5))
+        assert reason.startswith("the scale comes from the graph input arg1_1 of shape [64]: one static scale for all")
 
-    def test_a_static_reciprocal(self):
+    def test_a_given_factor(self):
         def program(x, factor):
             return (x.float() * factor).clamp(-448, 448).to(E4M3)
 
-        assert "a static scale, or none, is not read yet" in refused(program, self.x, torch.tensor(2.0))
+        assert "a given factor, or none, is not read yet" in refused(program, self.x, torch.tensor(2.0))
 
     def test_no_scale(self):
         def program(x):
             return x.clamp(-448, 448).to(E4M3)
 
         assert refused(program, self.x).startswith("expected x / scale or x * (1 / scale) (")
-
-    def test_int8(self):
-        def program(x):
-            scale = x.abs().amax(-1, keepdim=True).float() / 127.0
-            return (x.float() / scale).round().clamp(-128, 127).to(torch.int8), scale
-
-        assert refused(program, self.x) == "quantisation to int8 is not read yet; fp8 fuses"
 
     def test_division_in_bf16(self):
         def program(x):
@@ -188,35 +141,19 @@ class TestRefused:
 
         assert "rounded to bf16 before the cast to fp8" in refused(program, self.x)
 
-    def test_multiplication_by_the_reciprocal_of_qmax(self):
-        def program(x):
-            scale = x.abs().amax(-1, keepdim=True).float() * (1 / 448.0)
-            return (x.float() / scale).clamp(-448, 448).to(E4M3), scale
-
-        assert refused(program, self.x).endswith("a multiplication by 1 / qmax rounds differently")
-
     def test_multiplication_by_qmax_over_amax(self):
         def program(x):
             factor = 448.0 / x.abs().amax(-1, keepdim=True).float()
             return (x.float() * factor).clamp(-448, 448).to(E4M3), factor
 
-        assert refused(program, self.x).endswith("qmax / amax rounds differently")
+        assert "qmax / amax, of which nobody computes a scale" in refused(program, self.x)
 
     def test_one_sided_clamp(self):
         def program(x):
             scale = x.abs().amax(-1, keepdim=True).float() / 448.0
             return (x.float() / scale).clamp(max=448).to(E4M3), scale
 
-        assert "clamped to [None, 448.0]" in refused(program, self.x)
-
-    def test_clamp_and_scale_that_disagree(self):
-        def program(x):
-            scale = x.abs().amax(-1, keepdim=True).float() / 448.0
-            return (x.float() / scale).clamp(-240, 240).to(E4M3), scale
-
-        assert refused(program, self.x) == (
-            "the values are clamped to ±240, but the scale is amax / 448; one bound for both fuses"
-        )
+        assert "clamped to [None, 448.0]; a clamp on both sides fuses" in refused(program, self.x)
 
     def test_a_scale_of_another_tensor(self):
         def program(x, other):
@@ -250,10 +187,10 @@ class TestRefused:
 
     def test_an_unknown_step_in_the_scale(self):
         def program(x):
-            scale = torch.exp2((x.abs().amax(-1, keepdim=True).float() / 448.0).log2().ceil())
+            scale = torch.sqrt(x.abs().amax(-1, keepdim=True).float() / 448.0)
             return (x.float() / scale).clamp(-448, 448).to(E4M3), scale
 
-        assert refused(program, self.x) == ("expected the scale, max |x| / qmax, found aten.exp2.default (exp2) in it")
+        assert refused(program, self.x) == ("expected the scale, max |x| / qmax, found aten.sqrt.default (sqrt) in it")
 
     def test_the_low_precision_scale_read_elsewhere(self):
         def program(x):

@@ -1,0 +1,148 @@
+"""``python -m helion_compile bench reading``: what the pass takes for graphs of up to 100 000 nodes.  Needs no GPU.
+
+The graph is that of decoder layers after tracing: residual additions, RMSNorms, torchao's quantiser for each of the
+products that read a norm, row-wise fp8 products, and as many element-wise operations as make a quarter of the nodes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import Graph, Node
+
+from helion_compile.fusions import fusions
+from passes import FusionPass
+from passes.reading import read
+
+__all__ = ["Figure", "layers", "main", "measure"]
+
+aten, prims = torch.ops.aten, torch.ops.prims
+
+_NODES = (1_000, 10_000, 100_000)
+_ROWS, _HIDDEN = 64, 1024
+_PRODUCTS = 3  # that quantise one norm each for itself: q, k and v
+_BF16, _FP32, _FP8 = torch.bfloat16, torch.float32, torch.float8_e4m3fn
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Times of one graph, in seconds, and what the pass found in it."""
+
+    nodes: int
+    read_s: float
+    pass_s: float
+    regions: int
+    sites: int
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the benchmark and print its figures."""
+    parser = argparse.ArgumentParser(prog="python -m helion_compile bench reading", description=__doc__)
+    parser.add_argument("--nodes", type=int, nargs="+", default=_NODES, metavar="N", help="sizes of graphs")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    options = parser.parse_args(argv)
+    figures = [measure(nodes) for nodes in options.nodes]
+    print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}\n")
+    print(f"{'nodes':>8} {'reading':>10} {'a node':>9} {'whole pass':>11} {'a node':>9} {'regions':>8} {'sites':>6}")
+    for figure in figures:
+        each = [1e6 * seconds / figure.nodes for seconds in (figure.read_s, figure.pass_s)]
+        print(
+            f"{figure.nodes:8} {1e3 * figure.read_s:7.1f} ms {each[0]:6.2f} µs {1e3 * figure.pass_s:8.1f} ms "
+            f"{each[1]:6.2f} µs {figure.regions:8} {figure.sites:6}"
+        )
+    if options.json:
+        options.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=2) + "\n")
+    return 0
+
+
+def measure(nodes: int) -> Figure:
+    """The figures of a graph of at least ``nodes`` nodes; reading is the best of three, as other work only adds to it."""
+    graph = layers(nodes)
+    count = len(graph.nodes)
+    read_s = min(_seconds(lambda: read(graph))[0] for _ in range(3))
+    regions = len(read(graph).regions)
+    fusion_pass = FusionPass(fusions(), strict=True)
+    pass_s, _ = _seconds(lambda: fusion_pass(graph))
+    return Figure(count, read_s, pass_s, regions, len(fusion_pass.records[0].sites))
+
+
+def layers(nodes: int) -> Graph:
+    """A graph of decoder layers with at least ``nodes`` nodes."""
+    graph = Graph()
+    build = _Builder(graph)
+    x = build.input("x", _ROWS, _HIDDEN, dtype=_BF16)
+    weight = build.input("weight", _HIDDEN, dtype=_BF16)
+    b = build.input("b", _HIDDEN, _HIDDEN, dtype=_FP8)
+    b_scale = build.input("b_scale", 1, _HIDDEN, dtype=_FP32)
+    while len(graph.nodes) < nodes:
+        normed = build.norm(x, weight)
+        products = [build.product(*build.quantize(normed), b, b_scale) for _ in range(_PRODUCTS)]
+        value = products[0]
+        for other in products[1:]:
+            value = build.call(aten.mul.Tensor, value, other)
+        for _ in range(16):
+            value = build.call(aten.sin.default, value)
+        x = build.call(aten.add.Tensor, x, value)
+    graph.output((x,))
+    return graph
+
+
+class _Builder:
+    """Nodes with fake values.  A value is computed once for each operation and shapes, as tracing is not what is timed."""
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        self.mode = FakeTensorMode()
+        self.values: dict[Any, torch.Tensor] = {}
+
+    def input(self, name: str, *shape: int, dtype: torch.dtype) -> Node:
+        node = self.graph.placeholder(name)
+        with self.mode:
+            node.meta["val"] = torch.empty(shape, dtype=dtype)
+        return node
+
+    def call(self, target: Callable[..., Any], *args: Any) -> Node:
+        node = self.graph.call_function(target, args)
+        fakes = [arg.meta["val"] if isinstance(arg, Node) else arg for arg in args]
+        facts = [(fake.shape, fake.dtype, fake.stride()) if isinstance(fake, torch.Tensor) else fake for fake in fakes]
+        key = str((target, facts))
+        if key not in self.values:
+            with self.mode:
+                self.values[key] = target(*fakes)
+        node.meta["val"] = self.values[key]
+        return node
+
+    def cast(self, node: Node, dtype: torch.dtype) -> Node:
+        return self.call(prims.convert_element_type.default, node, dtype)
+
+    def norm(self, x: Node, weight: Node) -> Node:
+        wide = self.cast(x, _FP32)
+        mean = self.call(aten.mean.dim, self.call(aten.pow.Tensor_Scalar, wide, 2), [-1], True)
+        rstd = self.call(aten.rsqrt.default, self.call(aten.add.Tensor, mean, 1e-6))
+        return self.call(aten.mul.Tensor, weight, self.cast(self.call(aten.mul.Tensor, wide, rstd), _BF16))
+
+    def quantize(self, x: Node) -> tuple[Node, Node]:
+        amax = self.call(aten.amax.default, self.call(aten.abs.default, x), [-1], True)
+        scale = self.cast(self.call(aten.div.Tensor, amax, 448.0), _FP32)
+        value = self.call(aten.div.Tensor, self.cast(x, _FP32), scale)
+        clamped = self.call(aten.clamp_max.default, self.call(aten.clamp_min.default, value, -448.0), 448.0)
+        return self.cast(clamped, _FP8), scale
+
+    def product(self, q: Node, scale: Node, b: Node, b_scale: Node) -> Node:
+        transposed = self.call(aten.permute.default, b, [1, 0])
+        return self.call(aten._scaled_mm.default, q, transposed, scale, b_scale, None, None, _BF16)
+
+
+def _seconds(function: Callable[[], Any]) -> tuple[float, Any]:
+    started = time.process_time()
+    result = function()
+    return time.process_time() - started, result

@@ -1,0 +1,130 @@
+"""What a meaning's docstring promises, in plain torch, one step a line: the measure of whatever claims to read it."""
+
+from __future__ import annotations
+
+import torch
+
+from passes.meanings import (
+    Granularity,
+    Norm,
+    NormKind,
+    NormRoot,
+    NormRounding,
+    Quantize,
+    ScaleDivision,
+    ScaleFormat,
+    ScaleLayout,
+    ScaleUse,
+)
+
+FP32 = torch.float32
+
+
+def norm(meaning: Norm, x, weight=None, bias=None, residual=None):
+    """{"out": …, "sum": …}"""
+    outputs = {}
+    if meaning.residual:
+        scaled = x if meaning.residual_multiplier == 1 else x * meaning.residual_multiplier
+        total = scaled + residual
+        outputs["sum"] = total
+        x = scaled.float() + residual.float() if meaning.unrounded_sum else total
+    value = x.float()
+    if meaning.kind is NormKind.LAYER:
+        value = value - value.mean(-1, keepdim=True)
+    under = value.pow(2).mean(-1, keepdim=True) + meaning.eps
+    if meaning.root is NormRoot.RSQRT:
+        value = value * under.rsqrt().to(meaning.factor_dtype)
+    elif meaning.root is NormRoot.SQRT:
+        value = value / under.sqrt().to(meaning.factor_dtype)
+    else:
+        value = value * (1 / under.sqrt()).to(meaning.factor_dtype)
+    if meaning.rounding is NormRounding.CAST_THEN_SCALE:
+        value = value.to(meaning.x_dtype)
+    last = meaning.dtype if meaning.rounding is NormRounding.CAST_THEN_SCALE else FP32
+    if weight is not None:
+        factor = weight.float() + meaning.weight_offset if meaning.weight_offset else weight.float()
+        value = (value.float() * factor).to(last)
+    if bias is not None:
+        value = (value.float() + bias.float()).to(last)
+    return {"out": value.to(meaning.dtype), **outputs}
+
+
+def quantize(meaning: Quantize, x, scale=None, scale_ub=None):
+    """{"q": …, "scale": …, "zero": …}"""
+    rows = x.reshape(*x.shape[:-1], -1, meaning.group) if meaning.granularity is Granularity.GROUP else x
+    values = rows.to(FP32)
+    if not meaning.dynamic:
+        return {"q": _narrow(meaning, _applied(meaning, values, scale.reshape(()), None)).reshape(x.shape)}
+    dims = tuple(range(x.dim())) if meaning.granularity is Granularity.TENSOR else (-1,)
+    if meaning.zero_point:
+        scale, zero = _range(meaning, rows, dims)
+        q = _narrow(meaning, _applied(meaning, values, scale, None), zero)
+        return {"q": q.reshape(x.shape), "scale": scale, "zero": zero}
+    amax = rows.abs().amax(dims, keepdim=True)
+    # Every bound is rounded to the magnitude's dtype already where the model computes there, so fp64 loses nothing.
+    amax = amax.to(torch.promote_types(torch.promote_types(meaning.scale_dtype, amax.dtype), FP32))
+    if meaning.scale_ub:
+        amax = torch.minimum(amax, scale_ub.to(amax.dtype))
+    if meaning.amax_ceiling is not None:
+        amax = amax.clamp(max=meaning.amax_ceiling)
+    if meaning.amax_floor is not None:
+        amax = amax.clamp(min=meaning.amax_floor)
+    amax = amax.to(meaning.scale_dtype)
+    factor = (amax.reciprocal() * meaning.qmax).to(FP32)
+    scale = _divided(meaning, amax).to(FP32)
+    if meaning.use is ScaleUse.MULTIPLY_FACTOR_INVERSE:
+        scale = factor.reciprocal()
+    if meaning.scale_format is ScaleFormat.UE8M0:
+        scale = torch.exp2(torch.ceil(torch.log2(scale)))
+    if meaning.scale_floor is not None:
+        scale = scale.clamp(min=meaning.scale_floor)
+    q = _narrow(meaning, _applied(meaning, values, scale, factor)).reshape(x.shape)
+    return {"q": q, "scale": _laid_out(meaning, scale)}
+
+
+def _divided(meaning, amax):
+    if meaning.division is ScaleDivision.NUMBER:
+        return amax / meaning.qmax
+    if meaning.division is ScaleDivision.TENSOR:
+        return amax / torch.full((), meaning.qmax, dtype=amax.dtype)
+    return amax * (1 / meaning.qmax)
+
+
+def _range(meaning, rows, dims):
+    low, high = meaning.clamp
+    least = rows.amin(dims, keepdim=True).clamp(max=0).to(meaning.scale_dtype)
+    most = rows.amax(dims, keepdim=True).clamp(min=0).to(meaning.scale_dtype)
+    scale = _divided(meaning, most - least).to(FP32)
+    if meaning.scale_floor is not None:
+        scale = scale.clamp(min=meaning.scale_floor)
+    zero = low - torch.round(least / scale.to(meaning.scale_dtype))
+    return scale, zero.clamp(low, high).to(torch.int8)
+
+
+def _applied(meaning, values, scale, factor):
+    if meaning.use is ScaleUse.DIVIDE:
+        return values / scale
+    if meaning.use is ScaleUse.MULTIPLY_RECIPROCAL:
+        return values * (1 / scale)
+    return values * factor
+
+
+def _narrow(meaning, values, zero=None):
+    if not meaning.dtype.is_floating_point:
+        values = torch.round(values)
+    if zero is not None:
+        values = values + zero
+    if meaning.clamp:
+        values = values.clamp(*meaning.clamp)
+    return values.to(meaning.dtype)
+
+
+def _laid_out(meaning, scale):
+    if meaning.granularity is not Granularity.GROUP or meaning.scale_layout is ScaleLayout.ROW_MAJOR:
+        return scale
+    scale = scale.squeeze(-1)
+    rows, groups = scale.shape
+    aligned = -(-rows // 4) * 4 if meaning.scale_layout is ScaleLayout.TMA_ALIGNED else rows
+    laid_out = torch.empty_strided((rows, groups), (1, aligned))
+    laid_out.copy_(scale)
+    return laid_out
