@@ -11,7 +11,7 @@ from helion_compile.fusions.tensors import Outputs, value_of
 from helion_compile.hop import helion_kernel
 from helion_compile.kernels import scaled_mm
 from helion_compile.kernels.scaled_mm import FEW_TOKENS
-from passes.fusion import Chain, Emit, Fusion
+from passes.fusion import Chain, Emit, Fusion, Leave
 from passes.meanings import Granularity, Matmul
 
 __all__ = ["KERNELS", "fusion"]
@@ -19,6 +19,7 @@ __all__ = ["KERNELS", "fusion"]
 aten = torch.ops.aten
 
 KERNELS = (scaled_mm,)
+DEVICES = ("cuda",)  # where it can be faster than the library's product
 
 
 def fusion(*, exact: bool) -> Fusion:
@@ -29,7 +30,10 @@ def fusion(*, exact: bool) -> Fusion:
 def _refuse(chain: Chain, exact: bool) -> str | None:
     meaning = chain[Matmul].meaning
     if exact:
-        return "the kernel sums in another order than the library; numerics='exact' keeps the library's product"
+        return Leave("the kernel sums in another order than the library; numerics='exact' keeps the library's product")
+    device = value_of(chain.inputs["a"]).device.type
+    if device not in DEVICES:
+        return Leave(f"on a {device} the kernel has nothing to gain over the library's product")
     kinds = {meaning.a_scales, meaning.b_scales}
     if Granularity.GROUP in kinds:
         return "the scales are those of blocks; the kernel takes one a row and a column, or one a tensor"
@@ -43,16 +47,14 @@ def _refuse(chain: Chain, exact: bool) -> str | None:
 
 def _refuse_slower(arguments: tuple[Any, ...]) -> str | None:
     """Where the number of tokens is known now, the choice between kernel and library can be made now."""
-    a, w = arguments[:2]
-    if isinstance(a.size(0), torch.SymInt):
-        return (
-            "the number of tokens varies, and for many there is no int8 product with scales" if a.dtype == torch.int8 else None
-        )
-    if a.dtype == torch.int8 and a.size(0) > FEW_TOKENS:
-        return f"there are {a.size(0)} tokens; up to {FEW_TOKENS} the kernel is used for int8"
-    pick = scaled_mm.pick(arguments)
-    if "alternative" in (pick.config or {}):
-        return f"for {a.size(0)} tokens the library's product is the faster one ({pick.sentence})"
+    a = arguments[0]
+    if a.dtype == torch.int8:
+        if isinstance(a.size(0), torch.SymInt) or a.size(0) > FEW_TOKENS:
+            return Leave(f"there are {a.size(0)} tokens; for more than {FEW_TOKENS} int8 products stay with the library")
+    elif not isinstance(a.size(0), torch.SymInt):
+        pick = scaled_mm.pick(arguments)
+        if "alternative" in (pick.config or {}):
+            return Leave(f"for {a.size(0)} tokens the library's product is the faster one ({pick.sentence})")
     return None
 
 
