@@ -10,7 +10,7 @@ from torch.fx import Node
 from helion_compile.fusions.tensors import Outputs, value_of
 from helion_compile.hop import helion_kernel
 from helion_compile.kernels import scaled_mm
-from helion_compile.kernels.scaled_mm import FEW_TOKENS
+from helion_compile.kernels._scaled_mm import FEW_TOKENS
 from passes.fusion import Chain, Emit, Fusion, Leave
 from passes.meanings import Granularity, Matmul
 

@@ -17,14 +17,27 @@ from __future__ import annotations
 import helion
 import helion.language as hl
 import torch
+from helion.autotuner import EnumFragment
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from helion_compile.case import Case
 from helion_compile.kernel import kernel
+from helion_compile.kernels.dependent import let_next_begin, wait_for_previous
 from helion_compile.kernels.split_k import COLLECT, DRAW_TICKET, IS_LAST, SEND
 
 __all__ = ["scaled_mm"]
 
+# Into the L2, by the copy engine: neither registers nor a wait.
+PREFETCH = """
+if {bytes} > 0:
+    ahead = tl.minimum({bytes}, {k} - {begin}).to(tl.int32)
+    row = {rows}.to(tl.int64)
+    tl.inline_asm_elementwise(
+        "{{ .reg .pred p; setp.lt.s64 p, $2, $4; @p cp.async.bulk.prefetch.L2.global [$1], $3; mov.b32 $0, 0; }}",
+        "=r,l,l,r,l", [({w} + row * {pitch} + {begin}).to(tl.int64), row, ahead, tl.full([], {n}, tl.int64)],
+        dtype=tl.int32, is_pure=False, pack=1)
+0
+"""
 FEW_TOKENS = 64  # up to here the kernel is used where no table says better, above the library
 MOST_UNPROMOTED = 128
 MULTIPROCESSORS = 132  # of an H100 and H200, what the default config is made for
@@ -109,8 +122,8 @@ def _default_config(case):
     elif tiles >= 0.7 * MULTIPROCESSORS:
         block_n, block_k, stages, split = 64, 512, 3, 1
     else:
-        block_n, block_k, stages, split = 64, 256, 6, 2
-        while split < 8 and 2 * split * tiles <= MULTIPROCESSORS:
+        block_n, block_k, stages, split = 64, 256, 6, 1
+        while split < 8 and 2 * split * tiles <= MULTIPROCESSORS and k >= 1024 * split:
             split *= 2
     if case.facts.get("fast_accum") is False:
         block_k, stages = MOST_UNPROMOTED, 6
@@ -118,7 +131,7 @@ def _default_config(case):
         block_k //= 2
     while stages > 2 and (block_n + block_m) * block_k * stages > 200_000:
         stages -= 1
-    return {"block_sizes": [block_n, block_m, split, block_k], "num_warps": 4, "num_stages": stages}
+    return {"block_sizes": [block_n, block_m, split, block_k], "num_warps": 4, "num_stages": stages, "prefetch": 0}
 
 
 def _candidates(case):
@@ -145,6 +158,7 @@ def _candidates(case):
                         "block_sizes": [block_n, block_m, split, block_k],
                         "num_warps": warps,
                         "num_stages": stages,
+                        "prefetch": 0,
                     }
 
 
@@ -233,7 +247,16 @@ def scaled_mm(
     tickets = torch.zeros([sent * helion.cdiv(n, block_n) * rows_of_tiles], dtype=torch.int32, device=a.device)
     slices = torch.zeros([sent * n * m], dtype=torch.int32, device=a.device)
     share = helion.cdiv(k, split)
+    prefetch = hl.register_tunable("prefetch", EnumFragment((0, 512, 1024, 2048, 4096)))  # bytes of each row of the tile
     for part, tile_n, tile_m in hl.tile([split, n, tokens], block_size=[1, block_n, block_m]):
+        let_next_begin()
+        # Weights do not come from the kernel before, and a prefetch changes nothing where they do.
+        hl.inline_triton(
+            PREFETCH,
+            {"w": w, "rows": tile_n.index, "n": n, "k": k, "pitch": w.stride(0), "begin": part.id * share, "bytes": prefetch},
+            output_like=None,
+        )
+        wait_for_previous()
         tile = tile_n.id * rows_of_tiles + tile_m.id
         shared = {"tickets": tickets, "tile": tile, "split": split}
         ticket = hl.inline_triton(DRAW_TICKET, shared, output_like=hl.zeros([256], dtype=torch.int32))
