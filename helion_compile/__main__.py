@@ -7,6 +7,7 @@ import sys
 
 # command -> module whose main(argv) runs it, and what it does
 COMMANDS = {
+    "bench chains": ("helion_compile.bench.chains", "norm, quantiser and product against Inductor and the library"),
     "bench kernels": ("helion_compile.bench.kernels", "each kernel against Inductor, on this GPU"),
     "bench layers": ("helion_compile.bench.layers", "decoder layers of a Hugging Face Qwen3, compiled by both backends"),
     "bench launch": ("helion_compile.bench.launch", "host time of a call"),

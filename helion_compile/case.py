@@ -28,6 +28,7 @@ _DTYPES = {
     "torch.float64": "fp64",
     "torch.float8_e4m3fn": "e4m3",
     "torch.float8_e5m2": "e5m2",
+    "torch.int8": "int8",
 }
 
 

@@ -38,6 +38,9 @@ def kernel(
     rounded: Sequence[str] = ("num_tokens",),
     inputs: Callable[[Case, torch.device], tuple[Any, ...]] | None = None,
     shapes: Callable[[Any], Iterable[Mapping[str, Any]]] | None = None,
+    candidates: Callable[[Case], Iterable[Mapping[str, Any]]] | None = None,
+    alternatives: Mapping[str, Callable[..., Any]] | None = None,
+    restores_zeros: bool = False,
 ) -> Any:
     """Make a :class:`HelionKernel` of a Helion function (or of a ``helion.kernel`` object).
 
@@ -56,6 +59,11 @@ def kernel(
         rounded: facts of a case that look-up rounds up to the next tuned value; the others must match.
         inputs: takes a case and a device, gives arguments of that case with fresh random values; the tuner measures on them.
         shapes: takes a :class:`helion_compile.tune.cases.Layer`, gives the exact facts that its model calls the kernel with.
+        candidates: takes a case, gives all configs that the tuner tries for it, instead of searching Helion's space.
+        alternatives: other ways to the same results, by name: functions of the kernel's parameters and ``out``, a tuple of
+            tensors to write the results to, or None to return new ones.  The config ``{"alternative": name}`` calls one.
+        restores_zeros: the kernel leaves zeros in all memory that its host function makes with ``torch.zeros``, so that the
+            memory is made once and used again (:mod:`helion_compile.zeros`).
 
     Raises:
         TypeError: no reference, or a signature that cannot be called from a graph.
@@ -74,6 +82,9 @@ def kernel(
             rounded=rounded,
             inputs=inputs,
             shapes=shapes,
+            candidates=candidates,
+            alternatives=alternatives,
+            restores_zeros=restores_zeros,
         )
 
     return decorate if fn is None else decorate(fn)
@@ -90,7 +101,8 @@ class HelionKernel:
         config_fingerprint: the version that its tuned configs are for.
         mutated_positions: where the arguments that it writes to stand in the signature.
         table: the :class:`ConfigTable` its configs come from.
-        inputs, shapes: what the tuner knows of it, as given to :func:`kernel`.
+        inputs, shapes, candidates: what the tuner knows of it, as given to :func:`kernel`.
+        alternatives, restores_zeros: as given to :func:`kernel`.
     """
 
     def __init__(
@@ -106,6 +118,9 @@ class HelionKernel:
         rounded: Sequence[str],
         inputs: Callable[[Case, torch.device], tuple[Any, ...]] | None,
         shapes: Callable[[Any], Iterable[Mapping[str, Any]]] | None,
+        candidates: Callable[[Case], Iterable[Mapping[str, Any]]] | None,
+        alternatives: Mapping[str, Callable[..., Any]] | None,
+        restores_zeros: bool,
     ) -> None:
         inner = getattr(fn, "fn", fn)  # a helion.Kernel holds its function there
         if not inspect.isfunction(inner):
@@ -136,9 +151,14 @@ class HelionKernel:
         self.rounded = tuple(rounded)
         self.inputs = inputs
         self.shapes = shapes
+        self.candidates = candidates
+        self.alternatives = dict(alternatives or {})
+        if self.alternatives and self.mutates:
+            raise TypeError(f"{self.name}: a kernel that writes to its arguments has no alternatives; drop one of the two.")
+        self.restores_zeros = restores_zeros
         self._given = fn if fn is not inner else None
         self._settings = _settings_that_make_code(self._given)
-        self.fingerprint_roots = (inner, reference, case, refuse, default_config)
+        self.fingerprint_roots = (inner, reference, case, refuse, default_config, *self.alternatives.values())
         functools.update_wrapper(self, inner)
         self.plans = Plans()
         registry.register(self)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,8 +40,19 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _CONSTANTS = frozenset({int, bool, str, type(None), torch.dtype})
 NOT_REPLAYED = object()
 
-# A plan, or Helion's host function where a plan could not be made.
-Runner = Plan | Callable[..., Any]
+
+@dataclass(frozen=True)
+class Alternative:
+    """What a table chose instead of the kernel: a function of its arguments and ``out``; see :func:`kernel`."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args, out=None)
+
+
+# A plan, what stands for the kernel, or Helion's host function where a plan could not be made.
+Runner = Plan | Alternative | Callable[..., Any]
 
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _key_is_included = torch._C._dispatch_tls_is_dispatch_key_included
@@ -225,6 +237,8 @@ class CallSite:
             runner = self._runner(args, outputs, facts)
         if type(runner) is Plan:
             runner.launch(*addresses)
+        elif type(runner) is Alternative:
+            runner.function(*args, out=outputs)
         else:
             _copy(self.kernel.results(runner(*args)), outputs)
 
@@ -308,6 +322,10 @@ def make_runner(
     Raises:
         UnpreparedCaptureError: a CUDA graph is being captured.
     """
+    alternative = _alternative(kernel, args)
+    if alternative is not None:  # nothing to compile, so a capture may meet it first
+        store.keep(facts, alternative, store.generation)
+        return alternative
     if torch.cuda.is_current_stream_capturing():
         raise UnpreparedCaptureError(
             f"{kernel.name} was called for the first time with case ({kernel.case(*args)}) while a CUDA graph is being "
@@ -327,16 +345,28 @@ def make_runner(
                 if pick.row is None:
                     raise
                 kernel.table.mark_broken(pick.row, f"{type(error).__name__}: {error}")
+                runner = _alternative(kernel, args)  # the next best row may name one
                 continue
             store.keep(facts, runner, generation)
     return runner
+
+
+def _alternative(kernel: HelionKernel, args: tuple[Any, ...]) -> Alternative | None:
+    """What the tables, or the default config, choose for these arguments instead of the kernel."""
+    while name := ((pick := kernel.pick(args)).config or {}).get("alternative"):
+        if name in kernel.alternatives:
+            return Alternative(kernel.alternatives[name])
+        if pick.row is None:
+            raise ValueError(f"{kernel.name}: default_config names an alternative {name!r}, and alternatives= has none such.")
+        kernel.table.mark_broken(pick.row, f"the kernel has no alternative {name!r}")
+    return None
 
 
 def _explained(
     kernel: HelionKernel, host: Callable[..., Any], args: tuple[Any, ...], outputs: tuple[torch.Tensor, ...] | None
 ) -> Runner:
     try:
-        plan = record(host, args)
+        plan = record(host, args, kernel.restores_zeros)
         if outputs is not None and not _fits(plan, outputs):
             raise Unexplained("its outputs are not laid out as its reference's")
     except Unexplained as reason:

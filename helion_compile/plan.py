@@ -11,6 +11,7 @@ same in 2.11, 2.13 and 2.15; where torch lacks them, their slower public equals 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from helion_compile import zeros
 from helion_compile.launcher import LaunchSource, UnknownInterface, define, launch_source, waits
 
 __all__ = ["Buffer", "Noted", "Plan", "Unexplained", "allocate", "compile_noted", "launches", "record"]
@@ -79,18 +81,26 @@ class Plan:
 
 
 def _plan(
-    device: torch.device, inputs: int, outputs: tuple[Buffer, ...], scratch: tuple[Buffer, ...], result: Any, noted: Any
+    device: torch.device,
+    inputs: int,
+    outputs: tuple[Buffer, ...],
+    scratch: tuple[Buffer, ...],
+    zeroed: int,
+    result: Any,
+    noted: Any,
 ) -> Plan:
     """
     Args:
+        zeroed: how many of ``scratch``, the last, have to be zero.
         result: what the host function returned.
         noted: a LaunchSource for each launch.
     """
     first = inputs + len(outputs)
     names = {"empty": empty_strided_cuda, "current_stream": current_stream}
     body = [f"stream = current_stream({device.index})"]
-    for index, buffer in enumerate(scratch, start=first):
+    for index, buffer in enumerate(scratch[: len(scratch) - zeroed], start=first):
         body += _allocation(index, buffer, names)
+    body += _zeroed(device.index, first + len(scratch) - zeroed, scratch[len(scratch) - zeroed :], names)
     for number, launch in enumerate(noted):
         names |= launch.names
         if launch.scratch:
@@ -120,6 +130,19 @@ def _allocation(index: Any, buffer: Buffer, names: dict[str, Any]) -> list[str]:
     return [f"t{index} = empty(*b{index})", f"a{index} = t{index}.data_ptr()"]
 
 
+def _zeroed(device: int, first: int, buffers: tuple[Buffer, ...], names: dict[str, Any]) -> list[str]:
+    """Addresses, from ``first`` on, in the memory that kernels leave zero."""
+    lines, size = [], 0
+    for index, buffer in enumerate(buffers, start=first):
+        lines.append(f"a{index} = zeros + {size}")
+        size += -(-allocate(buffer).nbytes // zeros.ALIGNMENT) * zeros.ALIGNMENT
+    if not size:
+        return ["zeros = 0", *lines] if lines else []
+    zeros.prepare(device, size)
+    names["zeros_for"] = functools.partial(zeros.address_of, device, size)
+    return ["zeros = zeros_for(stream)", *lines]
+
+
 def allocate(buffer: Buffer) -> torch.Tensor:
     """An uninitialised tensor on the current device."""
     return empty_strided_cuda(buffer.shape, buffer.stride, buffer.dtype)
@@ -129,18 +152,19 @@ def allocate(buffer: Buffer) -> torch.Tensor:
 Noted = tuple[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]]
 
 
-def record(host: Callable[..., Any], args: tuple[Any, ...]) -> Plan:
+def record(host: Callable[..., Any], args: tuple[Any, ...], restores_zeros: bool = False) -> Plan:
     """The plan of ``host(*args)``; compiles its Triton kernels and launches nothing.
 
     Args:
         host: Helion's generated host function for one config; it takes the launcher as ``_launcher``.
         args: the call's arguments, CUDA tensors among them, on the current device.
+        restores_zeros: its kernels leave zero what it makes with ``torch.zeros``; see :mod:`helion_compile.zeros`.
 
     Raises:
         Unexplained: the call cannot be replayed from its inputs and outputs.
     """
     args = _with_own_storage(args)
-    result, allocated, noted = _watched(host, args)
+    result, allocated, zeroed, noted = _watched(host, args, restores_zeros)
     outputs = _flat(result)
     inputs = [arg for arg in args if isinstance(arg, torch.Tensor)]
     storages = [_storage(tensor) for tensor in (*inputs, *outputs)]
@@ -152,36 +176,39 @@ def record(host: Callable[..., Any], args: tuple[Any, ...]) -> Plan:
         if not any(_storage(output) == _storage(tensor) for tensor in allocated):
             raise Unexplained("it returns a tensor that torch computed")
     scratch = [tensor for tensor in allocated if _storage(tensor) not in storages]
-    tensors = [*inputs, *outputs, *scratch]
+    tensors = [*inputs, *outputs, *scratch, *zeroed]
     return _plan(
         device=inputs[0].device,
         inputs=len(inputs),
         outputs=tuple(map(Buffer.of, outputs)),
-        scratch=tuple(map(Buffer.of, scratch)),
+        scratch=tuple(map(Buffer.of, (*scratch, *zeroed))),
+        zeroed=len(zeroed),
         result=result,
         noted=[_launch(number, tensors, *entry) for number, entry in enumerate(noted)],
     )
 
 
-def launches(host: Callable[..., Any], args: tuple[Any, ...]) -> list[Noted]:
+def launches(host: Callable[..., Any], args: tuple[Any, ...], restores_zeros: bool = False) -> list[Noted]:
     """What ``host(*args)`` would launch.
 
     Raises:
         Unexplained: the host function does more than launch.
     """
-    return _watched(host, _with_own_storage(args))[2]
+    return _watched(host, _with_own_storage(args), restores_zeros)[-1]
 
 
-def _watched(host: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, list[torch.Tensor], list[Noted]]:
-    """What the host function returns, allocates and launches."""
+def _watched(
+    host: Callable[..., Any], args: tuple[Any, ...], restores_zeros: bool
+) -> tuple[Any, list[torch.Tensor], list[torch.Tensor], list[Noted]]:
+    """What the host function returns, allocates, makes of zeros and launches."""
     noted: list[Noted] = []
 
     def note(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
         noted.append((kernel, grid, arguments, options))
 
-    with _OnlyAllocates() as watched:
+    with _OnlyAllocates(restores_zeros) as watched:
         result = host(*args, _launcher=note)
-    return result, watched.allocated, noted
+    return result, watched.allocated, watched.zeroed, noted
 
 
 def compile_noted(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -277,14 +304,18 @@ def _flat(result: Any) -> tuple[torch.Tensor, ...]:
 class _OnlyAllocates(TorchDispatchMode):
     """Lets a host function allocate and make views; anything else would compute outside the recorded launches."""
 
-    def __init__(self) -> None:
+    def __init__(self, zeros_too: bool) -> None:
         super().__init__()
+        self.zeros_too = zeros_too
         self.allocated: list[torch.Tensor] = []
+        self.zeroed: list[torch.Tensor] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if func.namespace == "aten" and func._schema.name.removeprefix("aten::") in _ALLOCATIONS:
             self.allocated.append(out)
+        elif self.zeros_too and func is torch.ops.aten.zeros.default:
+            self.zeroed.append(out)
         elif not func.is_view:
             raise Unexplained(f"its host function calls {func}")
         return out

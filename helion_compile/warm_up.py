@@ -211,8 +211,11 @@ class _Background:
         self._wanted[key] = wanted
         with torch.cuda.device(wanted.device), making():
             args = wanted.args()
+            config = wanted.kernel.pick(args).config
+            if config and "alternative" in config:  # nothing to compile
+                return
             try:
-                noted = launches(host_function(wanted.kernel, args, wanted.kernel.pick(args).config), args)
+                noted = launches(host_function(wanted.kernel, args, config), args, wanted.kernel.restores_zeros)
             except Exception as error:  # a config that does not compile: finish() meets it again and tries the next
                 log.debug("%s is left to the end of the warm-up: %s", wanted.kernel.name, error)
                 return

@@ -11,7 +11,7 @@ from torch.fx import Node
 from passes.chain import Chain, Reader
 from passes.meanings import Meaning
 
-__all__ = ["Chain", "Emit", "Fusion", "Reader"]
+__all__ = ["Chain", "Emit", "Fusion", "Leave", "Reader"]
 
 
 class Emit(Protocol):
@@ -26,11 +26,15 @@ class Emit(Protocol):
         """
 
 
+class Leave(str):
+    """A refusal that is a choice: what the graph holds is the better way here, so it is no candidate that failed."""
+
+
 @dataclass(frozen=True)
 class Fusion:
     """A chain of meanings, in which each reads the one before, and what to put in its place.
 
-    ``refuse(chain)`` is asked first: None, or a sentence that says what was found and what would fuse.
+    ``refuse(chain)`` is asked first: None, or a sentence that says what was found and what would fuse, or :class:`Leave`.
     ``build(chain, emit)`` makes the new nodes and returns them as ``{(Norm, "out"): node, (Quantize, "q"): node, …}``:
     one node for every output that ``chain.wanted`` has readers for, more are ignored.  A node has the dtype, device and
     number of elements of the output it replaces; another shape is reshaped to the original's.  Neither function changes

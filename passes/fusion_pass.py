@@ -19,7 +19,7 @@ from passes import reading
 from passes.chain import Chain, find
 from passes.edits import Edits
 from passes.emitting import Emitter
-from passes.fusion import Fusion
+from passes.fusion import Fusion, Leave
 from passes.meanings import Matmul, Meaning
 from passes.placement import Misplaced, Placement
 from passes.records import GraphRecord, Refusal, Site
@@ -209,7 +209,8 @@ class _Rewriting:
                     log.debug("%s does not take %s at %s: %s", fusion.name, chain, self.location, place)
                 else:
                     # The reason that counts is that of the last alternative, which asks for least.
-                    record.refusals.append(Refusal(fusion.name, place, Location.of(chain.anchor), chain.anchor.name))
+                    if not isinstance(place, Leave):
+                        record.refusals.append(Refusal(fusion.name, place, Location.of(chain.anchor), chain.anchor.name))
         return chosen
 
     def _place(self, fusion: Fusion, chain: Chain, placement: Placement) -> Node | str:

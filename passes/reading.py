@@ -13,6 +13,7 @@ from passes.region import Region, dying
 from passes.source import Location
 from passes.spellings import SPELLINGS
 from passes.spellings.norm import with_residual
+from passes.spellings.opaque import name_of
 from passes.spellings.walk import Unread
 from passes.values import RESHAPES, describe
 
@@ -45,7 +46,8 @@ def read(graph: Graph) -> Reading:
     reading = Reading()
     anchors: dict[Any, list[Node]] = {}
     for node in graph.nodes:
-        anchors.setdefault(node.target, []).append(node)
+        for kind in {node.target, name_of(node)}:
+            anchors.setdefault(kind, []).append(node)
     for spelling in SPELLINGS:
         found: dict[Any, Region] = {}
         for anchor in sorted(node for target in spelling.ANCHORS for node in anchors.get(target, ())):

@@ -6,5 +6,6 @@ the way.
 
 from helion_compile.kernels._norm_quant import rms_norm_quant
 from helion_compile.kernels._quant import quant
+from helion_compile.kernels._scaled_mm import scaled_mm
 
-__all__ = ["quant", "rms_norm_quant"]
+__all__ = ["quant", "rms_norm_quant", "scaled_mm"]

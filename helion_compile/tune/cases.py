@@ -24,11 +24,16 @@ class TuneError(ValueError):
 
 @dataclass(frozen=True)
 class Layer:
-    """Sizes of a decoder layer, in elements; ``attention_size`` is what the output projection reads."""
+    """Sizes of a decoder layer, in elements.
+
+    ``attention_size`` is that of all query heads together, which the output projection reads; ``key_value_size`` that of all
+    heads of the keys, and of the values.
+    """
 
     hidden_size: int
     intermediate_size: int
     attention_size: int
+    key_value_size: int = 0
 
 
 def read_model(path: Path) -> Layer:
@@ -56,7 +61,8 @@ def read_model(path: Path) -> Layer:
         return value
 
     hidden, heads = size("hidden_size"), size("num_attention_heads")
-    return Layer(hidden, size("intermediate_size"), heads * size("head_dim", max(hidden // heads, 1)))
+    head = size("head_dim", max(hidden // heads, 1))
+    return Layer(hidden, size("intermediate_size"), heads * head, size("num_key_value_heads", heads) * head)
 
 
 def read_tokens(text: str) -> tuple[int, ...]:

@@ -37,7 +37,7 @@ class Compiled(NamedTuple):
     """A config's generated module and what the compiler says of its kernel, or why there is none.
 
     Attributes:
-        source, entry: text of the module, and the name of its host function.
+        source, entry: text of the module, and the name of its host function; see :meth:`alternative`.
         spills: bytes a thread spills to local memory.
     """
 
@@ -47,6 +47,11 @@ class Compiled(NamedTuple):
     spills: int = 0
     shared: int = 0
     error: str | None = None
+
+    @classmethod
+    def alternative(cls, name: str) -> Compiled:
+        """Stands for one of the kernel's alternatives, which need no compiling: without code, its name is the entry."""
+        return cls("", name)
 
 
 @functools.cache

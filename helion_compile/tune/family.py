@@ -6,6 +6,7 @@ the neighbouring cases; then the fastest few once more, carefully, and the faste
 
 from __future__ import annotations
 
+import concurrent.futures
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -74,8 +75,9 @@ class Family:
     failed: dict[Case, str] = field(default_factory=dict)
 
     def start(self) -> None:
-        """Ask for the seeds to be compiled."""
-        seeds = self.space.seeds(self.seeds)
+        """Ask for the seeds, or the configs that the kernel names for each case, to be compiled."""
+        seeds = [] if self.kernel.candidates else self.space.seeds(self.seeds)
+        seeds += [{"alternative": name} for name in self.kernel.alternatives]
         for case in self.cases:
             self.times[case] = {}
             known = [
@@ -83,7 +85,8 @@ class Family:
                 for (other, _), entry in self.journal.times.items()
                 if other == case and entry.get("us") is not None
             ]
-            self._want(case, [*seeds, *known])
+            named = filter(None, map(self.space.whole, self.kernel.candidates(case))) if self.kernel.candidates else ()
+            self._want(case, [*seeds, *named, *known])
 
     def ready(self) -> bool:
         """Whether all that was asked for is compiled."""
@@ -105,14 +108,16 @@ class Family:
             self._measure(case)
         self.wanted = {}
         before = {case: min(times.values(), default=None) for case, times in self.times.items()}
-        if not hurry and self.round < self.effort.rounds:
+        if not hurry and self.round < self.effort.rounds and not self.kernel.candidates:
             self._next_round()
             self.round += 1
         if not any(self.wanted.values()):
             self.finishing = True
             for case in self.cases:
                 best = sorted(self.times[case], key=self.times[case].__getitem__)[:FINALISTS]
-                self.wanted[case] = best
+                # The alternatives are what the others have to beat, so they are timed as carefully.
+                others = [text for text in self.times[case] if "alternative" in self.configs[text] and text not in best]
+                self.wanted[case] = [*best, *others]
                 if before[case] is None:
                     self.failed.setdefault(case, "no config compiled and ran")
         return True
@@ -137,7 +142,8 @@ class Family:
     def _future(self, case: Case, text: str) -> Any:
         key = representative(case, self.kernel.rounded), text
         if key not in self.futures:
-            self.futures[key] = self.compile(key[0], self.configs[text])
+            alternative = self.configs[text].get("alternative")
+            self.futures[key] = _done(alternative) if alternative else self.compile(key[0], self.configs[text])
         return self.futures[key]
 
     def _next_round(self) -> None:
@@ -146,6 +152,8 @@ class Family:
             if not times:
                 continue
             best = min(times, key=times.__getitem__)
+            if "alternative" in self.configs[best]:
+                continue
             steps = [
                 (name, config)
                 for name, config in self.space.steps(self.configs[best])
@@ -162,7 +170,7 @@ class Family:
 
     def _measure(self, case: Case) -> None:
         times = self.times[case]
-        codes = {self._code(case, text): text for text in times if (case, text) in self.tried}
+        codes = {self._code(case, text): text for text in times if (case, text) in self.tried and self._code(case, text)}
         for text in self.wanted.get(case, []):
             compiled = self._future(case, text).result()
             step, origin = self.came_by.get((case, text), (None, None))
@@ -174,7 +182,7 @@ class Family:
                 if step:
                     self.moves.failed(step)
                 continue
-            twin = codes.setdefault(compiled.source, text)
+            twin = codes.setdefault(compiled.source, text) if compiled.source else text
             if twin != text:
                 if step and twin == origin:
                     self.moves.same_code(step)
@@ -228,8 +236,26 @@ class Family:
                     self.journal.time(case, self.configs[text], None, f"wrong result: {wrong}")
                     self.failed[case] = wrong
                     continue
+                for name, alternative in self._alternatives(measured):
+                    self.journal.baseline(case, name, alternative)
                 us = statistics.median(measured[text])
-                self.winners[case] = Winner(self.space.small(self.configs[text]), round(us, 3), compiled)
+                config = self.configs[text]
+                small = config if "alternative" in config else self.space.small(config)
+                self.winners[case] = Winner(small, round(us, 3), compiled)
                 self.journal.finish(case, self.winners[case].config, us, self.effort.level, spills=compiled.spills)
                 self.failed.pop(case, None)
                 break
+
+    def _alternatives(self, measured: Mapping[str, Sequence[float]]) -> Iterable[tuple[str, float]]:
+        """Name and median µs of each alternative, and as "kernel" that of the best config of the kernel itself."""
+        medians = {text: statistics.median(times) for text, times in measured.items()}
+        names = {text: self.configs[text].get("alternative", "kernel") for text in medians}
+        if set(names.values()) != {"kernel"}:
+            for name in set(names.values()):
+                yield name, min(us for text, us in medians.items() if names[text] == name)
+
+
+def _done(alternative: str) -> concurrent.futures.Future[Compiled]:
+    future: concurrent.futures.Future[Compiled] = concurrent.futures.Future()
+    future.set_result(Compiled.alternative(alternative))
+    return future

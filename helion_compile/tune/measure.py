@@ -71,7 +71,10 @@ class GpuMeasurer:
         self.hosts: dict[str, Callable[..., Any]] = {}
 
     def time(self, source: str, entry: str, careful: bool, limit: float) -> float:
-        """Median µs a call of the config with this code; of one replay only where that is above ``limit``."""
+        """Median µs a call of the config with this code, or of the alternative ``entry`` where there is no code.
+
+        Of one replay only where that is above ``limit``.
+        """
         runs, keep = self._runs(source, entry)
         us = self._replay(runs, 9 if careful else 5, limit)
         del keep
@@ -108,6 +111,8 @@ class GpuMeasurer:
     def _host(self, source: str, entry: str) -> Callable[..., Any]:
         from torch._inductor.codecache import PyCodeCache
 
+        if not source:
+            return functools.partial(self.kernel.alternatives[entry], out=None)
         if source not in self.hosts:
             self.hosts[source] = getattr(PyCodeCache.load(source), entry)
         return self.hosts[source]
@@ -116,8 +121,13 @@ class GpuMeasurer:
         """One launch for each set of inputs, and what has to stay alive for them."""
         host = self._host(source, entry)
         held: list[Any] = []
+        if not source:
+            alternative = self.kernel.alternatives[entry]
+            for args in self.sets:
+                held.append(self.kernel.results(host(*args)))
+            return [functools.partial(alternative, *args, out=out) for args, out in zip(self.sets, held, strict=True)], held
         try:
-            plan = record(host, self.kernel.copy_mutated(self.sets[0]))
+            plan = record(host, self.kernel.copy_mutated(self.sets[0]), self.kernel.restores_zeros)
         except Unexplained:
             runs = [functools.partial(_keep, held, host, args) for args in self.sets]
             runs[0]()

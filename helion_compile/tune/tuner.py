@@ -129,7 +129,7 @@ class Tuner:
         open_baselines = [
             (name, case, self._journal(name))
             for name, case in cases
-            if (case, "inductor") not in self._journal(name).baselines
+            if not self._kernels[name].alternatives and (case, "inductor") not in self._journal(name).baselines
         ]
         # Helion takes a second to read a kernel: one thread does it ahead while this one waits for the GPU.
         reader = concurrent.futures.ThreadPoolExecutor(1)
@@ -195,7 +195,7 @@ class Tuner:
             EFFORTS[self.settings.effort],
             compile=lambda case, config: self._pool.submit(kernel.name, case, config),
             measure=self._measure,
-            seeds=[seed for seed in seeds if seed],
+            seeds=[seed for seed in seeds if seed and "alternative" not in seed],
         )
         family.start()
         return family
@@ -234,7 +234,8 @@ class Tuner:
         journal = self._journal(kernel.name)
         done = journal.done.get(case)
         enough = done is not None and done.get("effort", 0) >= EFFORTS[self.settings.effort].level
-        return enough and (not self.settings.baselines or (case, "inductor") in journal.baselines)
+        without = not self.settings.baselines or kernel.alternatives  # an alternative is the baseline
+        return bool(enough and (without or (case, "inductor") in journal.baselines))
 
     def _journal(self, name: str) -> Journal:
         if name not in self._journals:
@@ -268,7 +269,7 @@ class Tuner:
 
     def _row(self, kernel: HelionKernel, journal: Journal, case: Case) -> Row:
         done = journal.done[case]
-        baseline = journal.baselines.get((case, "inductor"))
+        baselines = {name: us for (other, name), us in journal.baselines.items() if other == case and us is not None}
         made_with = {
             "kernel": kernel.config_fingerprint,
             **self.described["versions"],
@@ -279,7 +280,7 @@ class Tuner:
             case,
             done["winner"],
             round(done["us"], 3),
-            {} if baseline is None else {"inductor": round(baseline, 3)},
+            {name: round(us, 3) for name, us in sorted(baselines.items())},
             made_with,
         )
 

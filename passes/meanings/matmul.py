@@ -7,27 +7,47 @@ from dataclasses import dataclass
 import torch
 
 from passes.meanings.base import Meaning, text
+from passes.meanings.quantize import Granularity
 from passes.values import dtype_name
 
 __all__ = ["Matmul"]
 
+_OF_A = {Granularity.TOKEN: "row", Granularity.TENSOR: "tensor", Granularity.GROUP: "block"}
+_OF_B = {Granularity.TOKEN: "column", Granularity.TENSOR: "tensor", Granularity.GROUP: "block"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Matmul(Meaning):
-    """Scaled matrix product ``(a * a_scale) @ (b * b_scale) + bias``, one scale a row of ``a`` and a column of ``b``.
+    """Scaled matrix product ``(a * a_scale) @ (b * b_scale) + bias``, rounded once to ``dtype``.
 
-    Inputs: ``a`` [M, K] and ``b`` [K, N] fp8, ``a_scale`` [M, 1] and ``b_scale`` [1, N] fp32, ``bias`` [N] if ``bias``.
+    fp8: the products are summed in fp32; with ``fast_accum`` the hardware may sum them with fewer bits.  The scales are
+    fp32 (``scale_dtype``), and where one belongs to a row or a column it is applied to the sum.
+
+    int8: the products are summed in int32, which is exact.  The sum is converted to ``scale_dtype`` and multiplied by both
+    scales, ``a_scale`` first if ``a_scale_first``; each step gives ``scale_dtype``, and the last is converted to ``dtype``.
+
+    Inputs: ``a`` [M, K] and ``b`` [K, N] of ``operands``, or ``b`` [N, K] if ``b_is_rows``; ``a_scale`` [M, 1] and
+    ``b_scale`` [1, N] or [N, 1] (TOKEN), one element (TENSOR) or one for each block (GROUP); ``bias`` [N] if ``bias``.
     Outputs: ``out`` [M, N] of ``dtype``.
     """
 
     dtype: torch.dtype
+    operands: torch.dtype = torch.float8_e4m3fn
+    a_scales: Granularity = Granularity.TOKEN  # a row of a
+    b_scales: Granularity = Granularity.TOKEN  # a column of b
+    scale_dtype: torch.dtype = torch.float32
+    a_scale_first: bool = False
+    b_is_rows: bool = False
     bias: bool = False
     fast_accum: bool = False
 
     def __str__(self) -> str:
+        kinds = _OF_A[self.a_scales], _OF_B[self.b_scales]
         return text(
             "Matmul",
-            "scaled by row and column",
+            dtype_name(self.operands) if self.operands != torch.float8_e4m3fn else "",
+            f"scaled by {kinds[0]}" if kinds[0] == kinds[1] else f"scaled by {kinds[0]} and {kinds[1]}",
+            f"{dtype_name(self.scale_dtype)} scales" if self.scale_dtype != torch.float32 else "",
             dtype_name(self.dtype),
             "bias" if self.bias else "",
             "fast accumulation" if self.fast_accum else "",

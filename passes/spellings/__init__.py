@@ -1,10 +1,11 @@
 """How real models write each meaning.
 
-A spelling is a module with a ``NAME`` for reports, the ``ANCHORS`` (targets) at which a walk begins, and
-``read(anchor)``: a Region, None when the anchor belongs to something else, or ``Unread`` with the reason.
+A spelling is a module with a ``NAME`` for reports, the ``ANCHORS`` (targets, or names of operators that need not be there)
+at which a walk begins, and ``read(anchor)``: a Region, None when the anchor belongs to something else, or ``Unread`` with
+the reason.
 ``SPELLINGS`` lists them in the order in which meanings feed one another.
 """
 
-from passes.spellings import matmul, norm, quantize
+from passes.spellings import matmul, norm, opaque_matmul, quantize
 
-SPELLINGS = (norm, quantize, matmul)
+SPELLINGS = (norm, quantize, matmul, opaque_matmul)

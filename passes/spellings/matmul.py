@@ -1,40 +1,179 @@
-"""Scaled matrix products: ``aten._scaled_mm`` with one scale a row of ``a`` and one a column of ``b``."""
+"""Scaled products of aten: ``_scaled_mm``, ``_scaled_mm_v2`` and ``_int_mm`` with the scales behind it.
+
+::
+
+    out = aten._scaled_mm(a, b, a_scale, b_scale, bias, out_dtype=…, use_fast_accum=…)           <- anchor
+    sums = aten._int_mm(a, b)                                        int32 [M, N]                  <- anchor
+    out = (sums.to(dtype) * a_scale * b_scale).to(out_dtype)         either scale first, the cast explicit or promoted
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch.fx import Node
 
-from passes.meanings import Matmul
+from passes.meanings import Granularity, Matmul
 from passes.region import Region
-from passes.spellings.walk import Walk
-from passes.values import dtype_of, same_shape, shape_of
+from passes.spellings.walk import MUL, Walk
+from passes.values import CASTS, RESHAPES, describe, dtype_name, dtype_of, known_equal, same_shape, shape_of
 
-__all__ = ["ANCHORS", "NAME", "read"]
+__all__ = ["ANCHORS", "NAME", "granularity", "read"]
 
 aten = torch.ops.aten
 
 NAME = "matmul"
-ANCHORS = frozenset({aten._scaled_mm.default})
-_NAMES = tuple(argument.name for argument in aten._scaled_mm.default._schema.arguments)
+_V2 = getattr(getattr(aten, "_scaled_mm_v2", None), "default", None)
+ANCHORS = frozenset({aten._scaled_mm.default, aten._int_mm.default} | ({_V2} if _V2 else set()))
+_FLOATS = (torch.bfloat16, torch.float16, torch.float32)
+# torch.nn.functional.ScalingType: the kinds of scales that _scaled_mm_v2 is told by number.
+_RECIPES = {0: Granularity.TENSOR, 1: Granularity.TOKEN}
 
 
 def read(anchor: Node) -> Region | None:
-    """The product that an ``aten._scaled_mm`` computes; None without fake values to tell the shapes from."""
+    """The product that such a call computes; None without fake values to tell the shapes from."""
     if shape_of(anchor) is None:
         return None
+    if anchor.target is aten._int_mm.default:
+        return _int_mm(anchor)
+    names = [argument.name for argument in anchor.target._schema.arguments]
+    given = dict(zip(names, anchor.args, strict=False)) | anchor.kwargs
+    return _scaled_mm_v2(anchor, given) if anchor.target is _V2 else _scaled_mm(anchor, given)
+
+
+def granularity(walk: Walk, rows: Any, columns: Any, a_scale: Node, b_scale: Node) -> Granularity:
+    """What shares a scale in the product of [rows, K] and [K, columns], alike for both; fails for anything else."""
+    a_shape, b_shape = shape_of(a_scale), shape_of(b_scale)
+    by_column = same_shape(b_shape, (1, columns)) or same_shape(b_shape, (columns, 1)) or same_shape(b_shape, (columns,))
+    if (same_shape(a_shape, (rows, 1)) or same_shape(a_shape, (rows,))) and by_column:
+        return Granularity.TOKEN
+    if all(known_equal(size, 1) for size in (*a_shape, *b_shape)):
+        return Granularity.TENSOR
+    if len(a_shape) == 2 and len(b_shape) == 2 and not known_equal(a_shape[1], 1):
+        return Granularity.GROUP
+    walk.fail(
+        walk.anchor,
+        f"expected scales of shape [{rows}, 1] and [1, {columns}], one a row and one a column, or of one element each, found "
+        f"{list(a_shape)} and {list(b_shape)}",
+    )
+
+
+def _scaled_mm(anchor: Node, given: dict[str, Any]) -> Region:
     walk = Walk(anchor)
-    given = dict(zip(_NAMES, anchor.args, strict=False)) | anchor.kwargs
     a, b, a_scale, b_scale, bias = (given.get(name) for name in ("self", "mat2", "scale_a", "scale_b", "bias"))
     if given.get("scale_result") is not None:
         walk.fail(anchor, "a scaled result is not read yet; a product without scale_result is")
-    rows, columns = shape_of(a)[0], shape_of(b)[1]
-    if not same_shape(shape_of(a_scale), (rows, 1)) or not same_shape(shape_of(b_scale), (1, columns)):
+    kind = granularity(walk, shape_of(a)[0], shape_of(b)[1], a_scale, b_scale)
+    return _region(walk, kind, given, a, b, a_scale, b_scale, bias)
+
+
+def _scaled_mm_v2(anchor: Node, given: dict[str, Any]) -> Region:
+    walk = Walk(anchor)
+    recipes = given["recipe_a"], given["recipe_b"]
+    if any(len(scales) != 1 for scales in (given["scale_a"], given["scale_b"], *recipes)):
+        walk.fail(anchor, "two levels of scales are not read yet; one scale for each operand is")
+    if any(given.get(name) for name in ("contraction_dim",)) or any(map(any, (given["swizzle_a"], given["swizzle_b"]))):
+        walk.fail(anchor, "swizzled scales and other contracted dimensions are not read yet")
+    kinds = {_RECIPES.get(recipe, Granularity.GROUP) for (recipe,) in recipes}
+    if len(kinds) > 1:
+        walk.fail(anchor, f"the two operands have scales of different kinds (recipes {recipes[0]} and {recipes[1]})")
+    (a_scale,), (b_scale,) = given["scale_a"], given["scale_b"]
+    return _region(walk, kinds.pop(), given, given["self"], given["mat2"], a_scale, b_scale, given.get("bias"))
+
+
+def _region(
+    walk: Walk, kind: Granularity, given: dict[str, Any], a: Node, b: Node, a_scale: Node, b_scale: Node, bias: Any
+) -> Region:
+    if dtype_of(a) != dtype_of(b):
         walk.fail(
-            anchor,
-            f"expected scales of shape [{rows}, 1] and [1, {columns}], one a row and one a column, found "
-            f"{list(shape_of(a_scale))} and {list(shape_of(b_scale))}: scales a tensor or a block are not read yet",
+            walk.anchor, f"the operands are {dtype_name(dtype_of(a))} and {dtype_name(dtype_of(b))}; two of one dtype fuse"
         )
-    meaning = Matmul(dtype=dtype_of(anchor), bias=bias is not None, fast_accum=bool(given.get("use_fast_accum", False)))
+    meaning = Matmul(
+        dtype=dtype_of(walk.anchor),
+        operands=dtype_of(a),
+        a_scales=kind,
+        b_scales=kind,
+        scale_dtype=dtype_of(a_scale),
+        bias=bias is not None,
+        fast_accum=bool(given.get("use_fast_accum", False)),
+    )
     inputs = {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale, "bias": bias}
-    return walk.region(meaning, {name: node for name, node in inputs.items() if node is not None}, {"out": anchor})
+    return walk.region(meaning, {name: node for name, node in inputs.items() if node is not None}, {"out": walk.anchor})
+
+
+# --- int8 ---------------------------------------------------------------------------------------------------------------
+
+
+def _int_mm(anchor: Node) -> Region | None:
+    """The integer product with the two scalings behind it; None when nothing scales it."""
+    walk = Walk(anchor)
+    a, b = anchor.args
+    rows, columns = shape_of(anchor)
+    value: Node = anchor
+    scales: dict[str, Node] = {}
+    dtypes: list[torch.dtype] = []
+    while len(scales) < 2:
+        value, reader = _only_reader(walk, value, scales)
+        if reader is None:
+            return None
+        if reader.target in CASTS and dtype_of(reader) in _FLOATS and not (dtypes and dtype_of(reader) != dtypes[-1]):
+            value = walk.take(reader)
+            dtypes.append(dtype_of(value))
+            continue
+        scale = walk.other(reader, value) if reader.target in MUL else None
+        if isinstance(scale, Node) and scale.target is aten.expand.default:
+            scale = walk.take(scale, cheap=True).args[0]
+        if not isinstance(scale, Node):
+            if not scales:
+                return None  # integers that somebody wants as they are
+            walk.fail(reader, f"expected the other scale to be multiplied in, found {describe(reader)}")
+        scales[_side(walk, scale, rows, columns, scales)] = scale
+        value = walk.take(reader)
+        dtypes.append(dtype_of(value))
+    if len(set(dtypes)) > 1:
+        walk.fail(value, f"the steps are in {', '.join(map(dtype_name, dtypes))}; a product scaled in one dtype fuses")
+    (scaled,) = set(dtypes)
+    casts = [user for user in value.users if user.target in CASTS and dtype_of(user) in _FLOATS]
+    if len(value.users) == 1 and casts:
+        value = walk.take(casts[0])
+    token = {name: not all(known_equal(size, 1) for size in shape_of(scale)) for name, scale in scales.items()}
+    meaning = Matmul(
+        dtype=dtype_of(value),
+        operands=dtype_of(a),
+        a_scales=Granularity.TOKEN if token["a_scale"] or known_equal(rows, 1) else Granularity.TENSOR,
+        b_scales=Granularity.TOKEN if token["b_scale"] else Granularity.TENSOR,
+        scale_dtype=scaled,
+        a_scale_first=next(iter(scales)) == "a_scale",
+    )
+    return walk.region(meaning, {"a": a, "b": b, **scales}, {"out": value})
+
+
+def _only_reader(walk: Walk, value: Node, scales: dict[str, Node]) -> tuple[Node, Node | None]:
+    """What reads ``value``, alone; and the view of it that is read.  None where several do and no scale was seen yet."""
+    while True:
+        users = list(value.users)
+        if len(users) != 1:
+            if scales:
+                walk.fail(value, f"{describe(value)} is read {len(users)} times; a value of the product's own fuses")
+            return value, None
+        if users[0].target in RESHAPES and same_shape(shape_of(users[0]), shape_of(value)):
+            value = walk.take(users[0])
+            continue
+        return value, users[0]
+
+
+def _side(walk: Walk, scale: Node, rows: Any, columns: Any, known: dict[str, Node]) -> str:
+    """Which operand a factor belongs to, by how it is broadcast over [rows, columns]."""
+    shape = shape_of(scale) or ()
+    if all(known_equal(size, 1) for size in shape):
+        side = next(name for name in ("a_scale", "b_scale") if name not in known)
+    elif same_shape(shape, (rows, 1)):
+        side = "a_scale"
+    elif same_shape(shape, (columns,)) or same_shape(shape, (1, columns)):
+        side = "b_scale"
+    else:
+        walk.fail(scale, f"expected a factor a row or a column of [{rows}, {columns}], found one of shape {list(shape)}")
+    if side in known:
+        walk.fail(scale, f"both factors of the product are of its {'rows' if side == 'a_scale' else 'columns'}")
+    return side

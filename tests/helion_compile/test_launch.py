@@ -221,7 +221,7 @@ def test_a_capture_without_a_plan_is_refused(monkeypatch):
 def test_what_no_plan_explains_goes_through_the_host_function_with_one_warning(monkeypatch, caplog):
     launch._warned.clear()
 
-    def record(host, args):
+    def record(host, args, restores_zeros):
         raise Unexplained("a reason")
 
     monkeypatch.setattr(launch, "record", record)

@@ -1,0 +1,130 @@
+"""``scaled_mm`` without a GPU: what it means, what it refuses, and that its configs compile for one.
+
+Letters: M tokens, N output features, K what is summed over.
+"""
+
+import pytest
+import torch
+
+from helion_compile.case import Case
+from helion_compile.kernels import scaled_mm
+from helion_compile.kernels._scaled_mm import FEW_TOKENS, MOST_UNPROMOTED, MULTIPROCESSORS
+from helion_compile.tune.compiling import Target
+from helion_compile.tune.pool import CompilePool
+
+E4M3, INT8 = torch.float8_e4m3fn, torch.int8
+BF16, FP32 = torch.bfloat16, torch.float32
+CASE = Case(k=4096, n=6144, num_tokens=16, operands="e4m3", dtype="bf16", scales="row", fast_accum=True)
+
+
+def arguments(m=4, n=32, k=48, operands=E4M3, dtype=BF16, by_tensor=False, bias=False, fast_accum=True):
+    generator = torch.Generator().manual_seed(m + n + k)
+    a, w = (torch.randn(rows, k, generator=generator).mul(20).to(operands) for rows in (m, n))
+    a_scale, w_scale = (torch.rand(1 if by_tensor else size, generator=generator) + 0.5 for size in (m, n))
+    return a, w, a_scale, w_scale, torch.randn(n, generator=generator).to(BF16) if bias else None, dtype, fast_accum
+
+
+@pytest.mark.parametrize("operands", [E4M3, INT8])
+@pytest.mark.parametrize("by_tensor", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [BF16, torch.float16, FP32])
+def test_the_reference_is_the_product_in_fp64_rounded_once(operands, by_tensor, bias, dtype):
+    a, w, a_scale, w_scale, b, *_ = args = arguments(operands=operands, by_tensor=by_tensor, bias=bias, dtype=dtype)
+    exact = (a.double() @ w.double().t()) * a_scale.double()[:, None] * w_scale.double()[None, :]
+    exact = exact if b is None else exact + b.double()
+    got = scaled_mm(*args)
+    assert got.dtype == dtype and got.shape == (4, 32) and got.is_contiguous()
+    # One rounding to dtype, and those of fp32 before it: at most 48 terms, each within the norm of the row.
+    bound = torch.finfo(dtype).eps / 2 * exact.abs() + 60 * torch.finfo(FP32).eps * exact.abs().max()
+    assert ((got.double() - exact).abs() <= bound).all()
+
+
+def test_the_library_gives_the_reference():
+    args = arguments(m=16, n=64, k=64)
+    torch.testing.assert_close(scaled_mm.alternatives["library"](*args), scaled_mm.reference(*args), rtol=2e-2, atol=1e-2)
+
+
+def test_the_library_writes_where_it_is_told_to():
+    args = arguments(m=16, n=64, k=64)
+    out = torch.full((16, 64), float("nan"), dtype=BF16)
+    scaled_mm.alternatives["library"](*args, out=(out,))
+    assert torch.equal(out, scaled_mm.alternatives["library"](*args))
+
+
+def without(position, value):
+    args = list(arguments())
+    args[position] = value
+    return args
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (without(0, torch.zeros(4, 48)), "a is torch.float32; both operands are"),
+        (without(1, torch.zeros(32, 48, dtype=INT8)), "w is torch.int8; both operands are"),
+        (without(1, torch.zeros(48, 32).to(E4M3).t()), "w has strides (1, 32)"),
+        (without(1, torch.zeros(32, 64).to(E4M3)), "a has rows of 48 and w of 64 elements"),
+        (without(1, torch.zeros(30, 48).to(E4M3)), "the weight is 30 by 48; it takes multiples of 16"),
+        (without(0, torch.zeros(4, 56).to(E4M3)[:, :48]), "a row of a begins 56 bytes after the one before"),
+        (without(2, torch.ones(3)), "a_scale has 3 elements; it takes one for each of 4 rows, or one"),
+        (without(3, torch.ones(32, dtype=BF16)), "w_scale is torch.bfloat16"),
+        (without(3, torch.ones(1, 32)), "w_scale is torch.float32 (1, 32)"),
+        (without(4, torch.ones(32, 1)), "the bias is (32, 1)"),
+        (without(5, torch.float64), "the result is torch.float64"),
+    ],
+)
+def test_what_it_refuses(args, reason):
+    assert scaled_mm.refuse(*arguments()) is None
+    assert scaled_mm.refuse(*args).startswith(reason)
+
+
+def test_the_case_of_its_inputs():
+    for changes in ({}, {"operands": "int8", "dtype": "fp32"}, {"scales": "tensor", "fast_accum": False}, {"num_tokens": 1}):
+        case = CASE.replace(**changes)
+        assert scaled_mm.case(*scaled_mm.inputs(case, torch.device("meta"))) == case
+
+
+# --- configs
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 16, 17, 64, 65, 4096])
+@pytest.mark.parametrize(("n", "k"), [(1024, 4096), (4096, 12288), (6144, 4096), (24576, 4096), (16, 16), (256, 512)])
+@pytest.mark.parametrize("fast_accum", [False, True])
+def test_default_configs(tokens, n, k, fast_accum):
+    config = scaled_mm.default_config(CASE.replace(num_tokens=tokens, n=n, k=k, fast_accum=fast_accum))
+    if tokens > FEW_TOKENS:
+        assert config == {"alternative": "library"}
+        return
+    block_n, block_m, split, block_k = config["block_sizes"]
+    assert block_m >= min(tokens, 16) and split * block_k <= max(k, 32)
+    assert (block_n + block_m) * block_k * config["num_stages"] <= 227 * 1024  # shared memory of a multiprocessor
+    assert split == 1 or -(-n // block_n) * split * -(-tokens // block_m) <= 2 * MULTIPROCESSORS
+    assert fast_accum or block_k <= MOST_UNPROMOTED
+
+
+def test_every_token_count_has_candidates_or_the_library():
+    for tokens in (1, 16, 64, 256):
+        candidates = list(scaled_mm.candidates(CASE.replace(num_tokens=tokens)))
+        assert 3 <= len(candidates) <= 60
+    assert not list(scaled_mm.candidates(CASE.replace(num_tokens=512)))
+    assert all(c["block_sizes"][3] <= MOST_UNPROMOTED for c in scaled_mm.candidates(CASE.replace(fast_accum=False)))
+
+
+SPLIT = {"block_sizes": [64, 16, 4, 256], "num_warps": 4, "num_stages": 3, "prefetch": 1024}
+CASES = [
+    (CASE, SPLIT),
+    (CASE.replace(num_tokens=1), SPLIT),
+    (CASE.replace(operands="int8", dtype="fp32"), SPLIT),
+    (CASE.replace(scales="tensor", fast_accum=False, n=1008), {**SPLIT, "block_sizes": [64, 16, 2, 128]}),
+    (CASE, {"block_sizes": [64, 16, 1, 512], "num_warps": 4, "num_stages": 3, "prefetch": 0}),
+]
+
+
+def test_it_compiles_for_an_h200_without_spilling(tmp_path):
+    pool = CompilePool(1, ["helion_compile.kernels"], Target(90, 132), {"TRITON_CACHE_DIR": str(tmp_path)})
+    try:
+        for compiled in [pool.submit("scaled_mm", *each) for each in CASES]:
+            done = compiled.result(timeout=300)
+            assert not done.error and not done.spills
+    finally:
+        pool.stop()
