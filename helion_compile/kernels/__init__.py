@@ -4,7 +4,8 @@ The files have an underscore because the code that Helion generates imports them
 the way.
 """
 
+from helion_compile.kernels._activation_quant import activation_quant
 from helion_compile.kernels._norm_quant import rms_norm_quant
 from helion_compile.kernels._quant import quant
 
-__all__ = ["quant", "rms_norm_quant"]
+__all__ = ["activation_quant", "quant", "rms_norm_quant"]

@@ -6,12 +6,16 @@ classes.  Two stretches with equal meanings and equal inputs give equal bits.
 Letters in shapes: ``...`` leading dimensions, ``K`` hidden size, ``M`` rows (tokens), ``N`` output features.
 """
 
+from passes.meanings.activation import Activation, ActivationFunction, ActivationRounding
 from passes.meanings.base import Meaning
 from passes.meanings.matmul import Matmul
 from passes.meanings.norm import Norm, NormKind, NormRounding
 from passes.meanings.quantize import Granularity, Quantize, ScaleFormat, ScaleLayout, ScaleUse
 
 __all__ = [
+    "Activation",
+    "ActivationFunction",
+    "ActivationRounding",
     "Granularity",
     "Matmul",
     "Meaning",

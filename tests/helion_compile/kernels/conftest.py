@@ -4,7 +4,17 @@ import helion
 import pytest
 import torch
 
-from helion_compile.kernels import _norm_quant, _quant, normalization, quant, quantizing, rms_norm_quant
+from helion_compile.kernels import (
+    _activation_quant,
+    _norm_quant,
+    _quant,
+    activation,
+    activation_quant,
+    normalization,
+    quant,
+    quantizing,
+    rms_norm_quant,
+)
 
 
 @pytest.fixture
@@ -15,13 +25,17 @@ def bodies(monkeypatch):
         "divide_rows": lambda values, divisor: values / divisor,
         "reciprocal_of": torch.reciprocal,
         "root_of": torch.sqrt,
+        "exp_of": torch.exp,
+        "erf_of": torch.erf,
+        "tanh_of": torch.tanh,
+        "divided": torch.div,
     }
     replaced |= dict.fromkeys(("let_next_begin", "wait_for_previous"), lambda: None)
-    for module in (normalization, quantizing, _norm_quant, _quant):
+    for module in (normalization, quantizing, activation, _norm_quant, _quant, _activation_quant):
         for name, function in replaced.items():
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, function)
     return {
         kernel: helion.kernel(kernel.fn, ref_mode=helion.RefMode.EAGER, static_shapes=False, autotune_effort="none")
-        for kernel in (rms_norm_quant, quant)
+        for kernel in (rms_norm_quant, quant, activation_quant)
     }
