@@ -7,5 +7,6 @@ the way.
 from helion_compile.kernels._activation_quant import activation_quant
 from helion_compile.kernels._norm_quant import rms_norm_quant
 from helion_compile.kernels._quant import quant
+from helion_compile.kernels._rope import norm_rope, rope
 
-__all__ = ["activation_quant", "quant", "rms_norm_quant"]
+__all__ = ["activation_quant", "norm_rope", "quant", "rms_norm_quant", "rope"]

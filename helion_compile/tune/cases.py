@@ -24,11 +24,16 @@ class TuneError(ValueError):
 
 @dataclass(frozen=True)
 class Layer:
-    """Sizes of a decoder layer, in elements; ``attention_size`` is what the output projection reads."""
+    """Sizes of a decoder layer, in elements; ``attention_size`` is what the output projection reads.
+
+    ``head_dim`` and ``key_value_heads`` are None where nobody has said them.
+    """
 
     hidden_size: int
     intermediate_size: int
     attention_size: int
+    head_dim: int | None = None
+    key_value_heads: int | None = None
 
 
 def read_model(path: Path) -> Layer:
@@ -56,7 +61,8 @@ def read_model(path: Path) -> Layer:
         return value
 
     hidden, heads = size("hidden_size"), size("num_attention_heads")
-    return Layer(hidden, size("intermediate_size"), heads * size("head_dim", max(hidden // heads, 1)))
+    head_dim = size("head_dim", max(hidden // heads, 1))
+    return Layer(hidden, size("intermediate_size"), heads * head_dim, head_dim, size("num_key_value_heads", heads))
 
 
 def read_tokens(text: str) -> tuple[int, ...]:

@@ -11,11 +11,13 @@ from passes.meanings.base import Meaning
 from passes.meanings.matmul import Matmul
 from passes.meanings.norm import Norm, NormKind, NormRounding
 from passes.meanings.quantize import Granularity, Quantize, ScaleFormat, ScaleLayout, ScaleUse
+from passes.meanings.rope import ComplexRope, Rope, RopePairs, RopeRounding, RopeTable
 
 __all__ = [
     "Activation",
     "ActivationFunction",
     "ActivationRounding",
+    "ComplexRope",
     "Granularity",
     "Matmul",
     "Meaning",
@@ -23,6 +25,10 @@ __all__ = [
     "NormKind",
     "NormRounding",
     "Quantize",
+    "Rope",
+    "RopePairs",
+    "RopeRounding",
+    "RopeTable",
     "ScaleFormat",
     "ScaleLayout",
     "ScaleUse",

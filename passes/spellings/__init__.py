@@ -5,6 +5,6 @@ A spelling is a module with a ``NAME`` for reports, the ``ANCHORS`` (targets) at
 ``SPELLINGS`` lists them in the order in which meanings feed one another.
 """
 
-from passes.spellings import activation, matmul, norm, quantize
+from passes.spellings import activation, matmul, norm, quantize, rope
 
-SPELLINGS = (norm, activation, quantize, matmul)
+SPELLINGS = (norm, activation, rope, quantize, matmul)
