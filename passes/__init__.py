@@ -14,10 +14,11 @@ nodes in place, ``records`` says what was done and why not more.
 
 from passes.fusion import Chain, Emit, Fusion
 from passes.fusion_pass import FusionError, FusionPass
-from passes.meanings import Matmul, Meaning, Norm, NormRounding, Quantize, ScaleUse
+from passes.meanings import Activation, Matmul, Meaning, Norm, NormRounding, Quantize, Rope, ScaleUse
 from passes.records import GraphRecord, Refusal, Site
 
 __all__ = [
+    "Activation",
     "Chain",
     "Emit",
     "Fusion",
@@ -30,6 +31,7 @@ __all__ = [
     "NormRounding",
     "Quantize",
     "Refusal",
+    "Rope",
     "ScaleUse",
     "Site",
 ]

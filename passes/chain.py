@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch.fx import Node
 
-from passes.meanings import Matmul, Meaning, Norm, Quantize
+from passes.meanings import Activation, Matmul, Meaning, Norm, Quantize, Rope
 from passes.reading import Reading
 from passes.region import Region, dying
 from passes.values import RESHAPES, VIEWS
@@ -18,6 +18,8 @@ __all__ = ["Chain", "Reader", "find"]
 # (producer, consumer) -> input of the consumer: output of the producer
 LINKS: dict[tuple[type[Meaning], type[Meaning]], dict[str, str]] = {
     (Norm, Quantize): {"x": "out"},
+    (Activation, Quantize): {"x": "out"},
+    (Norm, Rope): {"x": "out"},
     (Quantize, Matmul): {"a": "q", "a_scale": "scale"},
 }
 

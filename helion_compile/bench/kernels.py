@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from helion_compile.bench.timing import device_us, machine, require_gpu, rotating
-from helion_compile.kernels import quant, rms_norm_quant
+from helion_compile.kernels import activation_quant, quant, rms_norm_quant
 from helion_compile.kernels.normalization import normalization
 from helion_compile.kernels.quantization import quantization
 
@@ -47,6 +47,14 @@ def _norm_quant(x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor | 
     return rms_norm_quant(x, weight, None, residual, None, None, EPS, NORM, TORCHAO, exact, False)
 
 
+def _silu_mul_quantized(x: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return _quantized(torch.nn.functional.silu(x) * up)
+
+
+def _activation_quant(x: torch.Tensor, up: torch.Tensor, exact: bool) -> Any:
+    return activation_quant(x, up, None, None, "silu", "function", TORCHAO, exact, False)
+
+
 # name -> (spelled in torch, our kernel with the same arguments, tensors [M, K] that are read or written in bf16 / in fp8)
 CASES: dict[str, tuple[Callable, Callable, int]] = {
     "rms_norm_quant": (_norm_quantized, lambda x, w: _norm_quant(x, w, None, False), 1),
@@ -61,11 +69,15 @@ CASES: dict[str, tuple[Callable, Callable, int]] = {
         3,
     ),
     "quant": (_quantized, lambda x: quant(x, None, None, TORCHAO, False), 1),
+    "activation_quant": (_silu_mul_quantized, lambda x, up: _activation_quant(x, up, False), 2),
+    "activation_quant exact": (_silu_mul_quantized, lambda x, up: _activation_quant(x, up, True), 2),
 }
 
 
 def _inputs(name: str, m: int, k: int) -> tuple[torch.Tensor, ...]:
     x = torch.randn(m, k, device="cuda", dtype=torch.bfloat16)
+    if name.startswith("activation_quant"):
+        return x, torch.randn_like(x)
     weight = torch.randn(k, device="cuda", dtype=torch.bfloat16)
     return {"quant": (x,), "add_rms_norm_quant": (x, weight, torch.randn_like(x))}.get(name, (x, weight))
 

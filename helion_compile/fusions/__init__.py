@@ -7,13 +7,13 @@ One fusion a file, named as its kernel.  Each has ``KERNELS``, all kernels that 
 from __future__ import annotations
 
 from helion_compile import lowering
-from helion_compile.fusions import norm_quant, quant, scaled_mm
+from helion_compile.fusions import activation_quant, norm_quant, norm_rope, quant, rope, scaled_mm
 from passes.fusion import Fusion
 
 __all__ = ["CATALOGUE", "NUMERICS", "fusions", "identity"]
 
 NUMERICS = ("default", "exact")
-CATALOGUE = (norm_quant, quant, scaled_mm)
+CATALOGUE = (norm_quant, norm_rope, activation_quant, quant, rope, scaled_mm)
 
 
 def fusions(numerics: str = "default") -> tuple[Fusion, ...]:

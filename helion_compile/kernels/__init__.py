@@ -4,8 +4,10 @@ The files have an underscore because the code that Helion generates imports them
 the way.
 """
 
+from helion_compile.kernels._activation_quant import activation_quant
 from helion_compile.kernels._norm_quant import rms_norm_quant
 from helion_compile.kernels._quant import quant
+from helion_compile.kernels._rope import norm_rope, rope
 from helion_compile.kernels._scaled_mm import scaled_mm
 
-__all__ = ["quant", "rms_norm_quant", "scaled_mm"]
+__all__ = ["activation_quant", "norm_rope", "quant", "rms_norm_quant", "rope", "scaled_mm"]

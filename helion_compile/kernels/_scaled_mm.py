@@ -193,7 +193,8 @@ def _shapes(layer):
     """Projections apart, as Hugging Face's models have them, and q, k, v and gate, up merged, as servers do."""
     heads, shared = layer.attention_size, layer.key_value_size
     hidden, inner = layer.hidden_size, layer.intermediate_size
-    read = {(hidden, n) for n in (heads, shared, heads + 2 * shared, inner, 2 * inner)} | {(heads, hidden), (inner, hidden)}
+    merged = [shared, heads + 2 * shared] if shared else []
+    read = {(hidden, n) for n in (heads, *merged, inner, 2 * inner)} | {(heads, hidden), (inner, hidden)}
     common = {"operands": "e4m3", "scales": "row", "fast_accum": True}
     return [{"k": k, "n": n, **common} for k, n in sorted(read)]
 

@@ -26,14 +26,20 @@ class TuneError(ValueError):
 class Layer:
     """Sizes of a decoder layer, in elements.
 
-    ``attention_size`` is that of all query heads together, which the output projection reads; ``key_value_size`` that of all
-    heads of the keys, and of the values.
+    ``attention_size`` is that of all query heads together, which the output projection reads.  ``head_dim`` and
+    ``key_value_heads`` are None where nobody has said them.
     """
 
     hidden_size: int
     intermediate_size: int
     attention_size: int
-    key_value_size: int = 0
+    head_dim: int | None = None
+    key_value_heads: int | None = None
+
+    @property
+    def key_value_size(self) -> int | None:
+        """Of all heads of the keys, and of the values; None where nobody has said it."""
+        return self.head_dim * self.key_value_heads if self.head_dim and self.key_value_heads else None
 
 
 def read_model(path: Path) -> Layer:
@@ -61,8 +67,8 @@ def read_model(path: Path) -> Layer:
         return value
 
     hidden, heads = size("hidden_size"), size("num_attention_heads")
-    head = size("head_dim", max(hidden // heads, 1))
-    return Layer(hidden, size("intermediate_size"), heads * head, size("num_key_value_heads", heads) * head)
+    head_dim = size("head_dim", max(hidden // heads, 1))
+    return Layer(hidden, size("intermediate_size"), heads * head_dim, head_dim, size("num_key_value_heads", heads))
 
 
 def read_tokens(text: str) -> tuple[int, ...]:

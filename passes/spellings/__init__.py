@@ -6,6 +6,6 @@ the reason.
 ``SPELLINGS`` lists them in the order in which meanings feed one another.
 """
 
-from passes.spellings import matmul, norm, opaque_matmul, quantize
+from passes.spellings import activation, matmul, norm, opaque_matmul, quantize, rope
 
-SPELLINGS = (norm, quantize, matmul, opaque_matmul)
+SPELLINGS = (norm, activation, rope, quantize, matmul, opaque_matmul)

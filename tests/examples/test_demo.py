@@ -26,7 +26,7 @@ def test_the_demo_runs_on_a_checkpoint_folder(tmp_path):
         assert heading in demo.stdout
     for shown in (
         "rms_norm_quant in model.layers.0.self_attn.q_proj\n    source   transformers/models/qwen3/modeling_qwen3.py:",
-        "Total: 4 rms_norm_quant, 4 quant, 14 matmul kept, 0 refused.",
+        "Total: 4 rms_norm_quant, 2 quant, 2 activation_quant, 14 matmul kept, 0 refused.",
         "helion_kernel(embedding, ",
         "error against fp64",
     ):

@@ -159,12 +159,12 @@ class TestOptions:
             (
                 {"disable": ["qaunt"]},
                 ValueError,
-                "disable=['qaunt']: no fusion is called 'qaunt'; there are 'rms_norm_quant', 'quant'",
+                "disable=['qaunt']: no fusion is called 'qaunt'; there are 'rms_norm_quant', 'activation_quant', 'quant'",
             ),
             (
                 {"only": ["norm", "quant"]},
                 ValueError,
-                "only=['norm', 'quant']: no fusion is called 'norm'; there are 'rms_norm_quant', 'quant'",
+                "only=['norm', 'quant']: no fusion is called 'norm'; there are 'rms_norm_quant', 'activation_quant', 'quant'",
             ),
             ({"numeric": "exact"}, ValueError, "options has 'numeric', which is no option of backend='helion' (numerics, "),
             ({"numeric": "exact"}, ValueError, "did you mean 'numerics'?"),

@@ -1,7 +1,8 @@
 """Real model classes, two layers each, through ``backend="helion"``: every chain is found, once, and the results hold.
 
-Two layers have eight activations that are quantised: the results of the four norms, which q, k, v and gate, up share, and the
-inputs of o_proj and down_proj.  Most tests stop before code generation; what is compiled is compiled once a model.
+Two layers have eight activations that are quantised: the results of the four norms, which q, k, v and gate, up share, the
+inputs of o_proj, and the inputs of down_proj, which are silu(gate) * up.  Most tests stop before code generation; what is
+compiled is compiled once a model.
 """
 
 import copy
@@ -34,8 +35,10 @@ NORM_QUANT = {  # module of the first reader -> copies of the chain
 }
 QUANT = {
     "model.layers.0.self_attn.o_proj": 1,
-    "model.layers.0.mlp.down_proj": 1,
     "model.layers.1.self_attn.o_proj": 1,
+}
+ACTIVATION_QUANT = {
+    "model.layers.0.mlp.down_proj": 1,
     "model.layers.1.mlp.down_proj": 1,
 }
 LINEARS = [
@@ -57,14 +60,14 @@ def ids_of(name, *shape):
 def found_sites(record):
     return {
         fusion: {site.location.module: site.merged for site in record.sites if site.fusion == fusion}
-        for fusion in ("rms_norm_quant", "quant")
+        for fusion in ("rms_norm_quant", "activation_quant", "quant")
     }
 
 
 def assert_all_chains_fused(name, inspected):
     """Every chain is in one site and every product reads a site: nothing is missed, nothing is there twice."""
     record, nodes = inspected.record, list(inspected.module.graph.nodes)
-    assert found_sites(record) == {"rms_norm_quant": NORM_QUANT, "quant": QUANT}
+    assert found_sites(record) == {"rms_norm_quant": NORM_QUANT, "activation_quant": ACTIVATION_QUANT, "quant": QUANT}
     assert len(record.sites) == 8
     assert Counter(site.location.module for site in record.kept) == Counter(LINEARS)
     assert record.unclaimed == {"norm": UNCLAIMED[name]}
@@ -140,7 +143,8 @@ def test_a_quantised_head_takes_the_last_norm(name):
     model = model_of(name, lm_head=True)
     (inspected,) = inspect(model, [ids_of(name, 2, 8)], {})
     found = found_sites(inspected.record)
-    assert found == {"rms_norm_quant": NORM_QUANT | {"lm_head": 1}, "quant": QUANT}
+    norm_quant = NORM_QUANT | {"lm_head": 1}
+    assert found == {"rms_norm_quant": norm_quant, "activation_quant": ACTIVATION_QUANT, "quant": QUANT}
     assert inspected.record.unclaimed.get("norm", 0) == UNCLAIMED[name] - 1
 
 
@@ -157,7 +161,7 @@ def test_sums_that_are_results_too():
         torch.compile(with_hidden_states, backend=inspecting_backend(graphs, options=options))(ids)
         for graphs, options in ((found, {"numerics": "exact"}), ([], {"only": []}))
     )
-    assert Counter(site.fusion for site in found[0].record.sites) == {"rms_norm_quant": 4, "quant": 4}
+    assert Counter(site.fusion for site in found[0].record.sites) == {"rms_norm_quant": 4, "activation_quant": 2, "quant": 2}
     assert len(fused) == 4
     for result, expected in zip(fused, unfused, strict=True):
         assert torch.equal(result, expected)

@@ -4,7 +4,20 @@ import helion
 import pytest
 import torch
 
-from helion_compile.kernels import _norm_quant, _quant, normalization, quant, quantizing, rms_norm_quant
+from helion_compile.kernels import (
+    _activation_quant,
+    _norm_quant,
+    _quant,
+    _rope,
+    activation,
+    activation_quant,
+    norm_rope,
+    normalization,
+    quant,
+    quantizing,
+    rms_norm_quant,
+    rope,
+)
 
 
 @pytest.fixture
@@ -15,13 +28,18 @@ def bodies(monkeypatch):
         "divide_rows": lambda values, divisor: values / divisor,
         "reciprocal_of": torch.reciprocal,
         "root_of": torch.sqrt,
+        "exp_of": torch.exp,
+        "erf_of": torch.erf,
+        "tanh_of": torch.tanh,
+        "divided": torch.div,
+        "multiplied": torch.mul,
     }
     replaced |= dict.fromkeys(("let_next_begin", "wait_for_previous"), lambda: None)
-    for module in (normalization, quantizing, _norm_quant, _quant):
+    for module in (normalization, quantizing, activation, _norm_quant, _quant, _activation_quant, _rope):
         for name, function in replaced.items():
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, function)
     return {
         kernel: helion.kernel(kernel.fn, ref_mode=helion.RefMode.EAGER, static_shapes=False, autotune_effort="none")
-        for kernel in (rms_norm_quant, quant)
+        for kernel in (rms_norm_quant, quant, activation_quant, rope, norm_rope)
     }

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from helion_compile.case import Case
-from helion_compile.kernels import quant, rms_norm_quant
+from helion_compile.kernels import activation_quant, norm_rope, quant, rms_norm_quant, rope
 from helion_compile.tune.cases import Layer, TuneError, cases_of, read_model, read_shapes, read_tokens
 
 QWEN3_8B = {"hidden_size": 4096, "intermediate_size": 12288, "num_attention_heads": 32, "head_dim": 128}
@@ -19,7 +19,7 @@ def model(folder, **fields):
 
 def test_a_model_gives_the_shapes_of_its_layers(tmp_path):
     layer = read_model(model(tmp_path, **QWEN3_8B))
-    assert layer == Layer(hidden_size=4096, intermediate_size=12288, attention_size=4096) == read_model(tmp_path)
+    assert layer == Layer(4096, 12288, attention_size=4096, head_dim=128, key_value_heads=32) == read_model(tmp_path)
     norms = cases_of(rms_norm_quant, [layer], [], (1, 16), "bf16")
     assert norms == sorted(
         Case(dtype="bf16", hidden_size=4096, num_tokens=m, residual=r) for m in (1, 16) for r in (False, True)
@@ -67,6 +67,12 @@ def test_shapes_by_hand_must_be_the_kernel_s_facts():
 
 
 def test_every_shipped_kernel_can_be_tuned_for_every_dtype():
-    for kernel in (quant, rms_norm_quant):
+    for kernel in (quant, rms_norm_quant, activation_quant, rope, norm_rope):
         for dtype in ("bf16", "fp16", "fp32"):
-            assert cases_of(kernel, [Layer(64, 128, 64)], [], (1, 3), dtype)
+            assert cases_of(kernel, [Layer(64, 128, 64, head_dim=16, key_value_heads=2)], [], (1, 3), dtype)
+
+
+def test_heads_of_queries_and_of_keys(tmp_path):
+    layer = read_model(model(tmp_path, **QWEN3_8B, num_key_value_heads=8))
+    assert [case["num_heads"] for case in cases_of(norm_rope, [layer], [], (16,), "bf16")] == [8, 32]
+    assert cases_of(rope, [Layer(64, 128, 64)], [], (1,), "bf16") == []

@@ -1,0 +1,75 @@
+"""Activation -> quantise: ``activation_quant``."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from helion_compile.fusions.quantizing import (
+    quantizer_inputs,
+    quantizer_outputs,
+    quantizer_text,
+    refuse_quantize,
+    refuse_readers,
+)
+from helion_compile.fusions.tensors import Outputs, refused_by, rows_of, rows_value, unpack, value_of
+from helion_compile.hop import helion_kernel
+from helion_compile.kernels import activation_quant
+from passes.fusion import Chain, Emit, Fusion
+from passes.meanings import Activation, ActivationRounding, Quantize
+
+__all__ = ["KERNELS", "fusion"]
+
+KERNELS = (activation_quant,)
+
+_ROUNDING = {
+    ActivationRounding.FUNCTION: "function",
+    ActivationRounding.RESULT: "result",
+    ActivationRounding.EVERY_STEP: "every step",
+}
+
+
+def fusion(*, exact: bool) -> Fusion:
+    """Activation -> Quantize as one ``activation_quant``."""
+    return Fusion(
+        "activation_quant",
+        (Activation, Quantize),
+        refuse=functools.partial(_refuse, exact=exact),
+        build=functools.partial(_build, exact=exact),
+    )
+
+
+def _refuse(chain: Chain, *, exact: bool) -> str | None:
+    activation = chain[Activation].meaning
+    if activation.dtype != activation.x_dtype:
+        return f"the activation takes {activation.x_dtype} and gives {activation.dtype}; the kernel gives its input's dtype"
+    return (
+        refuse_readers(chain, bit_equal=exact)
+        or refuse_quantize(chain)
+        or refused_by(activation_quant, *_arguments(chain, exact, rows_value, value_of))
+    )
+
+
+def _build(chain: Chain, emit: Emit, *, exact: bool) -> Outputs:
+    arguments = _arguments(chain, exact, functools.partial(rows_of, emit), lambda node: node)
+    results = unpack(emit, emit(helion_kernel, *arguments, kernel=activation_quant.key))
+    outputs = quantizer_outputs(chain)
+    if chain.wanted(Activation, "out"):
+        outputs.append((Activation, "out"))
+    return dict(zip(outputs, results, strict=True))
+
+
+def _arguments(chain: Chain, exact: bool, rows: Any, value: Any) -> tuple[Any, ...]:
+    activation = chain[Activation].meaning
+    scale, scale_ub = (None if node is None else value(node) for node in quantizer_inputs(chain))
+    return (
+        rows(chain.inputs["x"]),
+        rows(chain.inputs["up"]) if activation.gated else None,
+        scale,
+        scale_ub,
+        activation.function.value,
+        _ROUNDING[activation.rounding],
+        quantizer_text(chain[Quantize].meaning),
+        exact,
+        bool(chain.wanted(Activation, "out")),
+    )

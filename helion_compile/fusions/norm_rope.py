@@ -1,0 +1,76 @@
+"""Norm -> rotary embedding, of queries or keys: ``norm_rope``.
+
+Inductor makes two kernels of it, one for the mean and one for the rest, which reads x again.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from helion_compile.fusions.heads import head_arguments, heads_of, in_the_shape_of, refuse_heads
+from helion_compile.fusions.tensors import Outputs, Reason, refused_by, value_of
+from helion_compile.hop import helion_kernel
+from helion_compile.kernels import norm_rope
+from passes.fusion import Chain, Emit, Fusion
+from passes.meanings import Norm, NormKind, NormRounding, Rope, RopeRounding
+from passes.values import known_equal, shape_of
+
+__all__ = ["KERNELS", "fusion"]
+
+KERNELS = (norm_rope,)
+
+
+def fusion(*, exact: bool) -> Fusion:
+    """Norm -> Rope as one ``norm_rope``."""
+    return Fusion(
+        "norm_rope",
+        (Norm, Rope),
+        refuse=functools.partial(_refuse, exact=exact),
+        build=functools.partial(_build, exact=exact),
+    )
+
+
+def _refuse(chain: Chain, *, exact: bool) -> str | None:
+    norm, rope = chain[Norm].meaning, chain[Rope].meaning
+    if norm.kind is not NormKind.RMS or norm.bias_dtype or norm.residual:
+        return f"the kernel computes RMSNorm without residual and bias, found {norm}"
+    if norm.dtype != norm.x_dtype:
+        return f"the norm takes {norm.x_dtype} and gives {norm.dtype}; the kernel gives its input's dtype"
+    if chain.wanted(Norm, "out"):
+        return "the norm is also read without the embedding, and the kernel gives only the result of both"
+    if reason := refuse_heads(chain, Rope):
+        return reason
+    heads = heads_of(chain, Rope)
+    if isinstance(heads, Reason):
+        return heads
+    width, out = shape_of(chain.inputs["x"])[-1], shape_of(chain[Rope].outputs["out"][0])
+    per_head = len(shape_of(chain.inputs["x"])) == 4 and known_equal(width, out[3])
+    over_heads = len(shape_of(chain.inputs["x"])) == 3 and known_equal(width, out[heads.dim] * out[3])
+    if not (per_head or (over_heads and (rope.swapped or heads.dim == 2))):
+        return f"the norm is over {width} values, the heads are {list(out)}; over a head or all heads of a token it fuses"
+    return refused_by(norm_rope, *_arguments(chain, exact, heads, lambda target, *args: target(*args), value_of))
+
+
+def _build(chain: Chain, emit: Emit, *, exact: bool) -> Outputs:
+    heads = heads_of(chain, Rope)
+    result = emit(helion_kernel, *_arguments(chain, exact, heads, emit, lambda node: node), kernel=norm_rope.key)
+    return {(Rope, "out"): in_the_shape_of(heads, result, emit)}
+
+
+def _arguments(chain: Chain, exact: bool, heads: Any, call: Any, at: Any) -> tuple[Any, ...]:
+    norm, rope = chain[Norm].meaning, chain[Rope].meaning
+    x, *tables = head_arguments(chain, Rope, heads, call, at)
+    return (
+        x,
+        at(chain.inputs["weight"]) if norm.weight_dtype else None,
+        *tables,
+        norm.eps,
+        norm.weight_offset,
+        norm.rounding is NormRounding.CAST_THEN_SCALE,
+        len(shape_of(chain.inputs["x"])) == 3,
+        rope.pairs.value,
+        rope.rounding is RopeRounding.EVERY_STEP,
+        heads.heads_first,
+        exact,
+    )

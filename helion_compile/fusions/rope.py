@@ -1,0 +1,54 @@
+"""Rotary embedding by complex products: ``rope``.
+
+Inductor makes no code for complex numbers: it calls a copy to fp32, the complex product and a cast back, three kernels for
+one.  Of embeddings in real numbers it makes one kernel as ``rope`` is, which fuses with what is around it, so they are left to
+it.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from helion_compile.fusions.heads import head_arguments, heads_of, in_the_shape_of
+from helion_compile.fusions.tensors import Outputs, Reason, refused_by, value_of
+from helion_compile.hop import helion_kernel
+from helion_compile.kernels import rope
+from passes.fusion import Chain, Emit, Fusion
+from passes.meanings import ComplexRope
+
+__all__ = ["KERNELS", "fusion"]
+
+KERNELS = (rope,)
+
+
+def fusion(*, exact: bool) -> Fusion:
+    """ComplexRope as one ``rope``."""
+    return Fusion(
+        "rope",
+        (ComplexRope,),
+        refuse=functools.partial(_refuse, exact=exact),
+        build=functools.partial(_build, exact=exact),
+    )
+
+
+def _refuse(chain: Chain, *, exact: bool) -> str | None:
+    meaning = chain[ComplexRope].meaning
+    if exact:
+        return "how a complex product is rounded is the device's own, which the kernel does not keep; use numerics='default'"
+    if meaning.dtype != meaning.x_dtype:
+        return f"x is {meaning.x_dtype} and the result {meaning.dtype}; the kernel gives its input's dtype"
+    heads = heads_of(chain, ComplexRope)
+    if isinstance(heads, Reason):
+        return heads
+    return refused_by(rope, *_arguments(chain, heads, lambda target, *args: target(*args), value_of))
+
+
+def _build(chain: Chain, emit: Emit, *, exact: bool) -> Outputs:
+    heads = heads_of(chain, ComplexRope)
+    result = emit(helion_kernel, *_arguments(chain, heads, emit, lambda node: node), kernel=rope.key)
+    return {(ComplexRope, "out"): in_the_shape_of(heads, result, emit)}
+
+
+def _arguments(chain: Chain, heads: Any, call: Any, at: Any) -> tuple[Any, ...]:
+    return *head_arguments(chain, ComplexRope, heads, call, at), "neighbours", False, heads.heads_first, False

@@ -1,0 +1,115 @@
+"""``activation_quant`` on the GPU against eager PyTorch, fp64 and Inductor."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from numerics import fp8_steps, relative_error, rows_with_special_values
+
+from helion_compile.kernels import activation_quant
+from helion_compile.kernels.quantization import quantization
+
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+# Each hidden size and dtype is a compilation of seconds; rows are free.
+SHAPES = [(BF16, (257, 12288)), (FP16, (257, 4000)), (FP32, (13, 1000)), (BF16, (33, 28672))]
+
+
+def silu_by_sigmoid(x):
+    return (x.float() * torch.sigmoid(x.float())).to(x.dtype)
+
+
+def silu_by_sigmoid_step_by_step(x):
+    return x * torch.sigmoid(x)
+
+
+def gelu_tanh(x):
+    return F.gelu(x, approximate="tanh")
+
+
+def relu_squared(x):
+    return F.relu(x).square()
+
+
+# spelled in torch -> function and rounding of the kernel
+FUNCTIONS = {
+    F.silu: ("silu", "function"),
+    silu_by_sigmoid: ("silu by sigmoid", "function"),
+    silu_by_sigmoid_step_by_step: ("silu by sigmoid", "every step"),
+    F.gelu: ("gelu", "function"),
+    gelu_tanh: ("gelu tanh", "function"),
+    relu_squared: ("relu squared", "function"),
+}
+
+
+def torchao(x):
+    scale = (x.abs().amax(-1, keepdim=True) / 448.0).float()
+    return (x.float() / scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn), scale
+
+
+def arguments(x, up, function, *, exact, keep=False):
+    quantizer = quantization(torch.float8_e4m3fn, clamp=(-448.0, 448.0), scale_dtype=x.dtype)
+    return x, up, None, None, *FUNCTIONS[function], quantizer, exact, keep
+
+
+def halves(shape, dtype):
+    """Two halves of one tensor, as a matmul for gate and up leaves them."""
+    m, k = shape
+    return (3 * torch.randn(m, 2 * k, device="cuda")).to(dtype).chunk(2, -1)
+
+
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize(("dtype", "shape"), SHAPES, ids=str)
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+def test_exact_is_eager_bit_for_bit(function, dtype, shape, gated):
+    x, up = halves(shape, dtype)
+    q, scale, out = activation_quant(*arguments(x, up if gated else None, function, exact=True, keep=True))
+    expected = function(x) * up if gated else function(x)
+    assert torch.equal(out, expected), f"{(out != expected).sum()} of {out.numel()} differ"
+    expected_q, expected_scale = torchao(expected)
+    assert torch.equal(scale, expected_scale)
+    assert torch.equal(q.view(torch.uint8), expected_q.view(torch.uint8))
+
+
+@pytest.mark.parametrize("function", [F.silu, silu_by_sigmoid_step_by_step, F.gelu, gelu_tanh], ids=lambda f: f.__name__)
+def test_exact_for_every_bf16(function):
+    """All 65 536 values, NaN and the infinities among them."""
+    every = torch.arange(-(2**15), 2**15, device="cuda").to(torch.int16).view(BF16).reshape(16, 4096)
+    _, _, out = activation_quant(*arguments(every, None, function, exact=True, keep=True))
+    expected = function(every)
+    same = (out.view(torch.int16) == expected.view(torch.int16)) | (out.isnan() & expected.isnan())
+    assert same.all(), every[~same]
+
+
+@pytest.mark.parametrize(("dtype", "shape"), SHAPES, ids=str)
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+def test_default_is_as_near_to_fp64_as_inductor_and_one_step_from_it(function, dtype, shape):
+    x, up = halves(shape, dtype)
+
+    @torch.compile(backend="inductor", dynamic=False)
+    def inductor(x, up):
+        return torchao(function(x) * up)
+
+    q, scale = activation_quant(*arguments(x, up, function, exact=False))
+    their_q, their_scale = inductor(x, up)
+    assert fp8_steps(q, their_q).max() <= 1
+    truth = function(x.double()) * up.double() if function not in (silu_by_sigmoid,) else F.silu(x.double()) * up.double()
+    ours, theirs = (relative_error(a.double() * b, truth) for a, b in ((q, scale), (their_q, their_scale)))
+    assert ours <= theirs * 1.001  # as for rms_norm_quant: last bits of fp32 move single bytes up or down at random
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize(("dtype", "k"), [(BF16, 4000), (FP32, 64)], ids=str)
+def test_special_rows(dtype, k, exact):
+    x = rows_with_special_values(k, dtype, "cuda")
+    up = torch.randn_like(x)
+    q, scale = activation_quant(*arguments(x, up, F.silu, exact=exact))
+    expected_q, expected_scale = torchao(F.silu(x) * up)
+    assert fp8_steps(q, expected_q).max() <= (0 if exact else 1)
+    torch.testing.assert_close(scale, expected_scale, rtol=2**-7, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("m", [0, 1, 13, 257])
+def test_any_number_of_rows(m):
+    x, up = halves((m, 4096), BF16)
+    results = activation_quant(*arguments(x, up, F.silu, exact=True, keep=True))
+    assert [tuple(t.shape) for t in results] == [(m, 4096), (m, 1), (m, 4096)]
+    assert torch.equal(results[2], F.silu(x) * up)

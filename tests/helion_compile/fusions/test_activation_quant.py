@@ -1,0 +1,180 @@
+"""What becomes ``activation_quant`` and what does not, from torch code through the pass to results on a CPU."""
+
+import operator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fusing import assert_bit_equal, fused, randn, refused, run, torchao
+from numerics import fp8_steps, relative_error, rows_with_special_values
+from torch._inductor.utils import run_and_get_code
+
+from helion_compile.hop import helion_kernel
+from helion_compile.inspection import inspecting_backend
+
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+K = 256
+
+
+def gelu_tanh(x):
+    return F.gelu(x, approximate="tanh")
+
+
+def silu_step_by_step(x):
+    return x * torch.sigmoid(x)
+
+
+def relu_squared(x):
+    return F.relu(x).square()
+
+
+FUNCTIONS = [F.silu, F.gelu, gelu_tanh, silu_step_by_step, relu_squared]
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+class TestFunctions:
+    def program(self, function, gated):
+        return (lambda x, up: torchao(function(x) * up)) if gated else (lambda x, up: torchao(function(x)))
+
+    def test_exact_is_the_graph_bit_for_bit(self, function, dtype, gated):
+        """Without the pass the same graph is run node by node."""
+        program = self.program(function, gated)
+        args = randn(2, 13, 250, dtype=dtype), randn(2, 13, 250, dtype=dtype, seed=1)
+        results, record = run(program, *args, numerics="exact")
+        assert fused(record) == ["activation_quant"]
+        assert_bit_equal(results, run(program, *args, only=[])[0])
+
+    def test_default_is_as_near_to_fp64_as_inductor(self, function, dtype, gated):
+        program = self.program(function, gated)
+        args = randn(64, 1000, dtype=dtype), randn(64, 1000, dtype=dtype, seed=1)
+        (q, scale), record = run(program, *args)
+        assert fused(record) == ["activation_quant"]
+        their_q, their_scale = torch.compile(program, backend="inductor", fullgraph=True)(*args)
+        assert fp8_steps(q, their_q).max() <= 1
+        x64, up64 = (tensor.double() for tensor in args)
+        truth = function(x64) * (up64 if gated else 1)
+        ours, theirs = (relative_error(a.double() * b, truth) for a, b in ((q, scale), (their_q, their_scale)))
+        assert ours <= theirs * 1.001  # as in test_fusions.py: last bits of fp32 move single bytes either way
+
+    def test_exact_for_special_rows(self, function, dtype, gated):
+        program = self.program(function, gated)
+        args = rows_with_special_values(K, dtype, "cpu"), randn(8, K, dtype=dtype, seed=1)
+        results, record = run(program, *args, numerics="exact")
+        assert fused(record) == ["activation_quant"]
+        assert_bit_equal(results, run(program, *args, only=[])[0])
+
+
+def test_the_activation_read_elsewhere_is_a_result_too():
+    def program(x, up):
+        value = F.silu(x) * up
+        return *torchao(value), value * 2
+
+    args = randn(8, K), randn(8, K, seed=1)
+    results, record = run(program, *args, numerics="exact")
+    assert fused(record) == ["activation_quant"] and "out" in record.sites[0].shapes
+    assert_bit_equal(results, run(program, *args, only=[])[0])
+
+
+@pytest.mark.parametrize(
+    "halves",
+    [lambda x: x.chunk(2, dim=-1), lambda x: x.split(K, dim=-1), lambda x: (x[..., :K], x[..., K:])],
+    ids=["chunk", "split", "slice"],
+)
+def test_halves_of_a_matmul_are_read_in_place(halves):
+    def program(a, b, a_scale, b_scale):
+        both = torch._scaled_mm(a, b, a_scale, b_scale, out_dtype=torch.bfloat16).reshape(2, 8, 2 * K)
+        gate, up = halves(both)
+        return torchao(F.silu(gate) * up)
+
+    a, b = randn(16, 64).to(torch.float8_e4m3fn), randn(2 * K, 64, seed=1).to(torch.float8_e4m3fn).t()
+    args = a, b, torch.ones(16, 1), torch.ones(1, 2 * K)
+    with torch.no_grad():
+        (q, scale), (code,) = run_and_get_code(torch.compile(program, backend="helion", fullgraph=True), *args)
+    expected = run(program, *args, only=[])[0]
+    assert fp8_steps(q, expected[0]).max() <= 1
+    call = code.partition("def call(")[2].partition("def get_args")[0]
+    assert call.count(".call(") == 1 and f"(16, {K}), ({2 * K}, 1), {K})" in call  # the second half, where it lies
+    assert "cpp_fused" not in call  # no other kernel, so no copy
+
+
+@pytest.mark.parametrize("numerics", ["default", "exact"])
+def test_any_number_of_rows_through_one_graph(numerics):
+    def program(x):
+        gate, up = x.chunk(2, -1)
+        return torchao(F.silu(gate) * up)
+
+    found = []
+    compiled = torch.compile(
+        program, backend=inspecting_backend(found, options={"strict": True, "numerics": numerics}), dynamic=True
+    )
+    for m in (13, 257, 2, 0):
+        x = randn(m, 2 * K)
+        torch._dynamo.mark_static(x, 1)
+        q, scale = compiled(x)
+        assert q.shape == (m, K) and scale.shape == (m, 1)
+        assert m == 0 or fp8_steps(q, program(x)[0]).max() <= 1
+    assert all(fused(graph.record) == ["activation_quant"] for graph in found) and len(found) == 2
+
+
+def test_three_readers_share_one_call():
+    def program(x, up):
+        return [torchao(F.silu(x) * up) for _ in range(3)]
+
+    found = []
+    backend = inspecting_backend(found, options={"strict": True})
+    torch.compile(program, backend=backend, fullgraph=True)(randn(8, K), randn(8, K, seed=1))
+    targets = [node.target for node in found[0].module.graph.nodes]
+    assert targets.count(helion_kernel) == 1 and targets.count(operator.getitem) == 2
+
+
+class TestLeftAlone:
+    def test_a_result_in_fp32(self):
+        def program(x, up):
+            return torchao(F.silu(x.float()) * up.float())
+
+        refused(
+            program,
+            randn(8, K),
+            randn(8, K, seed=1),
+            reason="the activation takes torch.bfloat16 and gives torch.float32",
+            still=["quant"],
+            numerics="exact",
+        )
+
+    def test_interleaved_halves(self):
+        def program(x):
+            return torchao(F.silu(x[..., ::2]) * x[..., 1::2])
+
+        refused(
+            program, randn(8, 2 * K), reason="the last dimension of x is not contiguous", still=["quant"], numerics="exact"
+        )
+
+    def test_rows_that_are_no_view(self):
+        def program(x, up):
+            return torchao(F.silu(x.transpose(0, 1)) * up)
+
+        refused(
+            program,
+            randn(4, 8, K),
+            randn(8, 4, K, seed=1),
+            reason="is no view of rows; make it contiguous before",
+            numerics="exact",
+        )
+
+    def test_gelu_with_every_step_rounded_in_exact_numerics(self):
+        def program(x):
+            inner = 0.7978845608028654 * (x + 0.044715 * torch.pow(x, 3.0))
+            return torchao(0.5 * x * (1.0 + torch.tanh(inner)))
+
+        reason = "each step of gelu's cube is rounded to torch.bfloat16"
+        refused(program, randn(8, K), reason=reason, still=["quant"], numerics="exact")
+        assert fused(run(program, randn(8, K))[1]) == ["activation_quant"]
+
+    def test_bytes_that_something_else_reads(self):
+        def program(x, up):
+            q, scale = torchao(F.silu(x) * up)
+            return q.float().topk(4).values, scale
+
+        refused(program, randn(8, K), randn(8, K, seed=1), reason="a fused kernel may change a byte by one step")

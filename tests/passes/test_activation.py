@@ -1,0 +1,283 @@
+"""passes.spellings.activation: how activation functions are written, and what they are then said to be."""
+
+import math
+
+import programs
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from capture import capture
+from transformers.activations import ACT2FN
+from transformers.models.gemma3.modeling_gemma3 import Gemma3MLP
+from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXMLP
+from transformers.models.llama.modeling_llama import LlamaMLP
+from transformers.models.nemotron.modeling_nemotron import NemotronMLP
+from transformers.models.phi3.modeling_phi3 import Phi3MLP
+from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
+
+from passes.meanings import Activation, ActivationFunction, ActivationRounding
+from passes.reading import read
+
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+SILU, SIGMOID, GELU, GELU_TANH, RELU_SQUARED = ActivationFunction
+FUNCTION, RESULT, EVERY_STEP = ActivationRounding
+
+
+def silu_in_fp32(x):
+    return (x.float() * torch.sigmoid(x.float())).to(x.dtype)
+
+
+def silu_quotient_in_fp32(x):
+    x32 = x.float()
+    return (x32 / (1 + torch.exp(-x32))).to(x.dtype)
+
+
+def silu_step_by_step(x):
+    return torch.sigmoid(x) * x
+
+
+def gelu_in_fp32(x):
+    x32 = x.float()
+    return ((1.0 + torch.erf(math.sqrt(0.5) * x32)) * (0.5 * x32)).to(x.dtype)
+
+
+def gelu_tanh(x):
+    return F.gelu(x, approximate="tanh")
+
+
+def gpt2_gelu(x):
+    return 0.5 * x * (1.0 + torch.tanh(0.7978845608028654 * (x + 0.044715 * torch.pow(x, 3.0))))
+
+
+def relu_squared_as_power(x):
+    return torch.pow(F.relu(x), 2)
+
+
+def relu_times_relu(x):
+    return F.relu(x) * F.relu(x)
+
+
+# function -> what it is, and where it rounds values that are not fp32
+FORMS = {
+    F.silu: (SILU, RESULT),
+    silu_quotient_in_fp32: (SILU, RESULT),
+    silu_in_fp32: (SIGMOID, RESULT),
+    silu_step_by_step: (SIGMOID, EVERY_STEP),
+    F.gelu: (GELU, RESULT),
+    gelu_in_fp32: (GELU, RESULT),
+    gelu_tanh: (GELU_TANH, RESULT),
+    gpt2_gelu: (GELU_TANH, EVERY_STEP),
+    relu_squared_as_power: (RELU_SQUARED, RESULT),
+    relu_times_relu: (RELU_SQUARED, RESULT),
+    ACT2FN["gelu_pytorch_tanh"]: (GELU_TANH, RESULT),
+    ACT2FN["relu2"]: (RELU_SQUARED, RESULT),
+}
+
+
+def only_region(function, *args, dynamic=False):
+    reading = read(capture(function, *args, dynamic=dynamic).graph)
+    assert not reading.refusals, reading.refusals
+    (region,) = reading.regions
+    return region
+
+
+def named(function):
+    return getattr(function, "__name__", type(function).__name__)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dtype", [BF16, FP16, FP32])
+@pytest.mark.parametrize("function", FORMS, ids=named)
+class TestForms:
+    def test_alone(self, function, dtype, dynamic):
+        region = only_region(function, programs.tensor(3, 5, 64, dtype=dtype), dynamic=dynamic)
+        kind, rounding = FORMS[function]
+        rounding = RESULT if dtype == FP32 else rounding
+        assert region.meaning == Activation(function=kind, gated=False, x_dtype=dtype, dtype=dtype, rounding=rounding)
+        assert region.inputs.keys() == {"x"} and region.inputs["x"].op == "placeholder"
+        assert len(region.outputs["out"]) == 1
+
+    def test_times_up(self, function, dtype, dynamic):
+        args = programs.tensor(3, 5, 64, dtype=dtype), programs.tensor(3, 5, 64, dtype=dtype, seed=1)
+        kind, rounding = FORMS[function]
+        rounding = RESULT if dtype == FP32 else {RESULT: FUNCTION}.get(rounding, rounding)
+        for program in (lambda x, up: function(x) * up, lambda x, up: up * function(x)):
+            region = only_region(program, *args, dynamic=dynamic)
+            assert region.meaning == Activation(function=kind, gated=True, x_dtype=dtype, dtype=dtype, rounding=rounding)
+            assert [node.name for node in region.inputs.values()] == ["arg0_1", "arg1_1"] or dynamic
+            assert [node.op for node in region.inputs.values()] == ["placeholder", "placeholder"]
+
+
+def test_a_product_in_fp32():
+    def program(x, up):
+        return (F.silu(x.float()) * up.float()).to(x.dtype)
+
+    meaning = only_region(program, programs.tensor(8, 64), programs.tensor(8, 64, seed=1)).meaning
+    assert meaning == Activation(function=SILU, gated=True, x_dtype=BF16, dtype=BF16, rounding=RESULT)
+
+
+def test_a_result_in_fp32():
+    def program(x, up):
+        return F.silu(x.float()) * up.float()
+
+    meaning = only_region(program, programs.tensor(8, 64), programs.tensor(8, 64, seed=1)).meaning
+    assert meaning == Activation(function=SILU, gated=True, x_dtype=BF16, dtype=FP32, rounding=RESULT)
+
+
+@pytest.mark.parametrize(
+    "halves",
+    [
+        lambda x: x.chunk(2, dim=-1),
+        lambda x: x.split(64, dim=-1),
+        lambda x: (x[..., :64], x[..., 64:]),
+        lambda x: x.unflatten(-1, (2, 64)).unbind(-2),
+    ],
+)
+def test_halves_of_one_tensor_are_two_inputs(halves):
+    def program(x):
+        gate, up = halves(x)
+        return F.silu(gate) * up
+
+    region = only_region(program, programs.tensor(2, 4, 128))
+    assert region.meaning.gated
+    assert [tuple(node.meta["val"].stride()) for node in region.inputs.values()] == [(512, 128, 1)] * 2
+
+
+def test_other_factors_stay_outside():
+    def several_readers(x, up):
+        value = F.silu(x)
+        return value * up, value
+
+    def broadcast(x, up):
+        return F.silu(x) * up[..., :1]
+
+    def another_dtype(x, up):
+        return F.silu(x) * up.float()
+
+    def itself(x, up):
+        value = F.silu(x)
+        return value * value
+
+    for program in (several_readers, broadcast, another_dtype, itself):
+        region = only_region(program, programs.tensor(8, 64), programs.tensor(8, 64, seed=1))
+        assert not region.meaning.gated and region.meaning.rounding is RESULT, program
+
+
+def test_a_result_rounded_twice_has_two_copies():
+    def program(x):
+        value = F.silu(x.float())
+        return value.to(BF16).cos(), value.to(BF16).sin()
+
+    region = only_region(program, programs.tensor(8, 64))
+    assert region.meaning.dtype == BF16 and len(region.outputs["out"]) in (1, 2)  # torch may have merged them
+
+
+SIZES = dict(hidden_size=64, intermediate_size=128, num_attention_heads=2)
+
+
+@pytest.mark.parametrize(
+    ("module", "config", "function", "gated"),
+    [
+        (LlamaMLP, transformers.LlamaConfig(**SIZES), SILU, True),
+        (Qwen3MLP, transformers.Qwen3Config(**SIZES), SILU, True),
+        (Phi3MLP, transformers.Phi3Config(**SIZES, pad_token_id=0), SILU, True),
+        (Gemma3MLP, transformers.Gemma3TextConfig(**SIZES), GELU_TANH, True),
+        (GPTNeoXMLP, transformers.GPTNeoXConfig(**SIZES), GELU, False),
+        (NemotronMLP, transformers.NemotronConfig(**SIZES), RELU_SQUARED, False),
+    ],
+)
+def test_modules_of_transformers(module, config, function, gated):
+    module = module(config).to(BF16).requires_grad_(False)
+    meaning = only_region(module, programs.tensor(2, 4, 64)).meaning
+    rounding = FUNCTION if gated else RESULT
+    assert meaning == Activation(function=function, gated=gated, x_dtype=BF16, dtype=BF16, rounding=rounding)
+
+
+def test_equal_activations_are_one_region():
+    def program(x, up):
+        return F.silu(x) * up, (F.silu(x) * up).cos()
+
+    assert only_region(program, programs.tensor(8, 64), programs.tensor(8, 64, seed=1)).merged in (1, 2)
+
+
+def test_others_are_no_candidates():
+    def program(x):
+        return (
+            torch.sigmoid(x),
+            torch.tanh(x),
+            torch.erf(x),
+            torch.exp(-x),
+            torch.softmax(x, -1),
+            F.relu(x),
+            F.relu(x) * x,
+            F.relu(x).pow(3),
+            1 / (1 + torch.exp(-x)),
+            x * torch.sigmoid(x.roll(1)),
+        )
+
+    reading = read(capture(program, programs.tensor(8, 64, dtype=FP32)).graph)
+    assert not reading.regions and not reading.refusals
+
+
+class TestRefused:
+    def refused(self, function, *args):
+        reading = read(capture(function, *(args or (programs.tensor(8, 64),))).graph)
+        assert not reading.regions
+        (refusal,) = reading.refusals
+        assert refusal.candidate == "activation"
+        return refusal.reason
+
+    def test_quick_gelu(self):
+        reason = self.refused(lambda x: x * torch.sigmoid(1.702 * x))
+        assert reason == "x * sigmoid(1.702 x) is not read; x * sigmoid(x) fuses"
+
+    def test_gelu_with_another_order_in_the_cubic(self):
+        def program(x):
+            return 0.5 * x * (1.0 + torch.tanh(x * 0.7978845608 * (1.0 + 0.044715 * x * x)))
+
+        assert "which rounds differently from other orders, it fuses" in self.refused(program)
+
+    def test_a_factor_known_at_run_time(self):
+        """As dynamic=True makes it of ``math.sqrt(2.0 / math.pi)`` in transformers' gelu_new."""
+
+        def program(x, factor):
+            return 0.5 * x * (1.0 + torch.tanh(factor * (x + 0.044715 * torch.pow(x, 3.0))))
+
+        reason = self.refused(program, programs.tensor(8, 64), torch.tensor(0.7978845608))
+        assert reason.startswith("a factor of gelu's cubic is known at run time only")
+
+    def test_gelu_with_other_constants(self):
+        def program(x):
+            return 0.5 * x * (1.0 + torch.tanh(0.8 * (x + 0.044715 * torch.pow(x, 3.0))))
+
+        assert self.refused(program).startswith("gelu takes tanh(0.8 (x + 0.044715 x³)); with 0.797885 and 0.044715")
+
+    def test_gelu_with_a_division(self):
+        reason = self.refused(lambda x: x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0))))
+        assert reason == "gelu takes erf(x / 1.41421), which rounds differently; erf(x * √½) fuses"
+
+    def test_gelu_without_the_half(self):
+        reason = self.refused(lambda x: x * 2.0 * (1.0 + torch.erf(x * math.sqrt(0.5))))
+        assert reason == "expected x * 0.5 * (1 + erf(…)), found x * 2"
+
+    def test_silu_of_something_else(self):
+        reason = self.refused(lambda x: x.cos() / (1 + torch.exp(-x)))
+        assert reason.startswith("aten.cos.default (cos) is divided by 1 + exp(-the graph input arg0_1)")
+
+    def test_a_cube_that_is_rounded_after_each_product(self):
+        def program(x):
+            return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * (x * x * x))))
+
+        assert self.refused(program).startswith("the cube of bf16 is rounded after each product")
+
+    def test_fp64(self):
+        reason = self.refused(F.silu, programs.tensor(8, 64, dtype=torch.float64))
+        assert reason == "silu of fp64 in fp64; bf16, fp16 and fp32 fuse"
+
+    def test_a_sigmoid_that_something_else_reads(self):
+        def program(x):
+            gate = torch.sigmoid(x)
+            return x * gate, gate
+
+        assert "an intermediate value, is also read by output" in self.refused(program)

@@ -1,0 +1,300 @@
+"""passes.spellings.rope: how rotary position embedding is written, and what it is then said to be.
+
+Letters: B sequences, S tokens, H heads, D elements of a head.
+"""
+
+import programs
+import pytest
+import torch
+from capture import capture
+from transformers.models.cohere import modeling_cohere
+from transformers.models.glm import modeling_glm
+from transformers.models.gpt_neox import modeling_gpt_neox
+from transformers.models.gpt_oss import modeling_gpt_oss
+from transformers.models.llama import modeling_llama
+from transformers.models.llama4 import modeling_llama4
+
+from passes.meanings import ComplexRope, Norm, Rope, RopePairs, RopeRounding, RopeTable
+from passes.reading import read
+
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+HALVES, NEIGHBOURS = RopePairs
+ELEMENT, PAIR = RopeTable
+EVERY_STEP, RESULT = RopeRounding
+B, S, H, D = 2, 5, 4, 64
+
+
+def halves(x):
+    return x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
+
+
+def even_odd(x):
+    return x[..., 0::2], x[..., 1::2]
+
+
+def rotate_half(x, cos, sin):
+    x1, x2 = halves(x)
+    return x * cos + torch.cat((-x2, x1), -1) * sin
+
+
+def rotate_half_by_chunk(x, cos, sin):
+    x1, x2 = x.chunk(2, dim=-1)
+    return sin * torch.cat([-x2, x1], dim=-1) + cos * x
+
+
+def rotate_pairs(x, cos, sin):
+    x1, x2 = even_odd(x)
+    return x * cos + torch.stack((-x2, x1), -1).flatten(-2) * sin
+
+
+def chunked(x, cos, sin):
+    x1, x2 = x.chunk(2, dim=-1)
+    return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), -1)
+
+
+def stacked(x, cos, sin):
+    x1, x2 = even_odd(x)
+    return torch.stack((x1 * cos - sin * x2, x1 * sin + cos * x2), -1).flatten(-2)
+
+
+def stacked_by_unbind(x, cos, sin):
+    x1, x2 = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((x1 * cos - x2 * sin, x2 * cos + x1 * sin), -1).flatten(-2)
+
+
+def strided_writes(x, cos, sin):
+    x1, x2 = x.unflatten(-1, (-1, 2)).unbind(-1)
+    out = torch.empty_like(x)
+    out[..., 0::2] = x1 * cos - x2 * sin
+    out[..., 1::2] = x1 * sin + x2 * cos
+    return out
+
+
+def written_halves(x, cos, sin):
+    x1, x2 = halves(x)
+    out = torch.empty_like(x)
+    out[..., D // 2 :] = x2 * cos + x1 * sin
+    out[..., : D // 2] = x1 * cos - x2 * sin
+    return out
+
+
+FORMS = {
+    rotate_half: (HALVES, ELEMENT),
+    rotate_half_by_chunk: (HALVES, ELEMENT),
+    rotate_pairs: (NEIGHBOURS, ELEMENT),
+    chunked: (HALVES, PAIR),
+    stacked: (NEIGHBOURS, PAIR),
+    stacked_by_unbind: (NEIGHBOURS, PAIR),
+    strided_writes: (NEIGHBOURS, PAIR),
+    written_halves: (HALVES, PAIR),
+}
+
+
+def table(width=D, dtype=BF16, heads_dim=2, seed=1):
+    return programs.tensor(B, S, width, dtype=dtype, seed=seed).unsqueeze(heads_dim)
+
+
+def arguments(function, dtype=BF16, table_dtype=None):
+    width = D if FORMS[function][1] is ELEMENT else D // 2
+    tables = (table(width, table_dtype or dtype, seed=seed) for seed in (1, 2))
+    return programs.tensor(B, S, H, D, dtype=dtype), *tables
+
+
+def only_rope(function, *args, count=1, dynamic=False):
+    reading = read(capture(function, *args, dynamic=dynamic).graph)
+    assert not reading.refusals, reading.refusals
+    regions = [region for region in reading.regions if isinstance(region.meaning, (Rope, ComplexRope))]
+    assert len(regions) == count
+    return regions[0]
+
+
+def meaning(function, dtype=BF16, **facts):
+    pairs, form = FORMS[function]
+    rounding = RESULT if dtype == FP32 else EVERY_STEP
+    base = dict(pairs=pairs, table=form, turned=D, x_dtype=dtype, dtype=dtype, table_dtype=dtype, rounding=rounding)
+    return Rope(**(base | facts))
+
+
+@pytest.mark.parametrize("function", FORMS, ids=lambda function: function.__name__)
+class TestForms:
+    @pytest.mark.parametrize("dynamic", [False, True])
+    @pytest.mark.parametrize("dtype", [BF16, FP16, FP32])
+    def test_in_its_own_dtype(self, function, dtype, dynamic):
+        args = arguments(function, dtype)
+        if dynamic:
+            for tensor in args:
+                torch._dynamo.mark_static(tensor, 3)
+                torch._dynamo.mark_static(tensor, 2)
+        region = only_rope(function, *args, dynamic=dynamic)
+        assert region.meaning == meaning(function, dtype)
+        assert region.inputs.keys() == {"x", "cos", "sin"}
+        assert [node.op for node in region.inputs.values()] == ["placeholder"] * 3
+        assert len(region.outputs["out"]) == 1
+
+    def test_in_fp32_and_rounded(self, function):
+        def program(x, cos, sin):
+            return function(x.float(), cos, sin).to(x.dtype)
+
+        for table_dtype in (BF16, FP32):
+            # Each half is rounded when it is written, if cos and sin are read as bf16 and so x stays fp32.
+            region = only_rope(program, *arguments(function, BF16, table_dtype))
+            assert region.meaning == meaning(function, rounding=RESULT, table_dtype=table_dtype)
+
+    def test_part_of_a_head(self, function):
+        def program(x, cos, sin):
+            return torch.cat((function(x[..., :D], cos, sin), x[..., D:]), -1)
+
+        _, *tables = arguments(function)
+        region = only_rope(program, programs.tensor(B, S, H, D + 32), *tables)
+        assert region.meaning == meaning(function)
+        assert region.inputs["x"].op == "placeholder" and region.outputs["out"][0].meta["val"].shape[-1] == D + 32
+
+    def test_heads_before_tokens(self, function):
+        def program(x, cos, sin):
+            return function(x.transpose(1, 2), cos.transpose(1, 2), sin.transpose(1, 2))
+
+        region = only_rope(program, *arguments(function))
+        assert region.meaning == meaning(function, swapped=True)
+        assert region.inputs["x"].op == "placeholder"
+
+    def test_everything_it_needs_alone_goes_with_it(self, function):
+        """After the replacement nothing but views of inputs is left, which cost nothing."""
+        captured = capture(function, *arguments(function))
+        (region,) = read(captured.graph).regions
+        left = [node for node in captured.graph.nodes if node.op == "call_function" and node not in region.nodes]
+        assert not left
+
+
+def test_complex_products():
+    freqs = torch.polar(torch.ones(B, S, D // 2), torch.randn(B, S, D // 2))
+    args = programs.tensor(B, S, H, D), programs.tensor(B, S, 2, D, seed=1), freqs
+    region = only_rope(modeling_llama4.apply_rotary_emb, *args, count=2)
+    assert region.meaning == ComplexRope(turned=D, x_dtype=BF16, dtype=BF16)
+    assert region.inputs.keys() == {"x", "freqs"}
+
+
+@pytest.mark.parametrize(
+    ("module", "width", "facts"),
+    [
+        (modeling_llama, D, dict(pairs=HALVES, table=ELEMENT, turned=D, rounding=EVERY_STEP)),
+        (modeling_gpt_neox, 32, dict(pairs=HALVES, table=ELEMENT, turned=32, rounding=EVERY_STEP)),
+        (modeling_cohere, D, dict(pairs=NEIGHBOURS, table=ELEMENT, turned=D, rounding=RESULT)),
+        (modeling_glm, 32, dict(pairs=NEIGHBOURS, table=ELEMENT, turned=32, rounding=EVERY_STEP)),
+        (modeling_gpt_oss, D // 2, dict(pairs=HALVES, table=PAIR, turned=D, rounding=EVERY_STEP)),
+    ],
+    ids=lambda value: getattr(value, "__name__", "").rpartition(".")[2] or None,
+)
+def test_functions_of_transformers(module, width, facts):
+    """q and k [B, H, S, D], transposed from [B, S, H, D], with one cos and sin."""
+
+    def program(q, k, cos, sin):
+        return module.apply_rotary_pos_emb(q.transpose(1, 2), k.transpose(1, 2), cos, sin)
+
+    tables = (programs.tensor(B, S, width, seed=seed) for seed in (2, 3))
+    args = programs.tensor(B, S, H, D), programs.tensor(B, S, 2, D, seed=1), *tables
+    region = only_rope(program, *args, count=2)
+    assert region.meaning == Rope(x_dtype=BF16, dtype=BF16, table_dtype=BF16, swapped=True, **facts)
+
+
+def test_behind_a_norm_of_each_head():
+    def program(x, weight, cos, sin):
+        x = programs.llama_norm(x.view(B, S, H, D), weight).transpose(1, 2)
+        return rotate_half(x, cos, sin)
+
+    tables = (programs.tensor(B, 1, S, D, seed=seed) for seed in (2, 3))
+    graph = capture(program, programs.tensor(B, S, H * D), programs.tensor(D), *tables).graph
+    norm, rope = read(graph).regions
+    assert isinstance(norm.meaning, Norm) and rope.meaning == meaning(rotate_half, swapped=True)
+    assert rope.inputs["x"] is norm.outputs["out"][0]
+
+
+def test_others_are_no_candidates():
+    def program(x, y):
+        x1, x2 = halves(x)
+        return (
+            torch.cat((x, y), -1),
+            torch.cat((-x, y), -1),
+            torch.cat((x1 - x2, x1 + x2), -1),
+            torch.stack((x, y), -1).flatten(-2),
+            torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2)))),
+        )
+
+    reading = read(capture(program, programs.tensor(B, S, H, D, dtype=FP32), programs.tensor(B, S, H, D, dtype=FP32)).graph)
+    assert not reading.regions and not reading.refusals
+
+
+class TestRefused:
+    def refused(self, function, *args):
+        reading = read(capture(function, *args).graph)
+        assert not reading.regions
+        (refusal,) = reading.refusals
+        assert refusal.candidate == "rope"
+        return refusal.reason
+
+    def test_the_wrong_half_negated(self):
+        def program(x, cos, sin):
+            x1, x2 = halves(x)
+            return x * cos + torch.cat((-x1, x2), -1) * sin
+
+        assert self.refused(program, *arguments(rotate_half)) == "found cat([-x1, x2]); cat([-x2, x1]) fuses"
+
+    def test_a_difference_in_the_place_of_the_sum(self):
+        def program(x, cos, sin):
+            x1, x2 = halves(x)
+            return x * cos - torch.cat((-x2, x1), -1) * sin
+
+        reason = self.refused(program, *arguments(rotate_half))
+        assert reason.startswith("expected x * cos + cat([-x2, x1]) * sin, found aten.mul.Tensor")
+
+    def test_another_x_beside_the_rotated_one(self):
+        def program(x, cos, sin):
+            x1, x2 = halves(x)
+            return x.relu() * cos + torch.cat((-x2, x1), -1) * sin
+
+        assert self.refused(program, *arguments(rotate_half)).startswith("expected x * cos + cat([-x2, x1]) * sin")
+
+    def test_two_different_tables(self):
+        def program(x, cos, sin):
+            x1, x2 = halves(x)
+            return torch.cat((x1 * cos - x2 * sin, x2 * sin + x1 * cos), -1)
+
+        assert self.refused(program, *arguments(chunked)).startswith("expected x2 * cos + x1 * sin beside x1 * cos - x2 * sin")
+
+    def test_the_halves_the_other_way_round(self):
+        def program(x, cos, sin):
+            x1, x2 = halves(x)
+            return torch.cat((x2 * cos - x1 * sin, x1 * cos + x2 * sin), -1)
+
+        assert self.refused(program, *arguments(chunked)).startswith("found x2 * cos - x1 * sin as the first of a pair")
+
+    def test_halves_rounded_one_by_one(self):
+        def program(x, cos, sin):
+            x1, x2 = even_odd(x.float())
+            out = torch.empty_like(x)
+            out[..., 0::2] = x1 * cos - x2 * sin
+            out[..., 1::2] = x1 * sin + x2 * cos
+            return out
+
+        reason = self.refused(program, *arguments(strided_writes, BF16, FP32))
+        assert "rounded by" in reason or "are written to bf16, which rounds each half on its own" in reason
+
+    def test_cos_and_sin_of_two_dtypes(self):
+        x, cos, sin = arguments(rotate_half, FP32)
+        reason = self.refused(rotate_half, x, cos, sin.bfloat16())
+        assert reason == "cos is fp32 and sin bf16; floats of one dtype fuse"
+
+    def test_a_table_that_is_broadcast_over_elements(self):
+        x, cos, sin = arguments(rotate_half)
+        assert "cos and sin of [..., 64] fuse" in self.refused(rotate_half, x, cos[..., :1], sin)
+
+    def test_fp64(self):
+        reason = self.refused(rotate_half, *arguments(rotate_half, torch.float64))
+        assert "bf16, fp16 and fp32 fuse" in reason or "floats of one dtype fuse" in reason
+
+    def test_a_rotated_half_that_something_else_reads(self):
+        def program(x, cos, sin):
+            x1, x2 = halves(x)
+            rotated = torch.cat((-x2, x1), -1)
+            return x * cos + rotated * sin, rotated
+
+        assert "an intermediate value, is also read by output" in self.refused(program, *arguments(rotate_half))
