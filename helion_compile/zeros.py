@@ -37,7 +37,7 @@ def prepare(device: int, size: int) -> None:
         wanted = max(RESERVE, _BLOCKS_IN_RESERVE * _largest[device])
         reserve = _reserves.setdefault(device, [])
         if not reserve or reserve[-1].numel() < wanted:
-            reserve.append(torch.zeros(wanted, dtype=torch.uint8, device=torch.device("cuda", device)))
+            reserve.append(_make(device, wanted))
             torch.cuda.synchronize(device)  # any stream may use it next
 
 
@@ -53,7 +53,11 @@ def address_of(device: int, size: int, stream: int) -> int:
 
 def _fresh(device: int, size: int) -> torch.Tensor:
     # Of the largest size, so that one block soon serves the stream.
-    return torch.zeros(max(size, _largest.get(device, 0)), dtype=torch.uint8, device=torch.device("cuda", device))
+    return _make(device, max(size, _largest.get(device, 0)))
+
+
+def _make(device: int, size: int) -> torch.Tensor:
+    return torch.zeros(size, dtype=torch.uint8, device=torch.device("cuda", device))
 
 
 def _cut(device: int, size: int) -> torch.Tensor:

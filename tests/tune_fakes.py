@@ -30,6 +30,24 @@ def plus_one(x):
     raise AssertionError("no test runs it")
 
 
+def _library(x, *, out=None):
+    raise AssertionError("no test runs it")
+
+
+@kernel(
+    reference=_reference,
+    case=lambda x: Case(hidden_size=x.size(-1), num_tokens=x.size(0), dtype=x.dtype),
+    inputs=lambda case, device: (torch.zeros(case["num_tokens"], case["hidden_size"], dtype=torch.bfloat16, device=device),),
+    shapes=lambda layer: [{"hidden_size": layer.hidden_size}],
+    candidates=lambda case: [{"num_warps": warps} for warps in (2, 4, 8)] if case["num_tokens"] < 5000 else [],
+    alternatives={"library": _library},
+)
+def plus_one_or_library(x):
+    raise AssertionError("no test runs it")
+
+
+LIBRARY_US = 6.0  # plus_one_or_library takes 4.5 and more for more tokens
+
 GPU = {
     "name": "NVIDIA H200",
     "capability": (9, 0),
@@ -68,6 +86,8 @@ class Measurer:
         pass
 
     def time(self, source, entry, careful, limit):
+        if not source:
+            return {"library": LIBRARY_US}[entry]
         config = json.loads(source)
         warps = str(config["num_warps"])
         if log := os.environ.get("FAKE_LOG"):
@@ -86,6 +106,8 @@ class Measurer:
         raise KeyError(text)
 
     def check(self, source, entry):
+        if not source:
+            return None
         wrong = str(json.loads(source)["num_warps"]) == os.environ.get("FAKE_WRONG")
         return "result 0 is up to 9 fp8 steps from the reference" if wrong else None
 
@@ -141,7 +163,7 @@ def main(argv) -> int:
         )
 
     command._settings = settings
-    return command.main(["plus_one", *argv])
+    return command.main([os.environ.get("FAKE_KERNEL", "plus_one"), *argv])
 
 
 if __name__ == "__main__":

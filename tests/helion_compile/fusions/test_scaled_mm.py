@@ -110,3 +110,12 @@ def test_near_misses(on_a_cpu):
 
 def test_the_identity_of_the_pass_names_the_kernel():
     assert scaled_mm.key in fusions.identity("default")
+
+
+def test_generated_code_calls_it(on_a_cpu):
+    args = operands()
+    compiled = torch.compile(product, backend="helion", options={"only": ["scaled_mm"], "strict": True})
+    with torch.no_grad():
+        result, code = torch._inductor.utils.run_and_get_code(compiled, *args)
+    assert "helion_scaled_mm_op" in code[0] and "extern_kernels._scaled_mm" not in code[0]
+    assert torch.equal(result, scaled_mm(*args[:2], args[2].view(-1), args[3].view(-1), None, torch.bfloat16, True))

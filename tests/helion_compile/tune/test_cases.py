@@ -5,7 +5,7 @@ import json
 import pytest
 
 from helion_compile.case import Case
-from helion_compile.kernels import activation_quant, norm_rope, quant, rms_norm_quant, rope
+from helion_compile.kernels import activation_quant, norm_rope, quant, rms_norm_quant, rope, scaled_mm
 from helion_compile.tune.cases import Layer, TuneError, cases_of, read_model, read_shapes, read_tokens
 
 QWEN3_8B = {"hidden_size": 4096, "intermediate_size": 12288, "num_attention_heads": 32, "head_dim": 128}
@@ -26,6 +26,12 @@ def test_a_model_gives_the_shapes_of_its_layers(tmp_path):
     )
     quants = cases_of(quant, [layer, layer], [], (16,), "bf16")
     assert [case["hidden_size"] for case in quants] == [4096, 12288]
+
+
+def test_products_are_tuned_merged_and_apart(tmp_path):
+    products = cases_of(scaled_mm, [read_model(model(tmp_path, **QWEN3_8B, num_key_value_heads=8))], [], (16,), "bf16")
+    q, k, qkv, gate, gate_up = 4096, 1024, 6144, 12288, 24576
+    assert {(case["k"], case["n"]) for case in products} == {*((4096, n) for n in (q, k, qkv, gate, gate_up)), (12288, 4096)}
 
 
 def test_heads_may_be_wider_than_the_model_or_unsaid(tmp_path):

@@ -89,3 +89,12 @@ def test_tables_stay_small_and_diffable():
         lines = file.content.decode().splitlines()
         assert len(lines) == len(file.rows) + 2 and max(map(len, lines)) < 600
         assert len(json.loads(file.content)) == len(file.rows)
+
+
+def test_no_choice_is_slower_than_its_best_alternative():
+    """Of the kernels that have one; 2 % are within what two measurements of one thing differ by."""
+    for name, file in shipped():
+        if registry.named(name).alternatives:
+            for row in file.rows:
+                best = min((us for other, us in row.baselines.items() if other != "kernel"), default=float("inf"))
+                assert row.us <= 1.02 * best, f"{name} ({row.case}): {row.us} µs, {best} with the library"

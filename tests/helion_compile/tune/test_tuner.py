@@ -44,7 +44,10 @@ class Folder:
 
     @property
     def rows(self):
-        table = self.path / "out" / "plus_one" / "nvidia_h200.json"
+        return self.rows_of("plus_one")
+
+    def rows_of(self, kernel):
+        table = self.path / "out" / kernel / "nvidia_h200.json"
         return {Case.from_json(row["case"]): row for row in json.loads(table.read_text())}
 
     def measured(self):
@@ -206,3 +209,24 @@ def test_a_worker_outlives_errors_and_is_replaced_after_death():
         assert worker.request("sleep", 0.0) == "awake" and worker.deaths == 2
     finally:
         worker.stop()
+
+
+def test_a_kernel_names_its_candidates_and_an_alternative_can_win(tmp_path):
+    folder = Folder(tmp_path)
+    shape = ("--shapes", "hidden_size=64", "--tokens", "16,1024,4096,8192")
+    assert folder.tune(*shape, FAKE_KERNEL="plus_one_or_library")[1] == 0
+    rows = {case["num_tokens"]: row for case, row in folder.rows_of("plus_one_or_library").items()}
+    assert {tokens: row["config"].get("alternative") for tokens, row in rows.items()} == {
+        16: None,
+        1024: None,
+        4096: "library",
+        8192: "library",
+    }
+    assert rows[16]["config"] == {"block_sizes": [1], "num_warps": 8}
+    assert [row["us"] for row in rows.values()] == [4.516, 5.524, 6.0, 6.0]
+    assert rows[4096]["baselines"] == {"kernel": 8.596, "library": 6.0} and rows[8192]["baselines"] == {"library": 6.0}
+    # What was not asked for was not tried: three configs a case, and no steps from them.
+    tried = {line.split(" ", 2)[2].rpartition(" ")[2] for line in folder.measured()}
+    assert len(tried) == 3
+    # The same command finds nothing left to do: no case waits for an Inductor baseline.
+    assert "4 of 4 cases were tuned before" in folder.tune(*shape, FAKE_KERNEL="plus_one_or_library")[0]
