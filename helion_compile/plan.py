@@ -138,7 +138,6 @@ def _zeroed(device: int, first: int, buffers: tuple[Buffer, ...], names: dict[st
         size += -(-allocate(buffer).nbytes // zeros.ALIGNMENT) * zeros.ALIGNMENT
     if not size:
         return ["zeros = 0", *lines] if lines else []
-    zeros.prepare(device, size)
     names["zeros_for"] = functools.partial(zeros.address_of, device, size)
     return ["zeros = zeros_for(stream)", *lines]
 

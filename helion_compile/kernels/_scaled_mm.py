@@ -27,14 +27,15 @@ from helion_compile.kernels.split_k import COLLECT, DRAW_TICKET, IS_LAST, SEND
 
 __all__ = ["scaled_mm"]
 
-# Into the L2, by the copy engine: neither registers nor a wait.
+# Into the L2, by the copy engine: neither registers nor a wait.  It takes multiples of 16 bytes at multiples of 16.
 PREFETCH = """
 if {bytes} > 0:
-    ahead = tl.minimum({bytes}, {k} - {begin}).to(tl.int32)
-    row = {rows}.to(tl.int64)
+    begin = {begin} // 16 * 16
+    ahead = tl.minimum({bytes}, {k} - begin).to(tl.int32)
+    inside = (({rows} < {n}) & (ahead > 0)).to(tl.int32)
     tl.inline_asm_elementwise(
-        "{{ .reg .pred p; setp.lt.s64 p, $2, $4; @p cp.async.bulk.prefetch.L2.global [$1], $3; mov.b32 $0, 0; }}",
-        "=r,l,l,r,l", [({w} + row * {pitch} + {begin}).to(tl.int64), row, ahead, tl.full([], {n}, tl.int64)],
+        "{{ .reg .pred p; setp.ne.b32 p, $2, 0; @p cp.async.bulk.prefetch.L2.global [$1], $3; mov.b32 $0, 0; }}",
+        "=r,l,r,r", [({w} + {rows}.to(tl.int64) * {pitch} + begin).to(tl.int64), inside, ahead],
         dtype=tl.int32, is_pure=False, pack=1)
 0
 """

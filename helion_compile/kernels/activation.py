@@ -114,6 +114,7 @@ fma.rn.f32 r, n, q, $1;
 fma.rn.f32 q, r, e, q;
 fma.rn.f32 r, n, q, $1;
 fma.rn.f32 r, r, e, q;
+copysign.f32 r, $1, r;
 mul.rn.f32 q, $1, y;
 setp.num.f32 p, r, r;
 selp.f32 $0, r, q, p;

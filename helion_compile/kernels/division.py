@@ -62,6 +62,7 @@ fma.rn.f32 r, r, $4, q;
 neg.f32 n, r;
 fma.rn.f32 n, n, $3, a;
 fma.rn.f32 r, n, $4, r;
+copysign.f32 r, a, r;
 setp.gt.f32 p, $4, 0f00000000;
 setp.lt.and.f32 p, $4, 0f7F800000, p;
 abs.f32 n, q;
