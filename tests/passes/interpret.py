@@ -122,7 +122,7 @@ def _narrow(meaning, values, zero=None):
 def _laid_out(meaning, scale):
     if meaning.granularity is not Granularity.GROUP or meaning.scale_layout is ScaleLayout.ROW_MAJOR:
         return scale
-    scale = scale.squeeze(-1)
+    scale = scale.flatten(0, -3).squeeze(-1)  # [M, groups], however many dimensions the rows have
     rows, groups = scale.shape
     aligned = -(-rows // 4) * 4 if meaning.scale_layout is ScaleLayout.TMA_ALIGNED else rows
     laid_out = torch.empty_strided((rows, groups), (1, aligned))

@@ -202,6 +202,19 @@ class TestRefused:
         assert reason.startswith("aten.rsqrt.default (rsqrt), an intermediate value, is also read by output")
 
 
+def test_an_offset_of_zero_is_part_of_the_weight():
+    """It changes the sign of a weight that is -0, so it is not passed over."""
+
+    def program(x, weight):
+        x32 = x.float()
+        normalised = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-5)
+        return (normalised * (weight.float() + 0.0)).to(x.dtype)
+
+    region = only(capture(program, programs.tensor(8, 64), programs.tensor(64)).graph)
+    assert region.meaning.weight_offset == 0
+    assert region.inputs["weight"].target is aten.add.Tensor
+
+
 class TestLibraryOperations:
     """Where a compiler keeps torch's own operations; Inductor takes them apart before the pass."""
 

@@ -114,7 +114,7 @@ def _less_offset(factor: Node) -> tuple[Node, float]:
     if add.target in ADD and dtype_of(add) == torch.float32 and add.kwargs.get("alpha", 1) == 1:
         for value, constant in (add.args[:2], add.args[1::-1]):
             offset = number(constant)
-            if offset is not None and isinstance(value, Node) and shape_of(value) == shape_of(add):
+            if offset and isinstance(value, Node) and shape_of(value) == shape_of(add):
                 return lossless(value), rounded(offset, torch.float32)
     return add, 0.0
 
