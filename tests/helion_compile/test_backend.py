@@ -18,7 +18,7 @@ from passes.meanings import Quantize
 
 ROOT = Path(__file__).parents[2]
 K = 64
-NAMES = "'rms_norm_quant', 'norm_rope', 'activation_quant', 'quant', 'rope'"
+NAMES = "'rms_norm_quant', 'norm_rope', 'activation_quant', 'quant', 'rope', 'scaled_mm'"
 
 
 @pytest.fixture(autouse=True)
