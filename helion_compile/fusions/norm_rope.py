@@ -8,12 +8,14 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import torch
+
 from helion_compile.fusions.heads import head_arguments, heads_of, in_the_shape_of, refuse_heads
 from helion_compile.fusions.tensors import Outputs, Reason, refused_by, value_of
 from helion_compile.hop import helion_kernel
 from helion_compile.kernels import norm_rope
 from passes.fusion import Chain, Emit, Fusion
-from passes.meanings import Norm, NormKind, NormRounding, Rope, RopeRounding
+from passes.meanings import Norm, NormKind, NormRoot, NormRounding, Rope, RopeRounding
 from passes.values import known_equal, shape_of
 
 __all__ = ["KERNELS", "fusion"]
@@ -35,6 +37,8 @@ def _refuse(chain: Chain, *, exact: bool) -> str | None:
     norm, rope = chain[Norm].meaning, chain[Rope].meaning
     if norm.kind is not NormKind.RMS or norm.bias_dtype or norm.residual:
         return f"the kernel computes RMSNorm without residual and bias, found {norm}"
+    if norm.root is not NormRoot.RSQRT or norm.factor_dtype != torch.float32:
+        return f"the kernel multiplies by rsqrt(mean + eps) in fp32, found {norm}"
     if norm.dtype != norm.x_dtype:
         return f"the norm takes {norm.x_dtype} and gives {norm.dtype}; the kernel gives its input's dtype"
     if chain.wanted(Norm, "out"):

@@ -18,6 +18,7 @@ from passes.meanings import Quantize
 
 ROOT = Path(__file__).parents[2]
 K = 64
+NAMES = "'rms_norm_quant', 'norm_rope', 'activation_quant', 'quant', 'rope', 'scaled_mm'"
 
 
 @pytest.fixture(autouse=True)
@@ -159,12 +160,12 @@ class TestOptions:
             (
                 {"disable": ["qaunt"]},
                 ValueError,
-                "disable=['qaunt']: no fusion is called 'qaunt'; there are 'rms_norm_quant', 'activation_quant', 'quant'",
+                f"disable=['qaunt']: no fusion is called 'qaunt'; there are {NAMES}",
             ),
             (
                 {"only": ["norm", "quant"]},
                 ValueError,
-                "only=['norm', 'quant']: no fusion is called 'norm'; there are 'rms_norm_quant', 'activation_quant', 'quant'",
+                f"only=['norm', 'quant']: no fusion is called 'norm'; there are {NAMES}",
             ),
             ({"numeric": "exact"}, ValueError, "options has 'numeric', which is no option of backend='helion' (numerics, "),
             ({"numeric": "exact"}, ValueError, "did you mean 'numerics'?"),

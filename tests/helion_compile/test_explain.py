@@ -75,7 +75,7 @@ class TestWhatItFinds:
     def test_what_is_kept_and_unclaimed(self, report):
         assert len(report.kept) == 14
         assert report.kept[0].shapes["out"] == "bf16[16, 256]"
-        assert report.graphs[0].record.unclaimed == {"norm": 1}
+        assert report.graphs[0].record.unclaimed == {"norm": 1, "rope": 4}
         assert report.refusals == []
 
     def test_a_refusal(self):

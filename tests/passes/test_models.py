@@ -62,5 +62,5 @@ def test_sites_of_two_layers(model):
     assert sum(site.merged for site in record.sites) == 14
     assert [("residual" in site.shapes) for site in record.sites[:4]] == [False, True, True, True]
     assert len(record.kept) == 14
-    # The norm before lm_head, and the norms of queries and keys; the stubs have no fusion for silu(gate) * up.
-    assert record.unclaimed == {"norm": 5 if "Qwen3" in type(model).__name__ else 1, "activation": 2}
+    # The norm before lm_head, and the norms of queries and keys; the stubs have no fusion for silu(gate) * up and for RoPE.
+    assert record.unclaimed == {"norm": 5 if "Qwen3" in type(model).__name__ else 1, "activation": 2, "rope": 4}

@@ -25,6 +25,11 @@ def olmo_norm(x, weight):
     return (weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-6))).to(x.dtype)
 
 
+def gemma_norm(x, weight):
+    x32 = x.float()
+    return (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-6) * (1.0 + weight.float())).type_as(x)
+
+
 def rotate_half(x, cos, sin):
     x1, x2 = x.chunk(2, -1)
     return x * cos + torch.cat((-x2, x1), -1) * sin
@@ -53,7 +58,7 @@ def arguments(dtype=torch.bfloat16, tables=B, width=D):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("normalise", [norm, olmo_norm], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("normalise", [norm, olmo_norm, gemma_norm], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("turn", [rotate_half, rotate_pairs], ids=lambda f: f.__name__)
 class TestNormRope:
     def test_exact_is_the_graph_bit_for_bit(self, turn, normalise, dtype):
@@ -73,7 +78,7 @@ class TestNormRope:
         inductor = torch.compile(program, backend="inductor", fullgraph=True)(*args)
         x, weight, cos, sin = (tensor.double() for tensor in args)
         x = x.view(B, S, H, D)
-        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * weight
+        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * (weight + (normalise is gemma_norm))
         truth = turn(x.transpose(1, 2), cos.unsqueeze(1), sin.unsqueeze(1))
         ours, theirs = relative_error(result, truth), relative_error(inductor, truth)
         # In fp32 there is but the last bit: the C++ compiler contracts products and sums, plain torch, which stands in for
@@ -189,6 +194,14 @@ class TestLeftAlone:
             return F.scaled_dot_product_attention(turned, kv, kv), q
 
         self.refused(program, *arguments(), reason="the norm is also read without the embedding")
+
+    def test_a_norm_by_a_square_root(self):
+        def program(hidden, weight, cos, sin, kv):
+            x32 = hidden.view(B, S, H, D).float()
+            q = weight * (x32 / torch.sqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-6)).to(hidden.dtype)
+            return F.scaled_dot_product_attention(rotate_half(q.transpose(1, 2), cos[:, None], sin[:, None]), kv, kv)
+
+        self.refused(program, *arguments(), reason="the kernel multiplies by rsqrt(mean + eps) in fp32, found Norm(rms")
 
     def test_a_part_of_a_head(self):
         def program(hidden, weight, cos, sin, kv):
