@@ -15,7 +15,7 @@ import torch
 
 from helion_compile.kernels.division import divide_rows, divide_rows_fast, reciprocal_of
 from helion_compile.kernels.quantization import FORMAT_MAX, Quantization, scales_like
-from helion_compile.kernels.rounding import rounded
+from helion_compile.kernels.rounding import ordered_bits, rounded
 
 __all__ = ["quantize_rows", "quantize_rows_reference"]
 
@@ -48,9 +48,10 @@ def quantize_rows(
     low, high = how.clamp
     smallest, largest = _range(values)
     scale = _scale_from(largest - smallest, high - low, how, exact)
-    steps = divide_rows(smallest, scale) if exact else divide_rows_fast(smallest, scale)
-    zero = _bounded(low - torch.round(steps), low, high)
-    return _to_8_bits(_scaled(values, scale, how, exact), zero, how), scale, zero.to(torch.int8)
+    # Correctly rounded in default numerics too: of the fast division behind a norm, Triton 3.6 makes code in which every
+    # thread holds the whole row, and ptxas takes minutes.
+    zero = _bounded(low - torch.round(divide_rows(smallest, scale)), low, high)
+    return _to_8_bits(_scaled(values, scale, how, True), zero, how), scale, zero.to(torch.int8)
 
 
 def _amax(values: torch.Tensor) -> torch.Tensor:
@@ -65,8 +66,7 @@ def _amax(values: torch.Tensor) -> torch.Tensor:
 
 def _range(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The smallest value or 0 and the largest value or 0, [..., 1]; one of them is NaN if there is one."""
-    bits = values.view(torch.int32)
-    keys = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # order like the floats, with NaNs at the ends
+    keys = ordered_bits(values)
     smallest = torch.amin(keys, dim=-1, keepdim=True)
     largest = torch.amax(keys, dim=-1, keepdim=True)
     smallest = (smallest ^ ((smallest >> 31) & 0x7FFFFFFF)).view(torch.float32)

@@ -33,6 +33,7 @@ def bodies(monkeypatch):
         "tanh_of": torch.tanh,
         "divided": torch.div,
         "multiplied": torch.mul,
+        "ordered_bits": lambda values: (bits := values.view(torch.int32)) ^ ((bits >> 31) & 0x7FFFFFFF),
     }
     replaced |= dict.fromkeys(("let_next_begin", "wait_for_previous"), lambda: None)
     for module in (normalization, quantizing, activation, _norm_quant, _quant, _activation_quant, _rope):

@@ -1,0 +1,85 @@
+"""Every spelling of the conformance table becomes a kernel with the same results, or is refused with the reason given here.
+
+On a CPU, where a kernel is its reference; tests/gpu/kernels shows that the kernels are their references.
+"""
+
+import pytest
+import torch
+from conformance import arguments
+from numerics import fp8_steps
+from spelled_norms import NORMS
+from spelled_quantisers import QUANTISERS
+
+from helion_compile.inspection import inspecting_backend
+
+BF16 = torch.bfloat16
+A_TENSOR = "one scale a tensor is known when all of it was read"
+FP64 = "the scale is computed in torch.float64"
+REFUSED = {
+    "torchao_tensor": A_TENSOR,
+    "torchao_training_tensor": A_TENSOR,
+    "vllm_tensor": A_TENSOR,
+    "torchao_int8_tensor": A_TENSOR,
+    "torchao_training_row": FP64,
+    "double_scale": FP64,
+    "torchao_int8_range": "the zero point comes from a division in torch.bfloat16",
+    "int8_token_reciprocal": "nothing bounds the values before the cast to torch.int8",
+}
+IN_DEFAULT_TOO = {name for name, reason in REFUSED.items() if reason == A_TENSOR} | {"int8_token_reciprocal"}
+
+
+def torchao(x):
+    scale = (x.abs().amax(-1, keepdim=True) / 448.0).float()
+    return (x.float() / scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn), scale
+
+
+def run(function, args, numerics):
+    """The result, and the record of the pass."""
+    found = []
+    backend = inspecting_backend(found, options={"strict": True, "numerics": numerics})
+    result = torch.compile(function, backend=backend, fullgraph=True)(**args)
+    return torch.utils._pytree.tree_leaves(result), found[0].record
+
+
+def assert_bit_equal(results, expected):
+    for result, value in zip(results, expected, strict=True):
+        assert (result.dtype, result.shape, result.stride()) == (value.dtype, value.shape, value.stride())
+        assert torch.equal(result.double().nan_to_num(9e9), value.double().nan_to_num(9e9))
+
+
+@pytest.mark.parametrize("row", QUANTISERS, ids=str)
+def test_quantisers(row):
+    args = arguments(row, BF16)
+    results, record = run(row.function, args, "exact")
+    assert_bit_equal(results, torch.utils._pytree.tree_leaves(row.function(**args)))
+    if str(row) not in REFUSED:
+        assert [site.fusion for site in record.sites] == ["quant"]
+        assert not record.refusals
+        return
+    assert not record.sites
+    (refusal,) = record.refusals
+    assert REFUSED[str(row)] in refusal.reason
+
+
+@pytest.mark.parametrize("row", [row for row in QUANTISERS if str(row) in REFUSED], ids=str)
+def test_default_numerics_takes_what_only_rounds_otherwise(row):
+    _, record = run(row.function, arguments(row, BF16), "default")
+    assert bool(record.sites) == (str(row) not in IN_DEFAULT_TOO)
+
+
+@pytest.mark.parametrize("row", NORMS, ids=str)
+def test_norms(row):
+    def function(**args):
+        out = row.function(**args)
+        norm, *total = out if isinstance(out, tuple) else (out,)
+        return *torchao(norm), *total
+
+    args = arguments(row, BF16)
+    results, record = run(function, args, "exact")
+    # A gate behind the norm is no part of it: what is quantised is their product.
+    assert [site.fusion for site in record.sites] == ["quant" if str(row) == "gated" else "rms_norm_quant"]
+    expected = torch.utils._pytree.tree_leaves(function(**args))
+    if row.exact:
+        assert_bit_equal(results, expected)
+    else:  # eager has a kernel of its own, which sums in another order
+        assert fp8_steps(results[0], expected[0]).max() <= 1

@@ -1,0 +1,64 @@
+"""Representative attributes compile for a GPU that is not there, in seconds and without spills.
+
+``tests/helion_compile/tune/test_shipped.py`` does the same for what the tables hold.
+"""
+
+import os
+
+import pytest
+from norms import NORMS
+from quantisers import QUANTISERS
+
+from helion_compile.case import Case
+from helion_compile.kernels import quant, rms_norm_quant
+from helion_compile.tune.compiling import Target
+from helion_compile.tune.pool import CompilePool
+
+H200 = Target(90, 132)
+BASE = {"dtype": "bf16", "num_tokens": 2048}
+CASES = [
+    *((rms_norm_quant, {"residual": residual, **facts}) for residual in (False, True) for facts in ({}, {"group": 128})),
+    (rms_norm_quant, {"residual": True, "kind": "layer"}),
+    (rms_norm_quant, {"residual": False, "static": True}),
+    *((quant, facts) for facts in ({}, {"group": 64}, {"static": True})),
+]
+
+
+def configs(kernel, case):
+    default = kernel.default_config(case)
+    if len(default["block_sizes"]) == 1:
+        return [default]
+    return [default, {**default, "block_sizes": [8, 1]}]
+
+
+def test_cases_compile_without_spills(tmp_path):
+    pool = CompilePool(min(4, os.cpu_count() or 1), ("helion_compile.kernels",), H200, {"TRITON_CACHE_DIR": str(tmp_path)})
+    try:
+        cases = [(kernel, Case(hidden_size=5120, **BASE, **facts)) for kernel, facts in CASES]
+        asked = [(kernel, case, config) for kernel, case in cases for config in configs(kernel, case)]
+        done = [(*each, pool.submit(each[0].name, *each[1:])) for each in asked]
+        for kernel, case, config, future in done:
+            compiled = future.result(timeout=250)
+            assert not compiled.error, f"{kernel.name} ({case}) {config}: {compiled.error}"
+            # A block of rows of groups holds a scale too: two registers of 64 are kept in memory.
+            assert compiled.spills <= 16, f"{kernel.name} ({case}) {config}: {compiled.spills} bytes of spills"
+    finally:
+        pool.stop()
+
+
+@pytest.mark.parametrize("name", QUANTISERS)
+def test_every_quantiser_has_a_case_that_can_be_tuned(name):
+    import torch
+
+    quantiser = QUANTISERS[name]
+    x = torch.empty(16, 4096, dtype=torch.bfloat16)
+    arguments = quantiser.arguments(x.dtype, quantiser.number("cpu"))
+    for kernel, args in (
+        (quant, (x, *arguments, False)),
+        (
+            rms_norm_quant,
+            (x, None, None, None, *arguments[:2], 1e-6, NORMS["layer"].text(x.dtype), arguments[2], False, False),
+        ),
+    ):
+        case = kernel.case(*args)
+        assert kernel.case(*kernel.inputs(case, torch.device("meta"))) == case
