@@ -1,0 +1,65 @@
+"""vLLM's operators as far as its graphs name them: schemas, results' shapes, and nothing to run.
+
+The schemas are those of vLLM 0.26.0's own library (``_C_stable_libtorch``) and of its Python sources.  Where vLLM itself is
+imported and has defined an operator, that one stays.
+"""
+
+from __future__ import annotations
+
+import torch
+
+_SCHEMAS = {
+    "vllm_ir": [
+        "rms_norm(Tensor x, Tensor? weight, float epsilon, SymInt? variance_size=None) -> Tensor",
+        "fused_add_rms_norm(Tensor x, Tensor x_residual, Tensor? weight, float epsilon, SymInt? variance_size=None) "
+        "-> (Tensor, Tensor)",
+    ],
+    "_C": [
+        "cutlass_scaled_mm(Tensor! out, Tensor a, Tensor b, Tensor a_scales, Tensor b_scales, Tensor? bias) -> ()",
+        "cutlass_scaled_mm_azp(Tensor! out, Tensor a, Tensor b, Tensor a_scales, Tensor b_scales, Tensor azp_adj, "
+        "Tensor? azp, Tensor? bias) -> ()",
+        "dynamic_per_token_scaled_fp8_quant(Tensor! result, Tensor input, Tensor! scale, Tensor? scale_ub) -> ()",
+        "dynamic_scaled_fp8_quant(Tensor! result, Tensor input, Tensor! scale) -> ()",
+        "static_scaled_fp8_quant(Tensor! result, Tensor input, Tensor scale, int[]? group_shape=None) -> ()",
+        "per_token_group_fp8_quant(Tensor input, Tensor! output_q, Tensor! output_s, int group_size, float eps, "
+        "float fp8_min, float fp8_max, bool scale_ue8m0, bool dummy_is_scale_transposed, bool dummy_is_tma_aligned) -> ()",
+        "rms_norm(Tensor! result, Tensor input, Tensor? weight, float epsilon) -> ()",
+        "fused_add_rms_norm(Tensor! input, Tensor! residual, Tensor? weight, float epsilon) -> ()",
+        "rms_norm_dynamic_per_token_quant(Tensor! result, Tensor input, Tensor weight, Tensor! scale, float epsilon, "
+        "Tensor? scale_ub, Tensor!? residual) -> ()",
+        "rms_norm_per_block_quant(Tensor! result, Tensor input, Tensor weight, Tensor! scale, float epsilon, "
+        "Tensor? scale_ub, Tensor!? residual, int group_size, bool is_scale_transposed) -> ()",
+        "silu_and_mul(Tensor! result, Tensor input) -> ()",
+        "silu_and_mul_per_block_quant(Tensor! out, Tensor input, Tensor! scales, int group_size, Tensor? scale_ub=None, "
+        "bool is_scale_transposed=False) -> ()",
+    ],
+    "vllm": [
+        "fp8_gemm_nt_op(Tensor q_input, Tensor input_scale, Tensor weight, Tensor weight_scale, Tensor! output, "
+        "bool use_deep_gemm_e8m0) -> ()",
+        "all_reduce(Tensor tensor, str group_name) -> Tensor",
+        "unified_attention_with_output(Tensor query, Tensor key, Tensor value, Tensor! output, str layer_name) -> ()",
+    ],
+}
+_SHAPES = {
+    "vllm_ir::rms_norm": lambda x, *_: torch.empty_like(x),
+    "vllm_ir::fused_add_rms_norm": lambda x, residual, *_: (torch.empty_like(x), torch.empty_like(x)),
+    "vllm::all_reduce": lambda x, *_: torch.empty_like(x),
+}
+_libraries = []
+
+
+def define() -> None:
+    """Define those operators that nobody has defined."""
+    for namespace, schemas in _SCHEMAS.items():
+        library = torch.library.Library(namespace, "FRAGMENT")
+        _libraries.append(library)
+        for schema in schemas:
+            name = schema.partition("(")[0]
+            if hasattr(getattr(torch.ops, namespace), name):
+                continue
+            library.define(schema)
+            shapes = _SHAPES.get(f"{namespace}::{name}", lambda *args, **kwargs: None)
+            torch.library.register_fake(f"{namespace}::{name}", shapes, lib=library)
+
+
+define()
