@@ -6,10 +6,13 @@
     vllm_ir.fused_add_rms_norm(x, x_residual, weight, epsilon)  -> out, x + x_residual
     _C.rms_norm(result!, input, weight, epsilon)
     _C.fused_add_rms_norm(input!, residual!, weight, epsilon)   -> out in input, input + residual in residual
+    _C.rms_norm_dynamic_per_token_quant(result!, input, weight, scale!, epsilon, scale_ub, residual!)
+    _C.rms_norm_per_block_quant(result!, input, weight, scale!, epsilon, scale_ub, residual!, …)
 
 Rounding is that of the native bodies in vLLM's ``ir/ops/layernorm.py`` and of ``csrc/layernorm_kernels.cu``: both round the
 normalised value to the weight's dtype before the weight; the IR takes the norm of the sum in fp32, the CUDA kernel that
-of the rounded sum.
+of the rounded sum.  The last two quantise the norm too (``vllm_quantize``) and take the sum in fp32; the normalised value is
+in no node, and the operator's own stands for it.
 """
 
 from __future__ import annotations
@@ -22,17 +25,16 @@ from passes.region import Region
 from passes.spellings.opaque import OpaqueWalk, name_of
 from passes.values import describe, dtype_of, known_equal, rounded, shape_of
 
-__all__ = ["ANCHORS", "NAME", "read"]
+__all__ = ["ANCHORS", "FUSED", "NAME", "read"]
 
 NAME = "norm"
-ANCHORS = frozenset(
-    {
-        "vllm_ir.rms_norm.default",
-        "vllm_ir.fused_add_rms_norm.default",
-        "_C.rms_norm.default",
-        "_C.fused_add_rms_norm.default",
-    }
-)
+FUSED = frozenset({"_C.rms_norm_dynamic_per_token_quant.default", "_C.rms_norm_per_block_quant.default"})
+ANCHORS = FUSED | {
+    "vllm_ir.rms_norm.default",
+    "vllm_ir.fused_add_rms_norm.default",
+    "_C.rms_norm.default",
+    "_C.fused_add_rms_norm.default",
+}
 
 
 def read(anchor: Node) -> Region | None:
@@ -45,6 +47,9 @@ def read(anchor: Node) -> Region | None:
         residual = "x_residual" if "fused_add" in name else None
         outputs = {"out": walk.result(0), "sum": walk.result(1) if residual else ()}
         return norm(walk, "x", residual, outputs, unrounded_sum=True)
+    if name in FUSED:
+        walk.forget("result", "scale")
+        return norm(walk, "input", "residual", {"out": (anchor,), "sum": walk.new("residual")}, unrounded_sum=True)
     if "fused_add" in name:
         return norm(walk, "input", "residual", {"out": walk.new("input"), "sum": walk.new("residual")}, unrounded_sum=False)
     walk.forget("result")

@@ -1,4 +1,4 @@
-"""vLLM's operators as far as its graphs name them: schemas, results' shapes, and nothing to run.
+"""vLLM's operators as far as its graphs name them: schemas, results' shapes, and of some what they compute, for a CPU.
 
 The schemas are those of vLLM 0.26.0's own library (``_C_stable_libtorch``) and of its Python sources.  Where vLLM itself is
 imported and has defined an operator, that one stays.
@@ -40,6 +40,32 @@ _SCHEMAS = {
         "unified_attention_with_output(Tensor query, Tensor key, Tensor value, Tensor! output, str layer_name) -> ()",
     ],
 }
+
+
+def rms_norm(x, weight, epsilon, variance_size=None):
+    """The body in vLLM's ``ir/ops/layernorm.py``, step by step."""
+    x32 = x.float()
+    normed = x32 * torch.rsqrt(x32.pow(2).mean(dim=-1, keepdim=True) + epsilon)
+    return (normed if weight is None else normed.to(weight.dtype) * weight).to(x.dtype)
+
+
+def fused_add_rms_norm(x, x_residual, weight, epsilon, variance_size=None):
+    """As above; the norm is that of the sum before it is rounded."""
+    total = x.float() + x_residual.float()
+    normed = total * torch.rsqrt(total.pow(2).mean(dim=-1, keepdim=True) + epsilon)
+    return (normed if weight is None else normed.to(weight.dtype) * weight).to(x.dtype), total.to(x.dtype)
+
+
+def cutlass_scaled_mm(out, a, b, a_scales, b_scales, bias):
+    product = (a.float() * a_scales) @ (b.float() * b_scales.reshape(1, -1))
+    out.copy_(product if bias is None else product + bias)
+
+
+_CPU = {
+    "vllm_ir::rms_norm": rms_norm,
+    "vllm_ir::fused_add_rms_norm": fused_add_rms_norm,
+    "_C::cutlass_scaled_mm": cutlass_scaled_mm,
+}
 _SHAPES = {
     "vllm_ir::rms_norm": lambda x, *_: torch.empty_like(x),
     "vllm_ir::fused_add_rms_norm": lambda x, residual, *_: (torch.empty_like(x), torch.empty_like(x)),
@@ -60,6 +86,8 @@ def define() -> None:
             library.define(schema)
             shapes = _SHAPES.get(f"{namespace}::{name}", lambda *args, **kwargs: None)
             torch.library.register_fake(f"{namespace}::{name}", shapes, lib=library)
+            if f"{namespace}::{name}" in _CPU:
+                library.impl(name, _CPU[f"{namespace}::{name}"], "CPU")
 
 
 define()
