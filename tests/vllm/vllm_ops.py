@@ -6,7 +6,14 @@ imported and has defined an operator, that one stays.
 
 from __future__ import annotations
 
+import importlib.util
+
 import torch
+
+if importlib.util.find_spec("vllm"):  # it defines its operators once, and does not look whether they are there
+    import vllm.compilation.passes.pass_manager
+    import vllm.config
+    import vllm.ir.ops  # noqa: F401
 
 _SCHEMAS = {
     "vllm_ir": [
@@ -29,7 +36,16 @@ _SCHEMAS = {
         "Tensor? scale_ub, Tensor!? residual) -> ()",
         "rms_norm_per_block_quant(Tensor! result, Tensor input, Tensor weight, Tensor! scale, float epsilon, "
         "Tensor? scale_ub, Tensor!? residual, int group_size, bool is_scale_transposed) -> ()",
+        "rms_norm_static_fp8_quant(Tensor! result, Tensor input, Tensor weight, Tensor scale, float epsilon) -> ()",
+        "fused_add_rms_norm_static_fp8_quant(Tensor! result, Tensor input, Tensor! residual, Tensor weight, Tensor scale, "
+        "float epsilon) -> ()",
+        "fused_qk_norm_rope(Tensor! qkv, int num_heads_q, int num_heads_k, int num_heads_v, int head_dim, float eps, "
+        "Tensor q_weight, Tensor k_weight, Tensor cos_sin_cache, bool is_neox, Tensor position_ids, "
+        "int forced_token_heads_per_warp=-1) -> ()",
+        "rotary_embedding(Tensor positions, Tensor! query, Tensor!? key, int head_size, Tensor cos_sin_cache, bool is_neox, "
+        "int rope_dim_offset=0, bool inverse=False) -> ()",
         "silu_and_mul(Tensor! result, Tensor input) -> ()",
+        "silu_and_mul_quant(Tensor! result, Tensor input, Tensor scale) -> ()",
         "silu_and_mul_per_block_quant(Tensor! out, Tensor input, Tensor! scales, int group_size, Tensor? scale_ub=None, "
         "bool is_scale_transposed=False) -> ()",
     ],
