@@ -40,14 +40,16 @@ class FusionPass(InductorPass):
 
     Args:
         gpu: the GPU whose tables count; by default the one that vLLM uses.
+        untuned: use all fusions, those without configs for the GPU too.
         **options: ``numerics``, ``disable`` and ``only``, as for ``backend="helion"``.
 
     Raises:
         ValueError, TypeError: an option that there is not, or one with a value it cannot have.
     """
 
-    def __init__(self, *, gpu: Gpu | None = None, **options: Any):
+    def __init__(self, *, gpu: Gpu | None = None, untuned: bool = False, **options: Any):
         self.gpu = gpu
+        self.untuned = untuned
         self.options = options
         self._checked = checked(options)
         self._fuse: passes.FusionPass | None = None  # made for the first graph: it imports Helion
@@ -73,10 +75,10 @@ class FusionPass(InductorPass):
 
     @functools.cached_property
     def _uuid(self) -> str:
-        return identity(self.options, self.gpu)
+        return identity(self.options | {"untuned": self.untuned}, self.gpu)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _make, (self.gpu, self.options)
+        return _make, (self.gpu, self.untuned, self.options)
 
     def __deepcopy__(self, memo: dict) -> FusionPass:
         return self
@@ -88,37 +90,42 @@ class FusionPass(InductorPass):
         stable_topological_sort(graph)
 
     def _made(self) -> passes.FusionPass:
-        from helion_compile.fusions import CATALOGUE, fusions
+        from helion_compile.fusions import fusions
 
-        gpu = self.gpu or found_gpu()
-        if gpu is None:
-            off("the fusions are off", "vLLM runs on no NVIDIA GPU here")
-            covered = ()
-        else:
-            kernels = {module.fusion(exact=False).name: module.KERNELS for module in CATALOGUE}
-            missing = {name: [k.name for k in ks if not k.table.covers(gpu)] for name, ks in kernels.items()}
-            covered = tuple(name for name in missing if not missing[name])
-            if lacking := [kernel for name in missing for kernel in missing[name]]:
-                off(
-                    f"{', '.join(name for name in missing if missing[name])} left to vLLM",
-                    f"no table has configs of {', '.join(dict.fromkeys(lacking))} for {gpu.name} or another {gpu.arch}; "
-                    f"`python -m helion_compile tune {' '.join(dict.fromkeys(lacking))}` makes one",
-                )
         chosen = self._checked
         known = fusions(chosen.numerics)
         passes.FusionPass(known, disable=chosen.disable, only=chosen.only)  # a name that there is not is an error
+        wanted = [f for f in known if f.name not in chosen.disable and (chosen.only is None or f.name in chosen.only)]
         return passes.FusionPass(
             [
                 dataclasses.replace(fusion, refuse=functools.partial(_refuse, fusion.refuse))
-                for fusion in known
-                if fusion.name in covered
-                and fusion.name not in chosen.disable
-                and (chosen.only is None or fusion.name in chosen.only)
+                for fusion in self._covered(wanted)
             ],
             strict=chosen.strict,
             on_record=self._record,
             log=self._graphs_log(),
         )
+
+    def _covered(self, wanted: list[passes.Fusion]) -> list[passes.Fusion]:
+        """Those of the fusions all of whose kernels have configs for the GPU."""
+        from helion_compile.fusions import CATALOGUE
+
+        gpu = self.gpu or found_gpu()
+        if gpu is None:
+            off("the fusions are off", "vLLM runs on no NVIDIA GPU here")
+            return []
+        if self.untuned:
+            return wanted
+        kernels = {module.fusion(exact=False).name: module.KERNELS for module in CATALOGUE}
+        lacking = {fusion.name: [k.name for k in kernels[fusion.name] if not k.table.covers(gpu)] for fusion in wanted}
+        if any(lacking.values()):
+            names = dict.fromkeys(name for missing in lacking.values() for name in missing)
+            off(
+                f"{', '.join(name for name, missing in lacking.items() if missing)} left to vLLM",
+                f"no table has configs of {', '.join(names)} for {gpu.name} or another {gpu.arch}; "
+                f"`python -m helion_compile tune {' '.join(names)}` makes one",
+            )
+        return [fusion for fusion in wanted if not lacking[fusion.name]]
 
     def _record(self, record: GraphRecord) -> None:
         self.records.append(record)
@@ -133,8 +140,8 @@ class FusionPass(InductorPass):
         return graphs
 
 
-def _make(gpu: Gpu | None, options: dict[str, Any]) -> FusionPass:
-    return FusionPass(gpu=gpu, **options)
+def _make(gpu: Gpu | None, untuned: bool, options: dict[str, Any]) -> FusionPass:
+    return FusionPass(gpu=gpu, untuned=untuned, **options)
 
 
 def _refuse(refuse: Callable[[Chain], str | None], chain: Chain) -> str | None:

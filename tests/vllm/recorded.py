@@ -37,7 +37,7 @@ _TYPED = re.compile(r'^(\s*\w+): "[^"]*" = ', re.MULTILINE)
 _SMALL = {151936: 256, 40960: 64, 24576: 192, 12288: 96, 6144: 96, 4096: 64, 1024: 16, 128: 2, 64: 1}
 
 
-def graphs(scheme: str, device: str = "cuda", *, small: bool = False) -> list[Graph]:
+def graphs(scheme: str, device: str = "cpu", *, small: bool = False) -> list[Graph]:
     """The recorded graphs of "token", "tensor" or "block", with fake values; nodes stand in the order of the recording."""
     text = (Path(__file__).parent / "graphs" / f"vllm-0.26_qwen3_fp8-{scheme}.txt").read_text()
     text = text.replace("<lambda>", "_").replace("type='cuda', index=0", f"type='{device}'")

@@ -9,7 +9,7 @@ import pytest
 import recorded
 import torch
 
-pytest.importorskip("vllm")
+pytest.importorskip("vllm.envs")  # "vllm" alone would find this folder
 
 from calls import Calls
 from vllm.compilation.passes.inductor_pass import InductorPass, pass_context
@@ -20,9 +20,10 @@ from vllm.platforms import current_platform
 from vllm.utils.import_utils import resolve_obj_by_qualname
 
 import helion_compile.vllm
-from helion_compile.configs import Gpu
+from helion_compile.configs import ConfigTable, Gpu
 from helion_compile.hop import helion_kernel
-from helion_compile.kernels import quant, rms_norm_quant
+from helion_compile.kernels import quant
+from helion_compile.kernels.quantization import quantization
 from helion_compile.vllm import fusion_pass as module
 from helion_compile.vllm import hooks, plugin
 from helion_compile.vllm.options import OPTIONS, SWITCH
@@ -38,6 +39,8 @@ def as_before(monkeypatch):
     monkeypatch.setattr(VllmConfig, "compute_hash", VllmConfig.compute_hash)
     monkeypatch.setattr("helion_compile.vllm.log._said", set())
     monkeypatch.setattr(module, "found_gpu", lambda: H200)
+    # Which kernels of the day are tuned is another matter.
+    monkeypatch.setattr(ConfigTable, "covers", lambda self, gpu: gpu == H200)
     monkeypatch.delenv(OPTIONS, raising=False)
     monkeypatch.setenv(SWITCH, "1")
     plugin._identity.cache_clear()
@@ -96,10 +99,9 @@ def test_both_routes(config):
     assert not slot.records[0].sites
 
 
-@pytest.mark.parametrize("scheme", ["tensor", "block"])
-def test_what_no_kernel_computes_stays_and_is_lowered_by_vllm(config, scheme):
+def test_what_no_kernel_computes_stays_and_is_lowered_by_vllm(config):
     plugin.register()
-    for graph in recorded.graphs(scheme):
+    for graph in recorded.graphs("tensor"):
         assert not run(manager(config), graph)
         assert not [node for node in graph.nodes if "vllm_ir" in str(node.target)]
 
@@ -172,7 +174,6 @@ def test_without_tables_for_the_gpu_one_warning_and_vllms_own_graph(config, monk
 def test_a_fusion_without_a_table_leaves_the_others(config, monkeypatch, caplog):
     monkeypatch.setattr(quant.table, "covers", lambda gpu: False)
     plugin.register()
-    assert rms_norm_quant.table.covers(H200)
     assert run(manager(config), recorded.graphs("token")[1]) == {"rms_norm_quant": 2}
     (found,) = warnings(caplog)
     assert found.startswith("helion_compile: quant left to vLLM: no table has configs of quant for NVIDIA H200")
@@ -209,10 +210,9 @@ def test_a_pass_that_fails_leaves_the_graph_and_says_so_once(config, monkeypatch
 def test_our_node_is_no_write_to_vllms_clone_elimination():
     hooks.install()
     calls = Calls()
-    x, weight = calls.input(4, 64), calls.input(64)
-    clone = calls.call(torch.ops.aten.clone.default, x)
-    arguments = (None, 1e-6, True, torch.float32, "divide", True, None, None, False, False)
-    kernels = [calls.call(helion_kernel, clone, weight, *arguments, kernel=rms_norm_quant.key) for _ in range(2)]
+    clone = calls.call(torch.ops.aten.clone.default, calls.input(4, 64))
+    text = quantization(torch.float8_e4m3fn)
+    kernels = [calls.call(helion_kernel, clone, None, None, text, False, kernel=quant.key) for _ in range(2)]
     calls.output(*kernels)
     assert not any(clone_elimination.user_writes_to_node(kernel, clone) for kernel in kernels)
 

@@ -10,7 +10,8 @@ import importlib.util
 
 import torch
 
-if importlib.util.find_spec("vllm"):  # it defines its operators once, and does not look whether they are there
+# "vllm" alone would find this folder.  vLLM defines its operators once, and does not look whether they are there.
+if importlib.util.find_spec("vllm.envs"):
     import vllm.compilation.passes.pass_manager
     import vllm.config
     import vllm.ir.ops  # noqa: F401
