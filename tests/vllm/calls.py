@@ -47,7 +47,7 @@ class Calls:
     def items(self, node: Node, *indices: int) -> list[Node]:
         return [self.call(operator.getitem, node, index) for index in indices]
 
-    def matmul(self, q: Node, scale: Node, columns: int = 32) -> Node:
+    def matmul(self, q: Node, scale: Node, columns: int = 32, b_scale: Node | None = None) -> Node:
         """A product that reads what was quantised."""
         rows, depth = q.meta["val"].shape
         call = self.functional(
@@ -56,7 +56,7 @@ class Calls:
             a=q,
             b=self.input(depth, columns, dtype=torch.float8_e4m3fn),
             a_scales=scale,
-            b_scales=self.input(columns, 1, dtype=torch.float32),
+            b_scales=b_scale or self.input(columns, 1, dtype=torch.float32),
             bias=None,
         )
         return self.items(call, 1)[0]

@@ -29,7 +29,8 @@ from helion_compile.vllm import hooks, plugin
 from helion_compile.vllm.options import OPTIONS, SWITCH
 
 H200 = Gpu("NVIDIA H200", (9, 0))
-SITES = [{"rms_norm_quant": 1}, {"rms_norm_quant": 2, "quant": 2}, {"rms_norm_quant": 1, "quant": 2}]
+WHOLE = {"rms_norm_quant": 2, "activation_quant": 1, "quant": 1}
+SITES = [{"rms_norm_quant": 1}, WHOLE, WHOLE | {"rms_norm_quant": 1}]
 
 
 @pytest.fixture(autouse=True)
@@ -99,11 +100,12 @@ def test_both_routes(config):
     assert not slot.records[0].sites
 
 
-def test_what_no_kernel_computes_stays_and_is_lowered_by_vllm(config):
+def test_what_is_left_is_lowered_by_vllm(config):
     plugin.register()
-    for graph in recorded.graphs("tensor"):
-        assert not run(manager(config), graph)
-        assert not [node for node in graph.nodes if "vllm_ir" in str(node.target)]
+    for scheme in ("token", "tensor", "block"):
+        middle = recorded.graphs(scheme)[1]
+        assert run(manager(config), middle)["rms_norm_quant"] == 2
+        assert not [node for node in middle.nodes if "vllm_ir" in str(node.target)]
 
 
 def test_in_front_of_fusions_and_behind_communication():
@@ -143,7 +145,7 @@ def test_a_config_with_the_plugin_has_another_hash(config, monkeypatch):
 def test_options_of_the_plugin(config, monkeypatch):
     monkeypatch.setenv(OPTIONS, '{"disable": ["quant"]}')
     plugin.register()
-    assert run(manager(config), recorded.graphs("token")[1]) == {"rms_norm_quant": 2}
+    assert "quant" not in run(manager(config), recorded.graphs("token")[1])
 
 
 def warnings(caplog):
@@ -158,7 +160,7 @@ def warnings(caplog):
     ("gpu", "warning"),
     [
         (None, "helion_compile: the fusions are off: vLLM runs on no NVIDIA GPU here"),
-        (Gpu("NVIDIA B200", (10, 0)), "no table has configs of rms_norm_quant, quant for NVIDIA B200 or another sm_100"),
+        (Gpu("NVIDIA B200", (10, 0)), "for NVIDIA B200 or another sm_100"),
     ],
 )
 def test_without_tables_for_the_gpu_one_warning_and_vllms_own_graph(config, monkeypatch, caplog, gpu, warning):
@@ -174,7 +176,7 @@ def test_without_tables_for_the_gpu_one_warning_and_vllms_own_graph(config, monk
 def test_a_fusion_without_a_table_leaves_the_others(config, monkeypatch, caplog):
     monkeypatch.setattr(quant.table, "covers", lambda gpu: False)
     plugin.register()
-    assert run(manager(config), recorded.graphs("token")[1]) == {"rms_norm_quant": 2}
+    assert run(manager(config), recorded.graphs("token")[1]) == {"rms_norm_quant": 2, "activation_quant": 1}
     (found,) = warnings(caplog)
     assert found.startswith("helion_compile: quant left to vLLM: no table has configs of quant for NVIDIA H200")
 

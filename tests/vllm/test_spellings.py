@@ -258,23 +258,44 @@ def test_product():
     assert {"a": a, "a_scale": scale}.items() <= region.inputs.items()
 
 
-def test_products_of_other_scales_are_refused():
+def test_product_of_single_scales():
     calls = Calls()
     q, scale = calls.input(4, 64, dtype=FP8), calls.input(dtype=torch.float32)
-    assert reason(calls.output(calls.matmul(q, scale)), "matmul").startswith("expected scales of shape [4, 1] and [32, 1]")
+    region = only(calls.output(calls.matmul(q, scale, b_scale=calls.input(dtype=torch.float32))), Matmul)
+    assert (region.meaning.a_scales, region.meaning.b_scales) == (Granularity.TENSOR, Granularity.TENSOR)
+
+
+def test_product_of_block_scales():
     calls = Calls()
+    weight = calls.input(128, 128, dtype=FP8)
     call = calls.functional(
         ops.vllm.fp8_gemm_nt_op.default,
         q_input=calls.input(4, 128, dtype=FP8),
         input_scale=calls.input(4, 1, dtype=torch.float32),
-        weight=calls.input(128, 128, dtype=FP8),
+        weight=weight,
         weight_scale=calls.input(1, 1, dtype=torch.float32),
         output=calls.empty(4, 128, dtype=BF16),
         use_deep_gemm_e8m0=True,
     )
-    assert reason(calls.output(*calls.items(call, 1)), "matmul").startswith(
-        "vllm.fp8_gemm_nt_op, a product with scales a block"
+    region = only(calls.output(*calls.items(call, 1)), Matmul)
+    assert (region.meaning.a_scales, region.meaning.b_is_rows) == (Granularity.GROUP, True)
+    assert region.inputs["b"] is weight
+
+
+def test_a_product_with_zero_points_is_refused():
+    calls = Calls()
+    call = calls.functional(
+        ops._C.cutlass_scaled_mm_azp.default,
+        out=calls.empty(4, 32, dtype=BF16),
+        a=calls.input(4, 64, dtype=torch.int8),
+        b=calls.input(64, 32, dtype=torch.int8),
+        a_scales=calls.input(4, 1, dtype=torch.float32),
+        b_scales=calls.input(32, 1, dtype=torch.float32),
+        azp_adj=calls.input(32, dtype=torch.int32),
+        azp=calls.input(4, 1, dtype=torch.int32),
+        bias=None,
     )
+    assert reason(calls.output(*calls.items(call, 1)), "matmul").startswith("_C.cutlass_scaled_mm_azp, a product with zero")
 
 
 def test_an_all_reduce_between_product_and_norm_stays():

@@ -6,12 +6,12 @@ imported and has defined an operator, that one stays.
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
 
 import torch
 
-# "vllm" alone would find this folder.  vLLM defines its operators once, and does not look whether they are there.
-if importlib.util.find_spec("vllm.envs"):
+# vLLM, where there is one, defines its operators once, and does not look whether they are there.
+with contextlib.suppress(ModuleNotFoundError):
     import vllm.compilation.passes.pass_manager
     import vllm.config
     import vllm.ir.ops  # noqa: F401
