@@ -1,7 +1,7 @@
 # make demo [MODEL=PATH]      run the main job on a transformers Qwen3, or on the checkpoint folder PATH
 # make test [TORCH=2.11.0]    run all that needs no GPU; with TORCH against that torch, in .venv-<TORCH> (about 5 GB)
 # make test-long              the same and the slow tests
-# make test-vllm              run tests/vllm inside vLLM's own compiler, without a GPU; in .venv-vllm on top of .venv (1 GB)
+# make test-vllm              run the pass inside vLLM's own compiler, without a GPU; in .venv-vllm on top of .venv (1 GB)
 # make test-gpu               run tests/gpu on this machine's GPU
 # make lint                   ruff, over everything
 #
@@ -56,7 +56,7 @@ test-long: $(INSTALLED)
 	$(PYTEST_CPU) -m "not gpu" $(ARGS)
 
 test-vllm: .venv-vllm/.installed
-	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/vllm $(ARGS)
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/vllm/test_in_vllm.py $(ARGS)
 
 test-gpu: $(INSTALLED)
 	@$(PYTHON) .ci/preflight.py gpu
