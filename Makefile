@@ -1,6 +1,7 @@
 # make demo [MODEL=PATH]      run the main job on a transformers Qwen3, or on the checkpoint folder PATH
 # make test [TORCH=2.11.0]    run all that needs no GPU; with TORCH against that torch, in .venv-<TORCH> (about 5 GB)
 # make test-long              the same and the slow tests
+# make test-vllm              run the pass inside vLLM's own compiler, without a GPU; in .venv-vllm on top of .venv (1 GB)
 # make test-gpu               run tests/gpu on this machine's GPU
 # make lint                   ruff, over everything
 #
@@ -10,7 +11,7 @@
 # Further arguments for pytest:                               make test ARGS="-k quant -x"
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long test-gpu lint install
+.PHONY: help demo test test-long test-vllm test-gpu lint install
 
 TESTED_TORCH := 2.13.0
 TORCH = $(TESTED_TORCH)
@@ -54,6 +55,9 @@ test: $(INSTALLED)
 test-long: $(INSTALLED)
 	$(PYTEST_CPU) -m "not gpu" $(ARGS)
 
+test-vllm: .venv-vllm/.installed
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/vllm/test_in_vllm.py $(ARGS)
+
 test-gpu: $(INSTALLED)
 	@$(PYTHON) .ci/preflight.py gpu
 	$(PYTHON) -m pytest tests/gpu $(ARGS)
@@ -73,6 +77,15 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS) constraints/common.txt | $(VEN
 	@$(VENV)/bin/python .ci/preflight.py torch $(TORCH)
 	@echo "Installing torch $(TORCH) and what demo and tests need into $(VENV)"
 	@$(VENV)/bin/python -m pip install -qq -c $(CONSTRAINTS) -e '.[test]'
+	@touch $@
+
+# The packages of .venv are seen through a .pth file, so that torch is there once.
+.venv-vllm/.installed: constraints/vllm-0.31.0.txt .venv/.installed
+	@.venv/bin/python -m venv .venv-vllm
+	@echo "Installing vLLM without what it needs on a GPU into .venv-vllm"
+	@.venv-vllm/bin/python -m pip install -qq --no-deps -r constraints/vllm-0.31.0.txt
+	@.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$(.venv-vllm/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/packages_of_venv.pth"
 	@touch $@
 
 helion_compile.egg-info/entry_points.txt: pyproject.toml

@@ -13,6 +13,7 @@ COMMANDS = {
     "bench launch": ("helion_compile.bench.launch", "host time of a call"),
     "bench pick": ("helion_compile.bench.pick", "host time of choosing a config"),
     "bench reading": ("helion_compile.bench.reading", "what the pass takes for graphs of up to 100 000 nodes"),
+    "bench vllm": ("helion_compile.bench.vllm", "a Qwen3 in vLLM, with our pass and without"),
     "configs import": ("helion_compile.config_import", "take over config files of vLLM"),
     "tune": ("helion_compile.tune.__main__", "measure configs on this GPU and write the tables"),
 }

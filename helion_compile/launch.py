@@ -334,8 +334,14 @@ def make_runner(
         )
     with making():
         runner = store[facts]  # another thread may have been faster
+        # A model calls a kernel in each of its layers, and a new number of tokens would need a plan for every one.
+        elsewhere = None if outputs is None else _eager_facts(args)
         while runner is None:
-            generation = store.generation
+            generation, generation_elsewhere = store.generation, kernel.plans.generation
+            runner = None if elsewhere is None else kernel.plans[elsewhere]
+            if isinstance(runner, Plan) and _fits(runner, outputs):
+                store.keep(facts, runner, generation)
+                break
             pick = kernel.pick(args)
             try:
                 runner = _explained(kernel, host_function(kernel, args, pick.config), args, outputs)
@@ -348,6 +354,8 @@ def make_runner(
                 runner = _alternative(kernel, args)  # the next best row may name one
                 continue
             store.keep(facts, runner, generation)
+            if elsewhere is not None and isinstance(runner, Plan):
+                kernel.plans.keep(elsewhere, runner, generation_elsewhere)
     return runner
 
 
@@ -360,6 +368,14 @@ def _alternative(kernel: HelionKernel, args: tuple[Any, ...]) -> Alternative | N
             raise ValueError(f"{kernel.name}: default_config names an alternative {name!r}, and alternatives= has none such.")
         kernel.table.mark_broken(pick.row, f"the kernel has no alternative {name!r}")
     return None
+
+
+def _eager_facts(args: tuple[Any, ...]) -> Any:
+    """The facts under which a call with these arguments is found outside of a graph; None where there are none."""
+    try:
+        return facts_of(args, [])
+    except (RuntimeError, TypeError):
+        return None
 
 
 def _explained(

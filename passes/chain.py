@@ -117,6 +117,9 @@ def find(reading: Reading, meanings: Sequence[type[Meaning]], used: Collection[N
                 chain = None
                 break
             chain.insert(0, producer)
+        # An operator of two meanings has the value between them in no tensor, so the second cannot be taken alone.
+        if chain and any(isinstance(node.meta.get("val"), tuple) for node in chain[0].inputs.values()):
+            continue
         if chain and not any(link.anchor in used for link in chain):
             choices = ([region, *_narrower(region)] for region in chain)
             yield [Chain(regions, reading) for regions in itertools.product(*choices)]

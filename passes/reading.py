@@ -15,7 +15,7 @@ from passes.spellings import SPELLINGS
 from passes.spellings.norm import with_residual
 from passes.spellings.opaque import name_of
 from passes.spellings.walk import Unread
-from passes.values import RESHAPES, describe
+from passes.values import RESHAPES, describe, shape_of
 
 __all__ = ["Reading", "read"]
 
@@ -109,7 +109,7 @@ def _value(reading: Reading, node: Node) -> Any:
         node = node.args[0]
     region, output = reading.producers.get(node, (None, None))
     # Copies of one output may come in different shapes, so the shape is part of the key.
-    return (id(region), output, str(node.meta["val"].shape), *views) if region else (node, *views)
+    return (id(region), output, str(shape_of(node)), *views) if region else (node, *views)
 
 
 def _refusal(candidate: str, anchor: Node, unread: Unread) -> Refusal:

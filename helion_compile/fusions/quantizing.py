@@ -9,6 +9,8 @@ from helion_compile.kernels.quantization import quantization
 from passes.fusion import Chain
 from passes.meanings import Granularity, Matmul, Quantize, ScaleDivision, ScaleFormat, ScaleLayout, ScaleUse
 from passes.source import Location
+from passes.spellings import vllm_matmul
+from passes.spellings.opaque import name_of
 
 __all__ = ["quantizer_inputs", "quantizer_outputs", "quantizer_text", "refuse_quantize", "refuse_readers"]
 
@@ -81,7 +83,8 @@ def refuse_readers(chain: Chain, *, bit_equal: bool) -> str | None:
         return None
     for reader in chain.readers(Quantize, "q"):
         in_matmul = reader.region is not None and isinstance(reader.region.meaning, Matmul)
-        if not (reader.node.op == "output" or in_matmul or reader.node.target in _MATMULS):
+        is_matmul = reader.node.target in _MATMULS or name_of(reader.node) in vllm_matmul.ANCHORS
+        if not (reader.node.op == "output" or in_matmul or is_matmul):
             return (
                 f"the quantised bytes are also read by {reader.node.target} at {Location.of(reader.node)}, and a fused kernel "
                 f"may change a byte by one step; only matmuls may read them"

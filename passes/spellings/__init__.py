@@ -6,6 +6,6 @@ the reason.
 ``SPELLINGS`` lists them in the order in which meanings feed one another.
 """
 
-from passes.spellings import activation, matmul, norm, opaque_matmul, quantize, rope
+from passes.spellings import activation, matmul, norm, opaque_matmul, quantize, rope, vllm_matmul, vllm_norm, vllm_quantize
 
-SPELLINGS = (norm, activation, rope, quantize, matmul, opaque_matmul)
+SPELLINGS = (norm, vllm_norm, activation, rope, quantize, vllm_quantize, matmul, opaque_matmul, vllm_matmul)

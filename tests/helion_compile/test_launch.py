@@ -172,14 +172,29 @@ def test_plans_follow_the_table(tmp_path, triton, monkeypatch):
     for _ in range(2):
         stub(X, None, 1, 2.0)
         site.call(X, out)
-    assert triton.made == [{"num_warps": 1}] * 2
+    assert triton.made == [{"num_warps": 1}]
     table.add([Row(Case(num_tokens=4), {"num_warps": 2})], Gpu("NVIDIA H200", (9, 0)))
     for _ in range(2):
         stub(X, None, 1, 2.0)
         site.call(X, out)
-    assert triton.made[2:] == [{"num_warps": 2}] * 2
+    assert triton.made[1:] == [{"num_warps": 2}]
     table.reload()
     assert len(stub.plans) == len(site.plans) == 0
+
+
+def test_equal_calls_in_a_graph_and_outside_share_a_plan(triton):
+    def site():
+        return CallSite(stub.key, 1, 1, lambda x, rows: (x, None, 1, 2.0))
+
+    first, second = site(), site()
+    out = torch.empty(8, dtype=torch.int64)
+    first.call(X, out, 4)
+    second.call(X, out, 4)
+    assert out[: len(expected((X, None, 1, 2.0), out))].tolist() == expected((X, None, 1, 2.0), out)
+    stub(X, None, 1, 2.0)
+    assert len(triton.made) == 1
+    second.call(torch.ones(5, 8), out, 5)
+    assert len(triton.made) == 2
 
 
 def test_a_broken_config_is_marked_and_the_next_taken(tmp_path, triton, monkeypatch):

@@ -5,7 +5,7 @@ import torch
 
 from helion_compile.__main__ import COMMANDS, main
 
-MEASURED = ["chains", "kernels", "layers", "launch"]
+MEASURED = ["chains", "kernels", "layers", "launch", "vllm"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,0 +1,161 @@
+"""The pass as vLLM takes passes; the one module of ours that needs vLLM to be imported.
+
+Private interfaces of vLLM: ``compilation.passes.inductor_pass``, seen in 0.26.0 and 0.31.0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from torch.fx import Graph
+from vllm.compilation.passes.inductor_pass import InductorPass
+
+import passes
+from helion_compile.gpu import Gpu
+from helion_compile.vllm import hooks
+from helion_compile.vllm.identity import gpu as found_gpu
+from helion_compile.vllm.identity import identity
+from helion_compile.vllm.log import log, off
+from helion_compile.vllm.options import checked
+from passes.chain import Chain
+from passes.records import GraphRecord
+from passes.spellings.opaque import name_of
+from passes.values import VIEWS
+
+__all__ = ["FusionPass"]
+
+# The other product in this fusion is torch's; vLLM's CUTLASS product is up to twice as fast for few tokens (H200), and no
+# table compares with that.
+_NOT_BY_ITSELF = ("scaled_mm",)
+# vLLM's fusion of attention and the quantiser behind it saves more than ours can.
+_ATTENTION = frozenset({"vllm.unified_attention_with_output.default", "vllm.unified_mla_attention_with_output.default"})
+
+
+class FusionPass(InductorPass):
+    """Rewrites vLLM's graphs as ``backend="helion"`` does Inductor's; see the package's text for where it goes.
+
+    A fusion is used where the config tables have rows for the GPU, or one of its architecture, for all of its kernels.  A
+    pass that fails leaves the graph as it was.  Pickled, copied or made anew, it is the same pass to every cache.
+
+    Args:
+        gpu: the GPU whose tables count; by default the one that vLLM uses.
+        untuned: use all fusions, those without configs for the GPU too.
+        **options: ``numerics``, ``disable`` and ``only``, as for ``backend="helion"``.
+
+    Raises:
+        ValueError, TypeError: an option that there is not, or one with a value it cannot have.
+    """
+
+    def __init__(self, *, gpu: Gpu | None = None, untuned: bool = False, **options: Any):
+        self.gpu = gpu
+        self.untuned = untuned
+        self.options = options
+        self._checked = checked(options)
+        self._fuse: passes.FusionPass | None = None  # made for the first graph: it imports Helion
+        self.records: list[GraphRecord] = []
+        hooks.install()
+
+    def __call__(self, graph: Graph) -> None:
+        hooks.install()
+        try:
+            self._sort(graph)
+            if self._fuse is None:
+                self._fuse = self._made()
+            self._fuse(graph)
+        except Exception as error:
+            if self._checked.strict:
+                raise
+            off("the fusions are off", f"{type(error).__name__}: {error}")
+
+    def uuid(self) -> str:
+        """See :func:`identity`."""
+        hooks.install()
+        return self._uuid
+
+    @functools.cached_property
+    def _uuid(self) -> str:
+        return identity(self.options | {"untuned": self.untuned}, self.gpu)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _make, (self.gpu, self.untuned, self.options)
+
+    def __deepcopy__(self, memo: dict) -> FusionPass:
+        return self
+
+    def _sort(self, graph: Graph) -> None:
+        """vLLM's pattern matcher leaves nodes in front of what they read, and sorts after the last pass only."""
+        from torch._inductor.pattern_matcher import stable_topological_sort
+
+        stable_topological_sort(graph)
+
+    def _made(self) -> passes.FusionPass:
+        from helion_compile.fusions import fusions
+
+        chosen = self._checked
+        known = fusions(chosen.numerics)
+        passes.FusionPass(known, disable=chosen.disable, only=chosen.only)  # a name that there is not is an error
+        wanted = [
+            fusion
+            for fusion in known
+            if fusion.name not in chosen.disable
+            and (fusion.name not in _NOT_BY_ITSELF if chosen.only is None else fusion.name in chosen.only)
+        ]
+        return passes.FusionPass(
+            [
+                dataclasses.replace(fusion, refuse=functools.partial(_refuse, fusion.refuse))
+                for fusion in self._covered(wanted)
+            ],
+            strict=chosen.strict,
+            on_record=self._record,
+            log=self._graphs_log(),
+        )
+
+    def _covered(self, wanted: list[passes.Fusion]) -> list[passes.Fusion]:
+        """Those of the fusions all of whose kernels have configs for the GPU."""
+        from helion_compile.fusions import CATALOGUE
+
+        gpu = self.gpu or found_gpu()
+        if gpu is None:
+            off("the fusions are off", "vLLM runs on no NVIDIA GPU here")
+            return []
+        if self.untuned:
+            return wanted
+        kernels = {module.fusion(exact=False).name: module.KERNELS for module in CATALOGUE}
+        lacking = {fusion.name: [k.name for k in kernels[fusion.name] if not k.table.covers(gpu)] for fusion in wanted}
+        if any(lacking.values()):
+            names = dict.fromkeys(name for missing in lacking.values() for name in missing)
+            off(
+                f"{', '.join(name for name, missing in lacking.items() if missing)} left to vLLM",
+                f"no table has configs of {', '.join(names)} for {gpu.name} or another {gpu.arch}; "
+                f"`python -m helion_compile tune {' '.join(names)}` makes one",
+            )
+        return [fusion for fusion in wanted if not lacking[fusion.name]]
+
+    def _record(self, record: GraphRecord) -> None:
+        self.records.append(record)
+        if record.error:
+            off("a graph is compiled without fusions", record.error)
+
+    @staticmethod
+    def _graphs_log() -> logging.Logger:
+        """A model has dozens of graphs: only who asks for details is told of each."""
+        graphs = log.getChild("graphs")
+        graphs.setLevel(logging.NOTSET if log.isEnabledFor(logging.DEBUG) else logging.ERROR)
+        return graphs
+
+
+def _make(gpu: Gpu | None, untuned: bool, options: dict[str, Any]) -> FusionPass:
+    return FusionPass(gpu=gpu, untuned=untuned, **options)
+
+
+def _refuse(refuse: Callable[[Chain], str | None], chain: Chain) -> str | None:
+    x = chain.inputs.get("x")
+    while x is not None and x.target in VIEWS:
+        x = x.args[0]
+    if x is not None and name_of(x) in _ATTENTION:
+        return "x comes from attention in the same graph, whose fusion with the quantiser is left to vLLM"
+    return refuse(chain)

@@ -1,0 +1,56 @@
+"""What vLLM's compile cache knows us by."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import passes
+from helion_compile.config_files import shipped_folder, user_folder
+from helion_compile.gpu import Gpu
+
+__all__ = ["gpu", "identity"]
+
+
+def identity(options: Mapping[str, Any], for_gpu: Gpu | None = None) -> str:
+    """A digest of all that decides what the pass makes of a graph and what runs for it, equal in every process.
+
+    Our sources, the config tables, the versions of Helion, Triton and torch, the GPU (by default the one that vLLM uses),
+    and ``options``.  It is asked for before vLLM has started its workers, so nothing here touches CUDA or imports Helion.
+    """
+    digest = hashlib.sha256()
+    for folder in (Path(__file__).parents[1], Path(passes.__file__).parent):
+        _add(digest, folder, "*.py")
+    for folder in (user_folder(), shipped_folder()):
+        _add(digest, folder, "*.json")
+    versions = [f"{name} {_version(name)}" for name in ("helion", "triton", "torch")]
+    digest.update(repr((versions, for_gpu or gpu(), sorted(options.items()))).encode())
+    return digest.hexdigest()
+
+
+def gpu() -> Gpu | None:
+    """The GPU that vLLM will use, asked of the driver's management library; None if vLLM finds none."""
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cuda():
+        return None
+    capability = current_platform.get_device_capability()
+    return Gpu(current_platform.get_device_name(), (capability.major, capability.minor))
+
+
+def _add(digest: hashlib._Hash, folder: Path, pattern: str) -> None:
+    for path in sorted(folder.rglob(pattern)) if folder.is_dir() else ():
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder).as_posix()} {len(content)}\0".encode() + content)
+
+
+@functools.cache
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"

@@ -1,0 +1,17 @@
+"""Messages in vLLM's log: its handlers show what is logged below "vllm"."""
+
+from __future__ import annotations
+
+import logging
+
+__all__ = ["log", "off"]
+
+log = logging.getLogger("vllm.helion_compile")
+_said: set[str] = set()
+
+
+def off(what: str, why: object) -> None:
+    """Warn, once in a process, that ``what`` is off and why."""
+    if what not in _said:
+        _said.add(what)
+        log.warning("helion_compile: %s: %s", what, why)

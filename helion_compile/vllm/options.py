@@ -1,0 +1,52 @@
+"""Options of the pass inside vLLM."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from helion_compile.backend import Options
+
+__all__ = ["OPTIONS", "SWITCH", "checked", "from_environment", "wanted"]
+
+SWITCH, OPTIONS = "HELION_COMPILE_VLLM", "HELION_COMPILE_VLLM_OPTIONS"
+
+
+def wanted() -> bool:
+    """Whether the environment asks for the plug-in."""
+    return os.environ.get(SWITCH) == "1"
+
+
+def from_environment() -> dict[str, Any]:
+    """The plug-in's options: JSON in ``HELION_COMPILE_VLLM_OPTIONS``, such as ``{"disable": ["quant"]}``.
+
+    Raises:
+        ValueError, TypeError: it is no such thing.
+    """
+    text = os.environ.get(OPTIONS, "{}")
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{OPTIONS} is {text!r}, and no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise TypeError(f'{OPTIONS} is {text!r}; it is an object, such as {{"disable": ["quant"]}}')
+    return found
+
+
+def checked(options: Mapping[str, Any]) -> Options:
+    """The options as ``backend="helion"`` knows them.
+
+    Raises:
+        ValueError, TypeError: one that there is not, or one with a value it cannot have.
+    """
+    from helion_compile.backend import Options  # imports Helion
+
+    ours, others = Options.split(options)
+    if others:
+        raise ValueError(
+            f"there is no option {', '.join(map(repr, others))}; the options are {', '.join(Options.__dataclass_fields__)}"
+        )
+    return ours

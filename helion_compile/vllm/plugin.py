@@ -1,0 +1,71 @@
+"""The ``vllm.general_plugins`` entry point: with ``HELION_COMPILE_VLLM=1`` the pass joins vLLM's own.
+
+vLLM asks its platform for the class of its pass manager by name; ours is vLLM's with one pass more (``manager.py``).  What
+a compiled graph is kept under in vLLM's cache is a hash of its config, which knows nothing of plug-ins: ours is added to it.
+
+Private interfaces of vLLM: ``Platform.get_pass_manager_cls``, ``VllmConfig.compute_hash``; seen in 0.26.0 and 0.31.0.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from typing import Any
+
+from helion_compile.vllm.identity import identity
+from helion_compile.vllm.log import off
+from helion_compile.vllm.options import from_environment, wanted
+
+__all__ = ["original_manager", "register"]
+
+_MANAGER = "helion_compile.vllm.manager.PassManager"
+_originals: dict[str, str] = {}
+
+
+def register() -> None:
+    """Called by vLLM in each of its processes, at times more than once; without the switch it does nothing."""
+    if not wanted():
+        return
+    try:
+        from_environment()
+        _add_to_hash()
+        _replace_manager()
+    except Exception as error:
+        off("the plug-in is off", f"{type(error).__name__}: {error}")
+
+
+def original_manager() -> str:
+    """The name of the class that vLLM's platform gave before."""
+    return _originals["manager"]
+
+
+def _replace_manager() -> None:
+    from vllm.platforms import current_platform
+
+    platform = type(current_platform)
+    name = platform.get_pass_manager_cls()
+    if name == _MANAGER:
+        return
+    _originals["manager"] = name
+    platform.get_pass_manager_cls = classmethod(lambda cls: _MANAGER)
+
+
+def _add_to_hash() -> None:
+    from vllm.config import VllmConfig
+
+    compute = VllmConfig.compute_hash
+    if getattr(compute, "knows_helion_compile", False):
+        return
+
+    @functools.wraps(compute)
+    def compute_hash(self: Any, *args: Any, **kwargs: Any) -> str:
+        theirs = compute(self, *args, **kwargs)
+        return hashlib.sha256(f"{theirs} {_identity()}".encode()).hexdigest()[: len(theirs)]
+
+    compute_hash.knows_helion_compile = True
+    VllmConfig.compute_hash = compute_hash
+
+
+@functools.cache
+def _identity() -> str:
+    return identity(from_environment())

@@ -1,0 +1,156 @@
+"""Quantisation as vLLM's graphs hold it: operators of its CUDA library under ``auto_functionalized``.
+
+::
+
+    _C.dynamic_per_token_scaled_fp8_quant(result!, input, scale!, scale_ub)      scale = max(amax / 448, 1 / (448 * 512))
+    _C.dynamic_scaled_fp8_quant(result!, input, scale!)                          one scale a tensor
+    _C.static_scaled_fp8_quant(result!, input, scale, group_shape)               a scale that is given
+    _C.per_token_group_fp8_quant(input, output_q!, output_s!, group_size, eps, fp8_min, fp8_max, scale_ue8m0, …)
+    _C.rms_norm_dynamic_per_token_quant(result!, input, weight, scale!, epsilon, scale_ub, residual!)
+    _C.rms_norm_per_block_quant(result!, input, weight, scale!, epsilon, scale_ub, residual!, group_size, …)
+
+The last two compute a norm as well (``vllm_norm``): the value between stands in no node, and the operator's own stands for
+it.  What is divided, multiplied and bounded is that of ``csrc``: ``quantization/w8a8/fp8`` and ``fused_kernels``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.fx import Node
+
+from passes.meanings import Granularity, Quantize, ScaleFormat, ScaleLayout, ScaleUse
+from passes.region import Region
+from passes.spellings.opaque import OpaqueWalk, name_of
+from passes.spellings.vllm_norm import FUSED
+from passes.values import dtype_name, dtype_of, known_equal, rounded, same_shape, shape_of
+
+__all__ = ["ANCHORS", "NAME", "read"]
+
+NAME = "quantize"
+_TOKEN = "_C.dynamic_per_token_scaled_fp8_quant.default"
+_TENSOR = "_C.dynamic_scaled_fp8_quant.default"
+_STATIC = "_C.static_scaled_fp8_quant.default"
+_GROUP = "_C.per_token_group_fp8_quant.default"
+ANCHORS = frozenset({_TOKEN, _TENSOR, _STATIC, _GROUP}) | FUSED
+_QMAX = 448.0
+_FLOOR = 1 / (_QMAX * 512)  # min_scaling_factor
+
+
+def read(anchor: Node) -> Region | None:
+    """The quantisation that such an operator computes; None where nobody reads its result."""
+    walk = OpaqueWalk(anchor)
+    name = name_of(anchor)
+    if name == _GROUP:
+        return _group(walk)
+    if not (q := walk.new("result")):
+        return None
+    if name in FUSED:
+        return _behind_norm(walk, q)
+    (x,) = walk.tensors("input")
+    if name == _STATIC:
+        return _static(walk, x, q)
+    inputs = {"x": x}
+    facts = dict(granularity=Granularity.TENSOR, use=ScaleUse.MULTIPLY_RECIPROCAL)
+    if name == _TOKEN:
+        facts = _bounded(walk, inputs) | dict(use=ScaleUse.DIVIDE)
+    walk.forget("result", "scale")
+    return _region(walk, q, walk.new("scale"), inputs, facts)
+
+
+def _bounded(walk: OpaqueWalk, inputs: dict[str, Node]) -> dict:
+    """The floor under every scale, and the bound above the magnitude where one is given."""
+    (scale_ub,) = walk.get("scale_ub")
+    if scale_ub is not None:
+        (inputs["scale_ub"],) = walk.tensors("scale_ub")
+    return dict(scale_floor=rounded(_FLOOR, torch.float32), scale_ub=scale_ub is not None)
+
+
+def _static(walk: OpaqueWalk, x: Node, q: tuple[Node, ...]) -> Region:
+    (scale,) = walk.tensors("scale")
+    if shape_of(scale) not in ((), (1,), (1, 1)):
+        walk.fail(walk.anchor, f"{walk.name} is given scales of shape {list(shape_of(scale))}; a single one can be read")
+    walk.forget("result")
+    facts = dict(granularity=Granularity.TENSOR, dynamic=False, use=ScaleUse.MULTIPLY_RECIPROCAL)
+    return _region(walk, q, (), {"x": x, "scale": scale}, facts)
+
+
+def _group(walk: OpaqueWalk) -> Region | None:
+    if not (q := walk.new("output_q")):
+        return None
+    (x,) = walk.tensors("input")
+    group, eps, low, high, ue8m0 = walk.get("group_size", "eps", "fp8_min", "fp8_max", "scale_ue8m0")
+    if (low, high) != (-_QMAX, _QMAX):
+        walk.fail(walk.anchor, f"{walk.name} clamps to [{low}, {high}]; ±{_QMAX:g} can be read")
+    scale = walk.new("output_s")
+    facts = dict(
+        granularity=Granularity.GROUP,
+        group=group,
+        amax_floor=rounded(eps, torch.float32),
+        use=ScaleUse.DIVIDE,
+        scale_format=ScaleFormat.UE8M0 if ue8m0 else ScaleFormat.FP32,
+        scale_layout=_layout(walk, scale, x, group),
+    )
+    if ue8m0:  # a scale is bounded before it is rounded up; 1e-10 is below what the bound of amax gives where eps is larger
+        facts["scale_floor"] = rounded(1e-10, torch.float32)
+    walk.forget("output_q", "output_s")
+    return _region(walk, q, scale, {"x": x}, facts)
+
+
+def _behind_norm(walk: OpaqueWalk, q: tuple[Node, ...]) -> Region:
+    (x,) = walk.tensors("input")
+    scale = walk.new("scale")
+    inputs = {"x": walk.anchor}
+    facts = _bounded(walk, inputs) | dict(use=ScaleUse.DIVIDE)
+    if "group_size" in walk.arguments:
+        (group,) = walk.get("group_size")
+        facts |= dict(
+            granularity=Granularity.GROUP,
+            group=group,
+            use=ScaleUse.MULTIPLY_RECIPROCAL,
+            scale_layout=_layout(walk, scale, x, group),
+        )
+        if walk.arguments.get("scale_ue8m0"):
+            walk.fail(walk.anchor, f"{walk.name} rounds scales to powers of two (scale_ue8m0) in a way that is not read yet")
+    return _region(walk, q, scale, inputs, facts, x_dtype=dtype_of(x))
+
+
+def _layout(walk: OpaqueWalk, scale: tuple[Node, ...], x: Node, group: int) -> ScaleLayout:
+    """How the memory that the scales are written to is laid out."""
+    if not scale:
+        return ScaleLayout.ROW_MAJOR
+    value = scale[0].meta["val"]
+    *_, tokens, hidden = shape_of(x)
+    if not same_shape(shape_of(scale[0]), (tokens, hidden // group)):
+        walk.fail(scale[0], f"expected scales [{tokens}, {hidden // group}], found {list(shape_of(scale[0]))}")
+    strides = {
+        ScaleLayout.ROW_MAJOR: (hidden // group, 1),
+        ScaleLayout.COLUMN_MAJOR: (1, tokens),
+        ScaleLayout.TMA_ALIGNED: (1, -4 * (tokens // -4)),
+    }
+    for layout, stride in strides.items():
+        if all(map(known_equal, value.stride(), stride)):
+            return layout
+    walk.fail(scale[0], f"scales of strides {value.stride()} are in no known layout; row- and column-major ones can be read")
+
+
+def _region(
+    walk: OpaqueWalk,
+    q: tuple[Node, ...],
+    scale: tuple[Node, ...],
+    inputs: dict[str, Node],
+    facts: dict,
+    x_dtype: torch.dtype | None = None,
+) -> Region:
+    dtype = dtype_of(q[0])
+    if dtype != torch.float8_e4m3fn:
+        walk.fail(walk.anchor, f"{walk.name} gives {dtype_name(dtype)}; fp8 e4m3 can be read")
+    meaning = Quantize(
+        x_dtype=x_dtype or dtype_of(inputs["x"]),
+        dtype=dtype,
+        qmax=_QMAX,
+        scale_dtype=torch.float32,
+        clamp=(-_QMAX, _QMAX),
+        **facts,
+    )
+    outputs = {"q": q} | ({"scale": scale} if scale else {})
+    return walk.region(meaning, inputs, outputs)

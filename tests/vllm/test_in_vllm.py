@@ -1,0 +1,250 @@
+"""The pass inside vLLM itself: its pass manager, its config's hash, its worker.  Needs vLLM (``make test-vllm``), no GPU."""
+
+import copy
+import logging
+import pickle
+from collections import Counter
+
+import pytest
+import recorded
+import torch
+
+pytest.importorskip("vllm.envs")  # "vllm" alone would find this folder
+
+from calls import Calls
+from vllm.compilation.passes.inductor_pass import InductorPass, pass_context
+from vllm.compilation.passes.ir import clone_elimination
+from vllm.config import CompilationConfig, DeviceConfig, VllmConfig
+from vllm.config.utils import Range
+from vllm.platforms import current_platform
+from vllm.utils.import_utils import resolve_obj_by_qualname
+
+import helion_compile.vllm
+from helion_compile.configs import ConfigTable, Gpu
+from helion_compile.hop import helion_kernel
+from helion_compile.kernels import quant
+from helion_compile.kernels.quantization import quantization
+from helion_compile.vllm import fusion_pass as module
+from helion_compile.vllm import hooks, plugin
+from helion_compile.vllm.options import OPTIONS, SWITCH
+
+H200 = Gpu("NVIDIA H200", (9, 0))
+WHOLE = {"rms_norm_quant": 2, "activation_quant": 1, "quant": 1}
+SITES = [{"rms_norm_quant": 1}, WHOLE, WHOLE | {"rms_norm_quant": 1}]
+
+
+@pytest.fixture(autouse=True)
+def as_before(monkeypatch):
+    """Each test starts with vLLM as it comes, on a machine with an H200 as far as vLLM can tell."""
+    monkeypatch.setattr(type(current_platform), "get_pass_manager_cls", type(current_platform).get_pass_manager_cls)
+    monkeypatch.setattr(VllmConfig, "compute_hash", VllmConfig.compute_hash)
+    monkeypatch.setattr("helion_compile.vllm.log._said", set())
+    monkeypatch.setattr(module, "found_gpu", lambda: H200)
+    # Which kernels of the day are tuned is another matter.
+    monkeypatch.setattr(ConfigTable, "covers", lambda self, gpu: gpu == H200)
+    monkeypatch.delenv(OPTIONS, raising=False)
+    monkeypatch.setenv(SWITCH, "1")
+    plugin._identity.cache_clear()
+
+
+@pytest.fixture
+def config():
+    return VllmConfig(device_config=DeviceConfig(device="cpu"))
+
+
+def manager(config, *more):
+    made = resolve_obj_by_qualname(current_platform.get_pass_manager_cls())()
+    made.configure(config)
+    for each in more:
+        made.add(each)
+    return made
+
+
+def run(made, graph):
+    with pass_context(Range(1, 16384)):
+        made(graph)
+    graph.lint()
+    return Counter(
+        str(node.kwargs["kernel"]).partition("@")[0] for node in graph.find_nodes(op="call_function", target=helion_kernel)
+    )
+
+
+def ours(made):
+    (found,) = [each for each in made.passes if isinstance(each, helion_compile.vllm.FusionPass)]
+    return found
+
+
+def test_plugin_route(config):
+    plugin.register()
+    plugin.register()
+    for index, graph in enumerate(recorded.graphs("token")):
+        made = manager(config)
+        assert run(made, graph) == SITES[index]
+        assert Counter(site.fusion for site in ours(made).records[0].sites) == SITES[index]
+
+
+def test_slot_route(config):
+    fusion_pass = helion_compile.vllm.FusionPass()
+    given = CompilationConfig(inductor_compile_config={"post_grad_custom_post_pass": fusion_pass})
+    kept = given.inductor_compile_config["post_grad_custom_post_pass"]
+    assert isinstance(kept, InductorPass) and copy.deepcopy(kept) is kept
+    for index, graph in enumerate(recorded.graphs("token")):
+        assert run(manager(config, kept), graph) == SITES[index]
+
+
+def test_both_routes(config):
+    plugin.register()
+    (_, middle, _) = recorded.graphs("token")
+    slot = helion_compile.vllm.FusionPass()
+    assert run(manager(config, slot), middle) == SITES[1]
+    assert not slot.records[0].sites
+
+
+def test_what_is_left_is_lowered_by_vllm(config):
+    plugin.register()
+    for scheme in ("token", "tensor", "block"):
+        middle = recorded.graphs(scheme)[1]
+        assert run(manager(config), middle)["rms_norm_quant"] == 2
+        assert not [node for node in middle.nodes if "vllm_ir" in str(node.target)]
+
+
+def test_in_front_of_fusions_and_behind_communication():
+    from helion_compile.vllm import manager as placing
+
+    order = ["NoOpEliminationPass", "AllReduceFusionPass", "RMSNormQuantFusionPass", "ActivationQuantFusionPass"]
+    passes = [type(name, (), {})() for name in order]
+    placing.place(passes, helion_compile.vllm.FusionPass())
+    assert [type(each).__name__ for each in passes] == [*order[:2], "FusionPass", *order[2:]]
+    passes = []
+    placing.place(passes, helion_compile.vllm.FusionPass())
+    assert len(passes) == 1
+
+
+def test_uuid_covers_what_decides_the_result(monkeypatch, tmp_path):
+    make = helion_compile.vllm.FusionPass
+    base = make().uuid()
+    assert make().uuid() == base == pickle.loads(pickle.dumps(make())).uuid()
+    assert len({base, make(disable=["quant"]).uuid(), make(numerics="exact").uuid(), make(gpu=H200).uuid()}) == 4
+    monkeypatch.setenv("HELION_COMPILE_CONFIG_DIR", str(tmp_path))
+    assert make().uuid() == base, "an empty folder of tables changes nothing"
+    (tmp_path / "quant").mkdir()
+    (tmp_path / "quant" / "nvidia_h200.json").write_text("[]")
+    assert make().uuid() != base
+
+
+def test_a_config_with_the_plugin_has_another_hash(config, monkeypatch):
+    before = config.compute_hash()
+    plugin.register()
+    first = config.compute_hash()
+    assert first != before and len(first) == len(before)
+    monkeypatch.setenv(OPTIONS, '{"disable": ["quant"]}')
+    plugin._identity.cache_clear()
+    assert config.compute_hash() not in (before, first)
+
+
+def test_options_of_the_plugin(config, monkeypatch):
+    monkeypatch.setenv(OPTIONS, '{"disable": ["quant"]}')
+    plugin.register()
+    assert "quant" not in run(manager(config), recorded.graphs("token")[1])
+
+
+def warnings(caplog):
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.levelno >= logging.WARNING and record.name.startswith("vllm.helion_compile")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "warning"),
+    [
+        (None, "helion_compile: the fusions are off: vLLM runs on no NVIDIA GPU here"),
+        (Gpu("NVIDIA B200", (10, 0)), "for NVIDIA B200 or another sm_100"),
+    ],
+)
+def test_without_tables_for_the_gpu_one_warning_and_vllms_own_graph(config, monkeypatch, caplog, gpu, warning):
+    monkeypatch.setattr(module, "found_gpu", lambda: gpu)
+    plugin.register()
+    made = manager(config)
+    for graph in recorded.graphs("token"):
+        assert not run(made, graph)
+    (found,) = warnings(caplog)
+    assert warning in found
+
+
+def test_a_fusion_without_a_table_leaves_the_others(config, monkeypatch, caplog):
+    monkeypatch.setattr(quant.table, "covers", lambda gpu: False)
+    plugin.register()
+    assert run(manager(config), recorded.graphs("token")[1]) == {"rms_norm_quant": 2, "activation_quant": 1}
+    (found,) = warnings(caplog)
+    assert found.startswith("helion_compile: quant left to vLLM: no table has configs of quant for NVIDIA H200")
+
+
+def test_a_vllm_without_the_interfaces_starts(monkeypatch, caplog):
+    monkeypatch.delattr(type(current_platform), "get_pass_manager_cls")
+    monkeypatch.delattr("vllm.platforms.interface.Platform.get_pass_manager_cls")
+    plugin.register()
+    (found,) = warnings(caplog)
+    assert found.startswith("helion_compile: the plug-in is off: AttributeError")
+
+
+def test_bad_options_leave_vllm_alone(config, monkeypatch, caplog):
+    monkeypatch.setenv(OPTIONS, '{"fast": true}')
+    plugin.register()
+    assert not run(manager(config), recorded.graphs("token")[0])
+    (found,) = warnings(caplog)
+    assert "there is no option 'fast'" in found
+
+
+def test_a_pass_that_fails_leaves_the_graph_and_says_so_once(config, monkeypatch, caplog):
+    def fail(*args):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("passes.reading.read", fail)
+    plugin.register()
+    for graph in recorded.graphs("token"):
+        assert not run(manager(config), graph)
+    (found,) = warnings(caplog)
+    assert "RuntimeError: broken" in found
+
+
+def test_our_node_is_no_write_to_vllms_clone_elimination():
+    hooks.install()
+    calls = Calls()
+    clone = calls.call(torch.ops.aten.clone.default, calls.input(4, 64))
+    text = quantization(torch.float8_e4m3fn)
+    kernels = [calls.call(helion_kernel, clone, None, None, text, False, kernel=quant.key) for _ in range(2)]
+    calls.output(*kernels)
+    assert not any(clone_elimination.user_writes_to_node(kernel, clone) for kernel in kernels)
+
+
+def test_attention_keeps_the_quantiser_behind_it(config):
+    calls = Calls()
+    query, key, value = (calls.input(4, 64) for _ in range(3))
+    output = calls.empty(4, 64, dtype=torch.bfloat16)
+    attention = calls.functional(
+        torch.ops.vllm.unified_attention_with_output.default,
+        query=query,
+        key=key,
+        value=value,
+        output=output,
+        layer_name="layer",
+    )
+    (x,) = calls.items(attention, 1)
+    q, scale = calls.items(
+        calls.functional(
+            torch.ops._C.dynamic_per_token_scaled_fp8_quant.default,
+            result=calls.empty(4, 64, dtype=torch.float8_e4m3fn),
+            input=x,
+            scale=calls.empty(4, 1, dtype=torch.float32),
+            scale_ub=None,
+        ),
+        1,
+        2,
+    )
+    graph = calls.output(calls.matmul(q, scale))
+    fusion_pass = helion_compile.vllm.FusionPass()
+    fusion_pass(graph)
+    (refusal,) = fusion_pass.records[0].refusals
+    assert refusal.reason.startswith("x comes from attention in the same graph")

@@ -1,0 +1,85 @@
+"""helion_compile.vllm.warming: which kernel calls a model makes, and how their arguments depend on the number of tokens."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from helion_compile import Case, kernel
+from helion_compile.collecting import collecting
+from helion_compile.vllm import warming
+from helion_compile.vllm.warming import Size, calls_of
+
+
+def reference(x, weight, eps):
+    return x * weight + eps
+
+
+@kernel(reference=reference, case=lambda x, weight, eps: Case(num_tokens=x.size(0)))
+def scale_rows(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    raise AssertionError("is not launched on a CPU")
+
+
+def wanted(*args):
+    """A call that has no launch plan, as one on a GPU tells it."""
+    assert collecting(scale_rows, args, scale_rows.plans, tuple(args[0].shape))
+
+
+WEIGHT = torch.ones(48)
+
+
+def test_calls_for_any_number_of_tokens():
+    def run(tokens):
+        for _ in range(3):  # layers
+            wanted(torch.empty(tokens, 96)[:, :48], WEIGHT, 1e-6)
+        wanted(torch.empty(2 * tokens, 48), WEIGHT, 1e-6)
+
+    calls = calls_of(run)
+    assert list(calls.values()) == [3, 1]
+    halves, double = calls
+    x, weight, eps = halves.args(1000)
+    assert (x.shape, x.stride(), weight.shape, eps) == ((1000, 48), (96, 1), (48,), 1e-6)
+    assert double.args(1000)[0].shape == (2000, 48)
+
+
+def test_a_model_without_our_kernels_calls_nothing():
+    assert not calls_of(lambda tokens: None)
+
+
+@pytest.mark.parametrize(
+    ("run", "reason"),
+    [
+        (lambda tokens: [wanted(torch.empty(tokens, 48), WEIGHT, 1e-6) for _ in range(tokens)], "calls other kernels for 5"),
+        (lambda tokens: wanted(torch.empty(tokens, 48), WEIGHT, float(tokens)), "an argument is 5.0 for 5 tokens and 7.0"),
+        (lambda tokens: wanted(torch.empty(48 if tokens == 5 else 51), WEIGHT, 1e-6), "a size is 48 for 5 tokens and 51"),
+    ],
+)
+def test_calls_that_depend_on_more_than_sizes_are_refused(run, reason):
+    with pytest.raises(ValueError, match=reason):
+        calls_of(run)
+
+
+@pytest.mark.parametrize(("sizes", "at_100"), [((5, 7), 100), ((48, 48), 48), ((15, 21), 300), ((8, 10), 103)])
+def test_sizes(sizes, at_100):
+    assert Size.of(sizes).at(100) == at_100
+
+
+@dataclasses.dataclass
+class Worker:
+    """What `warm` asks of vLLM's worker."""
+
+    model_runner: object = None
+
+    @property
+    def vllm_config(self):
+        raise RuntimeError("another version")
+
+
+def test_a_worker_of_another_version_serves_without_our_warm_up(caplog, monkeypatch):
+    monkeypatch.setattr("helion_compile.vllm.log._said", set())
+    for _ in range(2):
+        warming.warm(Worker())
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "helion_compile: the warm-up is off, first calls of some sizes compile while serving: RuntimeError: another version"
+    )
