@@ -16,8 +16,10 @@ import torch.fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from helion_compile import subclasses
+from helion_compile.compilations import forget, reports_of_this_call
 from helion_compile.floats import fix_eps
 from helion_compile.fusions import NUMERICS, fusions, identity
+from helion_compile.telling import Telling
 from passes.fusion_pass import FusionPass
 from passes.records import GraphRecord
 
@@ -36,12 +38,15 @@ class Options:
         disable: names of fusions to leave out.
         only: names of the fusions to use, None for all.
         strict: raise where the pass fails, instead of leaving the graph as it was.
+        verify: before a graph is compiled, run each fused site against what it replaces, on the values of that first call;
+            where the contract of ``docs/numerics.md`` is broken, leave the original and warn.
     """
 
     numerics: str = "default"
     disable: tuple[str, ...] = ()
     only: tuple[str, ...] | None = None
     strict: bool = False
+    verify: bool = False
 
     @classmethod
     def split(cls, options: Mapping[str, Any] | None) -> tuple[Options, dict[str, Any]]:
@@ -64,17 +69,18 @@ class Options:
         result = cls(**ours)
         if result.numerics not in NUMERICS:
             raise ValueError(f"options['numerics'] is {result.numerics!r}; it can be {' or '.join(map(repr, NUMERICS))}.")
-        if not isinstance(result.strict, bool):
-            raise TypeError(f"options['strict'] is {result.strict!r}; it is True or False.")
+        for name in ("strict", "verify"):
+            if not isinstance(value := getattr(result, name), bool):
+                raise TypeError(f"options[{name!r}] is {value!r}; it is True or False.")
         return result, theirs
 
     def fusion_pass(
         self,
         log: logging.Logger = log,
         on_record: Callable[[GraphRecord], None] | None = None,
-        keep_code: bool = False,
+        **more: Any,
     ) -> FusionPass:
-        """The pass these options ask for; it tells ``log`` what it did.
+        """The pass these options ask for; it tells ``log`` what it did.  ``more`` goes to :class:`FusionPass`.
 
         Raises:
             ValueError: ``disable`` or ``only`` has a name that no fusion has.
@@ -84,10 +90,10 @@ class Options:
             strict=self.strict,
             disable=self.disable,
             only=self.only,
-            keep_code=keep_code,
             identity=identity(self.numerics),
             on_record=on_record,
             log=log,
+            **{"keep_code": True, **more},  # a report shows it
         )
 
 
@@ -110,9 +116,16 @@ def helion(
         ValueError, TypeError: an option that neither we nor Inductor know, or one with a value it cannot have.
         RuntimeError: an unknown mode, or a value that Inductor does not take.
     """
+    # Both trace the graph once more with this backend's own pass.
+    from helion_compile import debugging
+    from helion_compile.verifying.rollback import verified
+
     ours, theirs = Options.split(options)
     compiler = inductor(mode, theirs, **region)
-    fusion_pass = ours.fusion_pass()
+    debugging.dump(gm, example_inputs, mode, options)
+    checked = verified(gm, example_inputs, mode, options) if ours.verify else None
+    told = Telling(reports_of_this_call(), training(example_inputs), checked)
+    fusion_pass = ours.fusion_pass(on_graph=told, reject=checked.reject if checked else {})
     compiler.config[HOOK] = in_turn(compiler, fusion_pass)
     fix_eps(gm)
     apart = subclasses.take_apart(gm, example_inputs) if subclasses.needed() else None
@@ -123,7 +136,13 @@ def helion(
     compiled = compiler(gm, example_inputs)
     if not fusion_pass.records:
         log.info("not read again: the compiled graph comes from Inductor's cache, fused as it was then")
+        told.cached()
     return compiled if apart is None else lambda *args: compiled(*parts_of(*args))
+
+
+def training(inputs: Sequence[Any]) -> bool:
+    """Whether a graph with these inputs is compiled as a forward/backward pair."""
+    return torch.is_grad_enabled() and any(isinstance(each, torch.Tensor) and each.requires_grad for each in inputs)
 
 
 HOOK = "post_grad_custom_pre_pass"
@@ -153,7 +172,8 @@ def in_turn(compiler: Any, fusion_pass: FusionPass) -> CustomGraphPass:
 
 
 def reset() -> None:
-    """Called by torch.compiler.reset(): drop recorded CUDA graphs, as the inductor backend does."""
+    """Called by torch.compiler.reset(): drop reports, and recorded CUDA graphs, as the inductor backend does."""
+    forget()
     inductor(None, {}).reset()
 
 

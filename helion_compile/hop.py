@@ -22,7 +22,7 @@ from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, track_ten
 
 from helion_compile import registry
 
-__all__ = ["helion_kernel"]
+__all__ = ["call", "helion_kernel"]
 
 
 class HelionKernelOp(HigherOrderOperator):
@@ -36,6 +36,15 @@ class HelionKernelOp(HigherOrderOperator):
 
 
 helion_kernel = HelionKernelOp()
+
+
+def call(name: str, *args: Any) -> Any:
+    """What a graph node does that calls the kernel of this name, in its version of now, with flat arguments.
+
+    Raises:
+        UnknownKernelError: no such kernel in this process.
+    """
+    return helion_kernel(*args, kernel=registry.named(name).key)
 
 
 @helion_kernel.py_impl(DispatchKey.CompositeExplicitAutograd)

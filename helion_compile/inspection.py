@@ -9,31 +9,53 @@ Private interfaces: the first steps of ``compile_fx``'s inner function; tested w
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import logging
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch.fx import GraphModule
 
 from helion_compile.backend import Options, in_turn, inductor
+from helion_compile.compilations import compilation
 from helion_compile.floats import fix_eps
+from helion_compile.reports.describing import describe
+from helion_compile.reports.model import GraphReport
+from helion_compile.verifying import Compared, run_verified
 from passes.records import GraphRecord
 
-__all__ = ["Inspected", "inspect", "inspecting_backend"]
+__all__ = ["Inspected", "inspect", "inspect_once", "inspecting_backend", "with_verified"]
 
 log = logging.getLogger("helion_compile.explain")
 
 
 @dataclass
 class Inspected:
-    """One graph as the pass left it."""
+    """One graph as the pass left it.
 
-    record: GraphRecord
+    Attributes:
+        report: what a report says of it; with what was verified, once the graph has run.
+        module: the graph, run node by node.
+        inputs, outputs: of its first run, where recording them was asked for.
+    """
+
+    report: GraphReport
     module: GraphModule
-    training: bool  # part of a forward/backward pair
+    inputs: list[Any] | None = None
+    outputs: Any = None
+
+    @property
+    def record(self) -> GraphRecord:
+        return self.report.record
+
+    @property
+    def training(self) -> bool:
+        return self.report.training
 
 
 def inspect(
@@ -44,6 +66,7 @@ def inspect(
     mode: str | None = None,
     options: Mapping[str, Any] | None = None,
     dynamic: bool | None = None,
+    verify: bool = False,
 ) -> list[Inspected]:
     """The graphs of ``model(*args, **kwargs)``, which is run once.
 
@@ -58,7 +81,7 @@ def inspect(
     # Only functions behind a graph break are outermost themselves.
     fresh = types.FunctionType(call.__code__.replace(), globals())
     found: list[Inspected] = []
-    compiled = torch.compile(fresh, backend=inspecting_backend(found, mode, options), dynamic=dynamic)
+    compiled = torch.compile(fresh, backend=inspecting_backend(found, mode, options, verify=verify), dynamic=dynamic)
     # Sizes of earlier calls, of this function or with other models, must not make today's dynamic.
     with _as_written(model), torch._dynamo.config.patch(automatic_dynamic_shapes=False, recompile_limit=1000):
         compiled(model, *args, **kwargs)
@@ -80,14 +103,26 @@ def _as_written(model: Callable[..., Any]) -> Iterator[None]:
 
 
 def inspecting_backend(
-    found: list[Inspected], mode: str | None = None, options: Mapping[str, Any] | None = None
+    found: list[Inspected],
+    mode: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    verify: bool = False,
+    record_inputs: bool = False,
+    reject: Mapping[tuple[str, str], str] = MappingProxyType({}),
 ) -> Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]:
-    """A backend for ``torch.compile`` that rewrites graphs as ``backend="helion"`` does and appends them to ``found``."""
+    """A backend for ``torch.compile`` that rewrites graphs as ``backend="helion"`` does and appends them to ``found``.
+
+    Args:
+        verify: run each fused site of a graph against what it replaces, the first time the graph runs.
+        record_inputs: keep a copy of what a graph is given the first time, and what it returned.
+        reject: chains to leave alone, as ``FusionPass`` takes them.
+    """
     from functorch.compile import make_boxed_func
     from torch._inductor.compile_fx import compile_fx
 
     ours, theirs = Options.split(options)
-    fusion_pass = ours.fusion_pass(log, keep_code=True)
+    fusion_pass = ours.fusion_pass(log, keep_originals=verify, reject=reject)
     compiler = inductor(mode, theirs)
     hook = in_turn(compiler, fusion_pass)
 
@@ -102,8 +137,26 @@ def inspecting_backend(
         reorder_for_locality(module.graph)
         hook(module.graph)
         module.recompile()
-        found.append(Inspected(fusion_pass.records[-1], module, training=not flags.get("is_inference", False)))
-        return make_boxed_func(module.forward)
+        training = not flags.get("is_inference", False)
+        report = describe(module.graph, fusion_pass.records[-1], training=training, name=compilation())
+        inspected = Inspected(report, module)
+        found.append(inspected)
+
+        def run(*values: Any) -> Any:
+            if not (verify or record_inputs) or inspected.outputs is not None:
+                return module.forward(*values)
+            if record_inputs:
+                inspected.inputs = [each.clone() if isinstance(each, torch.Tensor) else each for each in values]
+            if verify:
+                outputs, compared = run_verified(module, inspected.record, values, ours.numerics)
+                inspected.report = with_verified(inspected.report, compared)
+            else:
+                outputs = module.forward(*values)
+            # A result may be an input that its owner goes on to write to.
+            inspected.outputs = [each.clone() if isinstance(each, torch.Tensor) else each for each in outputs]
+            return outputs
+
+        return make_boxed_func(run)
 
     def backend(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         fix_eps(module)
@@ -111,3 +164,39 @@ def inspecting_backend(
             return compile_fx(module, inputs, inner_compile=stop_before_code, config_patches=compiler.config)
 
     return backend
+
+
+def with_verified(report: GraphReport, compared: Mapping[str, tuple[Compared, ...]]) -> GraphReport:
+    fused = (dataclasses.replace(fused, verified=compared.get(fused.site.node, ())) for fused in report.fused)
+    return dataclasses.replace(report, fused=tuple(fused))
+
+
+def inspect_once(
+    module: GraphModule,
+    inputs: Sequence[Any],
+    mode: str | None,
+    options: Mapping[str, Any] | None,
+    **what: Any,
+) -> list[Inspected]:
+    """Inspect a graph that Dynamo has just made, and run it on the arguments for which it was made.
+
+    Neither the graph nor its arguments are changed: all but the parameters are copied before.  ``what`` goes to
+    :func:`inspecting_backend`.
+    """
+    found: list[Inspected] = []
+    backend = inspecting_backend(found, mode, options, **what)
+    values = [_own(value) for value in inputs]
+    context = torch._guards.TracingContext.try_get()
+    # A context of its own, as what AOTAutograd leaves in one is read by the compilation that follows.
+    fresh = None if context is None else copy.copy(context)
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch._guards.tracing(fresh), torch.random.fork_rng(devices):
+        compiled = backend(copy.deepcopy(module), inputs)
+        compiled(*values)
+    return found
+
+
+def _own(value: Any) -> Any:
+    if isinstance(value, torch.SymInt):
+        return int(value.node.hint)
+    return value.clone() if isinstance(value, torch.Tensor) and not isinstance(value, torch.nn.Parameter) else value

@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from helion_compile import registry, sources
+from helion_compile import ranges, registry, sources
 from helion_compile.checking import is_checking, watch_arguments
 from helion_compile.collecting import collecting
 from helion_compile.counting import counters
@@ -202,24 +202,37 @@ class CallSite:
         key: the kernel's name and fingerprint.
         inputs, outputs: how many tensors the call passes and fills.
         arguments: takes the inputs and the symbols' values, gives the kernel's arguments.
+        place: where in the model this is, for profilers.
 
     Raises:
         UnknownKernelError: this process has not defined that kernel.
     """
 
-    def __init__(self, key: str, inputs: int, outputs: int, arguments: Callable[..., tuple[Any, ...]]) -> None:
+    def __init__(
+        self, key: str, inputs: int, outputs: int, arguments: Callable[..., tuple[Any, ...]], place: str = ""
+    ) -> None:
         self.kernel = registry.find(key)
+        self.name = f"{self.kernel.name} {place}".strip()
         self.inputs = inputs
         self.tensors = inputs + outputs
         self.arguments = arguments
         self.plans = Plans()
-        self.call: Callable[..., None] = self.find
+        self._use(self.find)
         self.plans.also_clear(self)
         self.kernel.plans.also_clear(self.plans)
+        ranges.follow(self)
 
     def clear(self) -> None:
         """Called when the plans are dropped."""
-        self.call = self.find
+        self._use(self.find)
+
+    def use_ranges(self) -> None:
+        """Called when ranges for profilers are switched on or off."""
+        self._use(self._without_range)
+
+    def _use(self, call: Callable[..., None]) -> None:
+        self._without_range = call
+        self.call = ranges.in_range(self.name, call)
 
     def find(self, *values: Any) -> None:
         """Replay the plan for these values, or make it."""
@@ -268,7 +281,7 @@ class CallSite:
         """See :meth:`Plans.keep`."""
         kept = self.plans.keep(facts, runner, generation)
         if kept and isinstance(runner, Plan) and facts == ((), None):
-            self.call = self._only(runner)
+            self._use(self._only(runner))
             if generation != self.plans.generation:  # dropped meanwhile
                 self.clear()
         return kept

@@ -7,7 +7,7 @@
 and above it, once, what is fixed at compile time:
 
     helion_rms_norm_quant_op2 = helion_compile.launch.CallSite(
-        "rms_norm_quant@1f3a5c77", 2, 2, lambda tensor0, tensor1: (tensor0, tensor1, None, 1e-06, ...))
+        "rms_norm_quant@1f3a5c77", 2, 2, lambda tensor0, tensor1: (tensor0, tensor1, None, 1e-06, ...), "model.layers.0…")
 
 The outputs are ordinary buffers that the call writes to, so Inductor's memory planning reuses their memory and nothing is
 copied around the call.  Symbolic sizes are passed along: a graph compiled for a range of sizes still picks a config for each.
@@ -31,6 +31,7 @@ from torch.utils._ordered_set import OrderedSet
 
 from helion_compile import registry
 from helion_compile.hop import helion_kernel
+from passes.source import Location
 
 __all__ = ["register"]
 
@@ -113,6 +114,7 @@ class HelionCall(ir.ExternKernel):
         self, key: str, args: Sequence[Any], outputs: Sequence[ir.TensorBox], written: Sequence[ir.TensorBox]
     ) -> None:
         self.key = key
+        self.place = str(Location.of(V.graph.current_node))
         self.args = [self._realized(arg) if isinstance(arg, ir.TensorBox) else arg for arg in args]
         self.outputs = [self._realized(output) for output in outputs]
         tensors = [slot for slot in (*self.args, *self.outputs) if isinstance(slot, ir.IRNode)]
@@ -146,7 +148,7 @@ class HelionCall(ir.ExternKernel):
         wrapper.add_import_once("import helion_compile.launch")
         wrapper.add_import_once(
             f"{function} = helion_compile.launch.CallSite({self.key!r}, {len(passed)}, {len(self.outputs)}, "
-            f"lambda {', '.join([*names, *symbols])}: ({', '.join(arguments)},))"
+            f"lambda {', '.join([*names, *symbols])}: ({', '.join(arguments)},), {self.place!r})"
         )
         passed += [output.codegen_reference() for output in self.outputs]
         wrapper.writeline(f"{function}.call({', '.join([*passed, *symbols])})")

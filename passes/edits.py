@@ -17,10 +17,12 @@ class Edits:
         self.graph = graph
         self._undo: list[Callable[[], Any]] = []
 
-    def insert(self, after: Node, target: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Node:
-        """A new call behind ``after``."""
+    def insert(
+        self, after: Node, target: Callable[..., Any], args: tuple, kwargs: dict[str, Any], name: str | None = None
+    ) -> Node:
+        """A new call behind ``after``, called ``name`` or, if that is taken, ``name_1``; by default after its target."""
         with self.graph.inserting_after(after):
-            node = self.graph.call_function(target, args, kwargs)
+            node = self.graph.create_node("call_function", target, args, kwargs, name=name)
         self._undo.append(lambda: self.graph.erase_node(node))
         return node
 

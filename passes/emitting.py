@@ -14,7 +14,7 @@ from torch.fx.node import map_arg
 
 from passes.chain import Chain
 from passes.edits import Edits
-from passes.values import describe, known_equal, same_shape, shape_of, tensor_text
+from passes.values import VIEWS, describe, known_equal, same_shape, shape_of, tensor_text
 
 __all__ = ["Emitter"]
 
@@ -22,17 +22,21 @@ aten = torch.ops.aten
 
 
 class Emitter:
-    """The ``Emit`` that a fusion's ``build`` is given: nodes one behind the other, from ``after`` on."""
+    """The ``Emit`` that a fusion's ``build`` is given: nodes one behind the other, from ``after`` on.
 
-    def __init__(self, edits: Edits, chain: Chain, after: Node):
+    All that is no view is called ``name``.
+    """
+
+    def __init__(self, edits: Edits, chain: Chain, after: Node, name: str):
         self.nodes: list[Node] = []
         self._edits = edits
         self._chain = chain
         self._after = after
+        self._name = name
         self._fake_mode = detect_fake_mode([node.meta["val"] for node in chain.inputs.values()])
 
     def __call__(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> Node:
-        node = self._edits.insert(self._after, target, args, kwargs)
+        node = self._edits.insert(self._after, target, args, kwargs, None if target in VIEWS else self._name)
         self.nodes.append(node)
         self._after = node
         for argument in node.all_input_nodes:

@@ -7,9 +7,10 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch._inductor.custom_graph_pass import CustomGraphPass
@@ -20,11 +21,17 @@ from passes.chain import Chain, find
 from passes.edits import Edits
 from passes.emitting import Emitter
 from passes.fusion import Fusion, Leave
+from passes.idle import idle_reason
+from passes.inventory import inventory
+from passes.listing import Line, is_view, listing
 from passes.meanings import Matmul, Meaning
+from passes.nearness import steps_of
+from passes.original import original
 from passes.placement import Misplaced, Placement
-from passes.records import GraphRecord, Refusal, Site
+from passes.records import GraphRecord, Idle, Refusal, Site
 from passes.region import Region
 from passes.source import Location
+from passes.symbols import symbols_of
 from passes.values import tensor_text
 
 __all__ = ["FusionError", "FusionPass"]
@@ -54,8 +61,11 @@ class FusionPass(CustomGraphPass):
         only: names of the fusions to use; None for all.
         keep: meanings that are reported as kept when no fusion takes them.
         keep_code: put the readable code of the graph before and after into the record.
+        keep_originals: put what each replacement stands for into the record, to be run and compared.
+        reject: chains to leave alone, by the fusion's name and ``Site.anchor``, each with the reason.
         identity: a string that differs when what the fusions build differs: versions of kernels, config tables.
         on_record: called with the GraphRecord of every graph.
+        on_graph: called with the graph and its GraphRecord, before Inductor goes on with it.
         log: told one line a graph at INFO, every site and refusal at DEBUG, and failures as warnings.
 
     Raises:
@@ -71,8 +81,11 @@ class FusionPass(CustomGraphPass):
         only: Collection[str] | None = None,
         keep: Collection[type[Meaning]] = (Matmul,),
         keep_code: bool = False,
+        keep_originals: bool = False,
+        reject: Mapping[tuple[str, str], str] = MappingProxyType({}),
         identity: str = "",
         on_record: Callable[[GraphRecord], None] | None = None,
+        on_graph: Callable[[Graph, GraphRecord], None] | None = None,
         log: logging.Logger = log,
     ):
         names = [fusion.name for fusion in fusions]
@@ -92,14 +105,18 @@ class FusionPass(CustomGraphPass):
         self.strict = strict
         self.keep = tuple(keep)
         self.keep_code = keep_code
+        self.keep_originals = keep_originals
+        self.reject = dict(reject)
         self.identity = identity
         self.on_record = on_record
+        self.on_graph = on_graph
         self.log = log
         self.records: list[GraphRecord] = []
 
     def __call__(self, graph: Graph) -> None:
         started = time.perf_counter()
-        record = GraphRecord(nodes=len(graph.nodes), before=self._code(graph))
+        record = GraphRecord(nodes=len(graph.nodes), inventory=inventory(graph), symbols=symbols_of(graph))
+        record.before, record.lines_before = self._code(graph)
         edits = Edits(graph)
         rewriting = _Rewriting(self, graph, edits)
         failure = None
@@ -113,10 +130,11 @@ class FusionPass(CustomGraphPass):
                 rewriting.location,
             )
             failure.__cause__ = error
-            record = GraphRecord(nodes=record.nodes, before=record.before, error=str(failure))
-        record.after = self._code(graph)
+            kept = ("nodes", "inventory", "symbols", "before", "lines_before")
+            record = GraphRecord(**{name: getattr(record, name) for name in kept}, error=str(failure))
+        record.after, record.lines_after = self._code(graph)
         record.seconds = time.perf_counter() - started
-        self._report(record)
+        self._report(graph, record)
         if failure:
             if self.strict:
                 raise failure
@@ -127,10 +145,11 @@ class FusionPass(CustomGraphPass):
         """What Inductor's caches know the pass by, equal in every process.
 
         Covers the sources of this package, torch's version, the names of the fusions in use, ``strict`` (a graph that
-        was left alone must not be served where a failure is to raise) and ``identity``.  What ``build`` and ``refuse``
-        do is covered by ``identity`` alone.
+        was left alone must not be served where a failure is to raise), ``reject`` and ``identity``.  What ``build`` and
+        ``refuse`` do is covered by ``identity`` alone.
         """
-        options = repr((torch.__version__, [fusion.name for fusion in self.fusions], self.strict, self.identity))
+        names = [fusion.name for fusion in self.fusions]
+        options = repr((torch.__version__, names, self.strict, sorted(self.reject), self.identity))
         return hashlib.sha256(f"{_sources()}{options}".encode()).hexdigest()
 
     def __deepcopy__(self, memo: dict) -> FusionPass:
@@ -138,12 +157,12 @@ class FusionPass(CustomGraphPass):
         return self
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"records": [], "on_record": None}
+        return self.__dict__ | {"records": [], "on_record": None, "on_graph": None}
 
-    def _code(self, graph: Graph) -> str:
-        return graph.python_code("self", verbose=True).src.strip() if self.keep_code else ""
+    def _code(self, graph: Graph) -> tuple[str, tuple[Line, ...]]:
+        return (graph.python_code("self", verbose=True).src.strip(), listing(graph)) if self.keep_code else ("", ())
 
-    def _report(self, record: GraphRecord) -> None:
+    def _report(self, graph: Graph, record: GraphRecord) -> None:
         self.records.append(record)
         if not record.error:
             self.log.info("%s", record.summary())
@@ -151,19 +170,35 @@ class FusionPass(CustomGraphPass):
             self.log.debug("fused %s at %s: %s", site.fusion, site.location, " -> ".join(site.meanings))
         for refusal in record.refusals:
             self.log.debug("not fused %s at %s: %s", refusal.candidate, refusal.location, refusal.reason)
-        if self.on_record:
-            try:
-                self.on_record(record)
-            except Exception:
-                self.log.warning("on_record failed for a graph", exc_info=True)
+        for name, callback, arguments in (
+            ("on_record", self.on_record, (record,)),
+            ("on_graph", self.on_graph, (graph, record)),
+        ):
+            if callback:
+                try:
+                    callback(*arguments)
+                except Exception:
+                    self.log.warning("%s failed for a graph", name, exc_info=True)
 
 
 @dataclass
 class _Replacement:
+    fusion: Fusion
     chain: Chain
     emitter: Emitter
-    site: Site
-    outputs: list[tuple[Node, Node]]  # (original, new)
+    shapes: dict[str, Node]
+    outputs: list[tuple[str, Node, Node]]  # name, old, new
+
+    def site(self) -> Site:
+        emitted = [node for node in self.emitter.nodes if not is_view(node)] or self.emitter.nodes
+        return _site(
+            self.fusion.name,
+            self.chain.regions,
+            self.shapes,
+            emitted[0],
+            replaced=tuple(node.name for node in sorted(self.chain.nodes)),
+            nodes=tuple(node.name for node in self.emitter.nodes),
+        )
 
 
 class _Rewriting:
@@ -175,23 +210,31 @@ class _Rewriting:
         self.edits = edits
         self.doing = "while reading the graph"
         self.location: Location | None = None
+        self.refused: dict[Node, list[str]] = {}  # a region's anchor -> the fusions that did not take it
 
     def run(self, record: GraphRecord) -> None:
         read = reading.read(self.graph)
         record.refusals += read.refusals
         chosen = self._choose(read, record)
         replacements = [self._build(*choice) for choice in chosen]
-        self._replace(replacements)
-        record.sites += [replacement.site for replacement in replacements]
         used = {region.anchor for replacement in replacements for region in replacement.chain.regions}
         for region in read.regions:
-            if region.anchor in used:
-                continue
-            if isinstance(region.meaning, self.owner.keep):
+            if region.anchor not in used and not isinstance(region.meaning, self.owner.keep):
+                reason = idle_reason(region, read, self.owner.fusions, self.refused.get(region.anchor, ()))
+                location = Location.of(region.last)
+                record.idle.append(Idle(_name(region), str(region.meaning), location, region.last.name, reason))
+        record.sites += [replacement.site() for replacement in replacements]
+        if self.owner.keep_originals:
+            new = {old: new for replacement in replacements for _, old, new in replacement.outputs}
+            for replacement, site in zip(replacements, record.sites, strict=True):
+                inputs = list(replacement.chain.inputs.values())
+                record.originals[site.node] = original(replacement.outputs, inputs, new)
+        self._replace(replacements)
+        for region in read.regions:
+            if region.anchor not in used and isinstance(region.meaning, self.owner.keep):
                 shapes = region.inputs | {name: copies[0] for name, copies in region.outputs.items()}
-                record.kept.append(_site(_name(region), [region], shapes, region.last))
-            else:
-                record.unclaimed[_name(region)] = record.unclaimed.get(_name(region), 0) + 1
+                nodes = tuple(node.name for node in sorted(region.nodes))
+                record.kept.append(_site(_name(region), [region], shapes, region.last, nodes=nodes))
 
     def _choose(self, read: reading.Reading, record: GraphRecord) -> list[tuple[Fusion, Chain, Node]]:
         """The chains to replace and the node behind which each replacement stands."""
@@ -201,7 +244,7 @@ class _Rewriting:
         for fusion in self.owner.fusions:
             for alternatives in find(read, fusion.chain, used):
                 for chain in alternatives:
-                    place = self._place(fusion, chain, placement)
+                    place, reached = self._place(fusion, chain, placement)
                     if isinstance(place, Node):
                         chosen.append((fusion, chain, place))
                         used.update(region.anchor for region in chain.regions)
@@ -209,40 +252,44 @@ class _Rewriting:
                     log.debug("%s does not take %s at %s: %s", fusion.name, chain, self.location, place)
                 else:
                     # The reason that counts is that of the last alternative, which asks for least.
-                    if not isinstance(place, Leave):
-                        record.refusals.append(Refusal(fusion.name, place, Location.of(chain.anchor), chain.anchor.name))
+                    if isinstance(place, Leave):
+                        continue
+                    matched, missing = _steps(chain, reached)
+                    location = Location.of(chain.anchor)
+                    record.refusals.append(Refusal(fusion.name, place, location, chain.anchor.name, matched, missing))
+                    for region in chain.regions:
+                        self.refused.setdefault(region.anchor, []).append(fusion.name)
         return chosen
 
-    def _place(self, fusion: Fusion, chain: Chain, placement: Placement) -> Node | str:
-        """The node behind which the chain's replacement stands, or the reason why there is none."""
+    def _place(self, fusion: Fusion, chain: Chain, placement: Placement) -> tuple[Node | str, int]:
+        """The node behind which the chain's replacement stands, or the reason why there is none; and the checks passed."""
         self._at(f"in refuse of {fusion.name!r}", chain)
-        if reason := fusion.refuse(chain):
-            return reason
+        if reason := self.owner.reject.get((fusion.name, chain.anchor.name)) or fusion.refuse(chain):
+            return reason, 0
         self._at("while placing a replacement", chain)
         try:
-            return placement.after(chain)
+            return placement.after(chain), 2
         except Misplaced as misplaced:
-            return str(misplaced)
+            return str(misplaced), 1
 
     def _build(self, fusion: Fusion, chain: Chain, after: Node) -> _Replacement:
         self._at(f"in build of {fusion.name!r}", chain)
-        emitter = Emitter(self.edits, chain, after)
+        emitter = Emitter(self.edits, chain, after, fusion.name)
         built = fusion.build(chain, emitter)
         outputs, shapes = [], dict(chain.inputs)
         for meaning, name, _ in chain.outputs():
-            for original in chain.wanted(meaning, name):
-                shapes[name] = original
+            for old in chain.wanted(meaning, name):
+                shapes[name] = old
                 if (meaning, name) not in built:
                     raise ValueError(f"no node for {meaning.__name__}'s {name!r}, which has readers outside the chain")
-                outputs.append((original, emitter.in_place_of(original, built[meaning, name])))
-        site = _site(fusion.name, chain.regions, shapes, emitter.nodes[0])
-        return _Replacement(chain, emitter, site, outputs)
+                outputs.append((name, old, emitter.in_place_of(old, built[meaning, name])))
+        return _Replacement(fusion, chain, emitter, shapes, outputs)
 
     def _replace(self, replacements: list[_Replacement]) -> None:
         for replacement in replacements:
             self._at("while replacing", replacement.chain)
-            for original, new in replacement.outputs:
-                self.edits.redirect(original, new, keep=replacement.chain.nodes)
+            for _, old, new in replacement.outputs:
+                self.edits.redirect(old, new, keep=replacement.chain.nodes)
             self.edits.settle(replacement.emitter.nodes)
         self.doing, self.location = "while checking the graph", None
         self.graph.lint()
@@ -253,7 +300,15 @@ class _Rewriting:
         self.doing = f"{doing} at {self.location}"
 
 
-def _site(name: str, regions: Sequence[Region], shapes: dict[str, Node], node: Node) -> Site:
+def _site(
+    name: str,
+    regions: Sequence[Region],
+    shapes: dict[str, Node],
+    node: Node,
+    *,
+    replaced: tuple[str, ...] = (),
+    nodes: tuple[str, ...] = (),
+) -> Site:
     return Site(
         fusion=name,
         location=Location.of(regions[-1].last),
@@ -261,7 +316,17 @@ def _site(name: str, regions: Sequence[Region], shapes: dict[str, Node], node: N
         shapes={name: tensor_text(node) for name, node in shapes.items()},
         merged=regions[-1].merged,
         node=node.name,
+        replaced=replaced,
+        nodes=nodes,
+        anchor=regions[-1].last.name,
     )
+
+
+def _steps(chain: Chain, reached: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The steps by which a chain was found, and of those that follow the ones it passed and the ones it did not."""
+    read = [f"{_name(region)}: {step}" for region in chain.regions for step in steps_of(_name(region))]
+    checks = ["the kernel computes this", "there is a place for it"]
+    return (*read, *checks[:reached]), tuple(checks[reached:])
 
 
 def _first_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from torch.fx import Graph, Node
 
 from passes.meanings import Norm
+from passes.nearness import walked
 from passes.records import Refusal
 from passes.region import Region, dying
 from passes.source import Location
@@ -96,9 +97,16 @@ def _check_interior(region: Region) -> None:
             if user not in left:
                 raise Unread(
                     node,
-                    f"{describe(node)}, an intermediate value, is also read by {describe(user)}: fused it would be "
-                    "computed twice (a graph for training keeps such values for backward; torch.no_grad() keeps none)",
+                    f"{describe(node)}, an intermediate value, is also read by {_reader(user)}; without that "
+                    "reader it fuses, with it it would be computed twice (a graph for training keeps such values for "
+                    "backward, torch.no_grad() keeps none)",
+                    region.nodes,
                 )
+
+
+def _reader(user: Node) -> str:
+    location = Location.of(user)
+    return f"{describe(user)} at {location.source}" if location.file else describe(user)
 
 
 def _value(reading: Reading, node: Node) -> Any:
@@ -115,4 +123,7 @@ def _value(reading: Reading, node: Node) -> Any:
 def _refusal(candidate: str, anchor: Node, unread: Unread) -> Refusal:
     # Nodes that Inductor's own passes made have no source line.
     location = Location.of(unread.node)
-    return Refusal(candidate, unread.reason, location if location.file else Location.of(anchor), unread.node.name)
+    matched, missing = walked(candidate, unread.walked, anchor)
+    if not location.file:
+        location = Location.of(anchor)
+    return Refusal(candidate, unread.reason, location, unread.node.name, matched, missing)

@@ -14,3 +14,5 @@ def forget_compilations():
 
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="compile every row of the shipped config tables, not a sample")
+    parser.addoption("--write-golden", action="store_true", help="write the golden files anew instead of comparing")
+    parser.addoption("--pictures", action="store_true", help="write the pictures of docs/inspecting.md anew")

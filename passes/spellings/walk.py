@@ -45,10 +45,11 @@ CLAMP = FLOOR | CEILING | {aten.clamp.default}
 class Unread(Exception):
     """A candidate that turned out to be something else, or to be written in a way that is not read yet."""
 
-    def __init__(self, node: Node, reason: str):
+    def __init__(self, node: Node, reason: str, walked: Collection[Node] = ()):
         super().__init__(reason)
         self.node = node
         self.reason = reason
+        self.walked = tuple(walked)  # the nodes that were stepped over before
 
 
 class Walk:
@@ -79,7 +80,7 @@ class Walk:
         return node
 
     def fail(self, node: Any, reason: str) -> NoReturn:
-        raise Unread(node if isinstance(node, Node) else self.anchor, reason)
+        raise Unread(node if isinstance(node, Node) else self.anchor, reason, self.nodes)
 
     # Up: from a value to what it was computed from.
 

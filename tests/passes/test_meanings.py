@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from passes.meanings import Matmul, Norm, NormRounding, Quantize, ScaleUse
-from passes.records import GraphRecord, Refusal, Site
+from passes.records import GraphRecord, Idle, Refusal, Site
 from passes.source import Location
 from passes.values import holds_exactly, rounded
 
@@ -52,7 +52,7 @@ def test_summary():
     site = Site("norm_quantize", Location(), (), {}, 3, "call")
     record = GraphRecord(sites=[site, site], kept=[dataclasses.replace(site, fusion="matmul")], nodes=40, seconds=0.1)
     assert record.summary() == "2 x norm_quantize, 1 x matmul kept (40 nodes, 0.10 s)"
-    record.unclaimed["norm"] = 5
+    record.idle += [Idle("norm", "", Location(), "", "")] * 5
     record.refusals.append(Refusal("norm", "", Location(), ""))
     assert record.summary().endswith("1 x matmul kept, 5 x norm in no fusion, 1 refused (40 nodes, 0.10 s)")
     assert GraphRecord(error="the pass failed").summary() == "nothing fused: the pass failed"

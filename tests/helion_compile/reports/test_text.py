@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 
-from helion_compile.explain import FusedSite, GraphReport, Report
-from helion_compile.report_text import render
-from passes.records import GraphRecord, Refusal, Site
+from helion_compile.reports.model import Config, Cost, FusedSite, GraphReport, Report
+from helion_compile.reports.text import render
+from helion_compile.verifying import Compared
+from passes.records import GraphRecord, Idle, Refusal, Site
 from passes.source import Location
 
 FILE = "/home/someone/.venv/lib/python3.11/site-packages/transformers/models/qwen3/modeling_qwen3.py"
@@ -24,10 +25,22 @@ SHAPES = {
 }
 CONFIG = "{'block_sizes': [1], 'num_warps': 4} (rounded up to (hidden_size=4096 num_tokens=32): row 12 of nvidia_h200.json)"
 
+IDLE = Idle("norm", "Norm(rms)", Location("model.norm", FILE, 60), "mul_9", "no fusion in use takes a norm")
+
+
+PICKED = Config(CONFIG, us=2.5, baselines={"inductor": 3.5})
+BEFORE, AFTER = Cost(27, 509_312), Cost(1, 29_248)
+
 
 def site(module="model.layers.0.mlp.gate_proj", *, line=81, merged=2, **changes):
     whole = Site("rms_norm_quant", Location(module, FILE, line), MEANINGS, SHAPES, merged, "rms_norm_quant")
-    return FusedSite(dataclasses.replace(whole, **changes), "rms_norm_quant@849b98ec", CONFIG)
+    return FusedSite(
+        dataclasses.replace(whole, **changes),
+        "rms_norm_quant@849b98ec",
+        PICKED,
+        BEFORE,
+        AFTER,
+    )
 
 
 def refusal(module="model.norm", node="rsqrt_4", reason="eps is known at run time only, it is aten.add.Tensor (add_4)"):
@@ -42,7 +55,7 @@ def report(*fused, refusals=(), kept=(), training=False, **facts):
 @pytest.mark.parametrize("width", [60, 80, 120, 160])
 def test_everything_is_in_it_at_any_width(width):
     kept = site(meanings=("Matmul(scaled by row and column, bf16)",), fusion="matmul").site
-    text = render(report(site(), refusals=[refusal()], kept=[kept] * 14, unclaimed={"norm": 5}), width)
+    text = render(report(site(), refusals=[refusal()], kept=[kept] * 14, idle=[IDLE] * 5), width)
     assert "…" not in text and "..." not in text
     for line in text.splitlines():
         assert len(line) <= max(width, 13 + len("transformers/models/qwen3/modeling_qwen3.py:81"))
@@ -61,7 +74,10 @@ def test_everything_is_in_it_at_any_width(width):
         "node rsqrt_4",
         "reason eps is known at run time only, it is aten.add.Tensor (add_4)",
         "14 x Matmul(scaled by row and column, bf16): left to the library",
-        "5 x norm: read, but in no chain that a kernel takes",
+        "not used: norm in model.norm (5 times)",
+        "reason no fusion in use takes a norm",
+        "cost as written 27 kernels that move 509 kB; now 1 and 29.2 kB",
+        "table 2.5 µs a call (inductor 3.5)",
         "Total: 1 rms_norm_quant, 14 matmul kept, 1 refused.",
     ):
         assert shown in flat
@@ -88,7 +104,7 @@ def test_what_differs_in_a_fact_is_told_apart():
         site("model.layers.2.mlp.gate_proj", line=99),
         site("model.layers.3.mlp.gate_proj", shapes=SHAPES | {"x": "bf16[1, 1, 4096]"}),
         site("model.layers.4.mlp.up_proj"),
-        dataclasses.replace(site("model.layers.5.mlp.gate_proj"), config="default"),
+        dataclasses.replace(site("model.layers.5.mlp.gate_proj"), config=Config("default")),
     ]
     text = render(report(first, *others), 100)
     assert text.count("rms_norm_quant in ") == 6
@@ -124,6 +140,37 @@ def test_a_failure():
     assert f"Nothing fused: {error}" in text
     assert "Total: nothing fused, 0 refused." in text
     assert "quantised" not in text  # the hint for a model without quantisers
+
+
+def test_a_refusal_tells_apart_what_was_found_and_what_would_fuse():
+    near = {"matched": ("the cast", "x by the scale"), "missing": ("the scale",)}
+    refused = dataclasses.replace(refusal(reason="the scale is bf16; a scale in fp32 fuses"), **near)
+    text = " ".join(render(report(refusals=[refused]), 120).split())
+    assert "near matched 2 of 3 steps, missing: the scale reason the scale is bf16 fuses a scale in fp32 fuses" in text
+
+
+def test_verified_shows_the_worst_of_alike_sites_and_all_that_is_broken():
+    fine = Compared("q", "fp8 e4m3", 32.0, 1.0, 0.04, 60.0, 35.0)
+    bad = Compared("q", "fp8 e4m3", 400.0, 9.0, 0.5, 3.0, 35.0, "9 steps")
+    fused = [
+        dataclasses.replace(site("model.layers.0.mlp.gate_proj"), verified=(fine,)),
+        dataclasses.replace(site("model.layers.1.mlp.gate_proj"), verified=(bad,)),
+    ]
+    text = " ".join(render(report(*fused), 120).split())
+    assert "verified q: 50.00% differ, by up to 9 steps (400), 3.0 dB against fp64 (original 35.0 dB)" in text
+    assert "broken model.layers.1.mlp.gate_proj: q: 9 steps" in text
+
+
+def test_in_a_terminal_it_has_colours_and_in_a_pipe_none(capsys, monkeypatch):
+    whole = report(site(), refusals=[refusal()])
+    whole.print()
+    plain = capsys.readouterr().out
+    assert "\x1b" not in plain and "not fused: norm in model.norm" in plain
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    whole.print()
+    coloured = capsys.readouterr().out
+    assert "\x1b[1;32m" in coloured and "\x1b[1;33m" in coloured
 
 
 def test_paths_of_a_reader(tmp_path, monkeypatch):

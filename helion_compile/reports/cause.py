@@ -1,0 +1,85 @@
+"""Where nothing was fused: the likeliest cause, from what the graphs hold."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from passes.inventory import Found
+
+if TYPE_CHECKING:
+    from helion_compile.reports.model import Report
+
+__all__ = ["causes"]
+
+_CAST_FROM = "cast from "
+
+
+def causes(report: Report) -> Iterator[str]:
+    """Sentences, the likeliest cause first; none where something was fused and nothing is odd."""
+    if any(graph.cached for graph in report.graphs):
+        yield (
+            "A graph came from Inductor's cache, fused as it was then, and was not read again: explain() reads it, and so "
+            "does compiling with TORCHINDUCTOR_FORCE_DISABLE_CACHES=1."
+        )
+    if any(graph.training for graph in report.graphs):
+        yield "A graph for training keeps intermediate values for backward: call under torch.no_grad() for inference."
+        return
+    if not report.graphs:
+        yield (
+            "There is no graph: the model calls no torch operation that Dynamo traces, or it has not been called yet, or what "
+            "was compiled before by an equal call of torch.compile serves it."
+        )
+        return
+    if any(graph.cached or graph.record.error for graph in report.graphs):
+        return
+    if not report.sites:
+        yield from _nothing_fused(report)
+    elif not any(item.kind == "quantize" for graph in report.graphs for item in graph.record.inventory):
+        yield _not_quantised(report)
+
+
+def _nothing_fused(report: Report) -> Iterator[str]:
+    found = [item for graph in report.graphs for item in graph.record.inventory]
+    if report.refusals:
+        reason, count = Counter(_without_names(refusal.reason) for refusal in report.refusals).most_common(1)[0]
+        yield f"Every candidate was refused, {count} of {len(report.refusals)} because: {reason}."
+        return
+    if report.idle:
+        names = _counted(Counter(idle.name for idle in report.idle))
+        yield f"{names} read, and none stands in a chain that a fusion in use takes: {report.idle[0].reason}."
+        if any(idle.name == "quantize" for idle in report.idle):
+            return
+    quantisers = [item for item in found if item.kind == "quantize"]
+    casts = [item for item in quantisers if item.operation.startswith("cast to ")]
+    if opaque := [item for item in quantisers if "::" in item.operation or not item.operation.startswith("cast ")]:
+        yield f"Quantisation happens inside {_named(opaque)}, an operation of its own that is not read into."
+    elif not casts and any(item.operation.startswith(_CAST_FROM) for item in quantisers):
+        yield (
+            "No quantisation of activations was found, only of weights: they are converted back before the product. Quantise "
+            "the linears with activations at run time."
+        )
+    elif not casts:
+        yield _not_quantised(report)
+    else:
+        yield f"There are {_named(casts)}, but nothing that scales values into their range before."
+
+
+def _not_quantised(report: Report) -> str:
+    products = [item for graph in report.graphs for item in graph.record.inventory if item.kind == "matmul"]
+    plain = f", and the products are {_named(products)}" if products else ""
+    return f"No quantisation was found{plain}: are the model's linears quantised, with activations at run time?"
+
+
+def _named(items: Iterable[Found]) -> str:
+    return ", ".join(f"{item.count} x {item.operation}" for item in items)
+
+
+def _counted(names: Counter[str]) -> str:
+    return ", ".join(f"{count} x {name}" for name, count in names.items())
+
+
+def _without_names(reason: str) -> str:
+    return re.sub(r"_\d+\b", "", reason)

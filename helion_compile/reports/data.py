@@ -1,0 +1,142 @@
+"""A report as plain data and JSON; ``report.schema.json`` beside this file says what is in it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from helion_compile.reports.cause import causes
+from helion_compile.reports.model import Config, Cost, FusedSite, GraphReport, Report, layer_of, lines_with_layers
+from helion_compile.verifying.comparing import Compared
+from passes.listing import Line
+from passes.records import Idle, Refusal, Site
+from passes.source import Location
+
+__all__ = ["VERSION", "to_data", "to_json"]
+
+VERSION = 1  # grows when a field changes its meaning or goes; new fields do not count
+
+
+def to_json(report: Report, indent: int | None = None) -> str:
+    return json.dumps(to_data(report), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def to_data(report: Report) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "torch": torch.__version__,
+        "graphs": [_graph(graph) for graph in report.graphs],
+        "causes": list(causes(report)),
+    }
+
+
+def _graph(graph: GraphReport) -> dict[str, Any]:
+    record = graph.record
+    return {
+        "name": graph.name,
+        "training": graph.training,
+        "cached": graph.cached,
+        "error": record.error,
+        "nodes": record.nodes,
+        "seconds": record.seconds,
+        "symbols": {name: asdict(symbol) for name, symbol in record.symbols.items()},
+        "sites": [_fused(fused) for fused in graph.fused],
+        "kept": [_site(site) for site in record.kept],
+        "refusals": [_refusal(refusal) for refusal in record.refusals],
+        "idle": [_idle(idle) for idle in record.idle],
+        "inventory": [
+            {"kind": item.kind, "operation": item.operation, "count": item.count, "first": _place(item.first)}
+            for item in record.inventory
+        ],
+        "layers": [{"name": each.name, "before": asdict(each.before), "after": asdict(each.after)} for each in graph.layers],
+        "before": {"code": graph.before, "lines": [_line(*each) for each in lines_with_layers(record.lines_before)]},
+        "after": {"code": graph.after, "lines": [_line(*each) for each in lines_with_layers(record.lines_after)]},
+    }
+
+
+def _fused(fused: FusedSite) -> dict[str, Any]:
+    return {
+        **_site(fused.site),
+        "kernel": fused.kernel,
+        "config": _config(fused.config),
+        "cost": _costs(fused.before, fused.after),
+        "verified": [_compared(compared) for compared in fused.verified],
+    }
+
+
+def _compared(compared: Compared) -> dict[str, Any]:
+    """JSON has no infinity, which is how far a number is from a NaN."""
+    return {name: None if value in (math.inf, -math.inf) else value for name, value in asdict(compared).items()}
+
+
+def _site(site: Site) -> dict[str, Any]:
+    return {
+        "fusion": site.fusion,
+        "place": _place(site.location),
+        "layer": layer_of(site.location.module),
+        "meanings": list(site.meanings),
+        "shapes": site.shapes,
+        "merged": site.merged,
+        "node": site.node,
+        "nodes": list(site.nodes),
+        "replaced": list(site.replaced),
+    }
+
+
+def _config(config: Config) -> dict[str, Any]:
+    values = None if config.values is None else dict(config.values)
+    return {
+        "text": config.text,
+        "values": values,
+        "origin": config.origin,
+        "us": config.us,
+        "baselines": dict(config.baselines),
+    }
+
+
+def _costs(before: Cost, after: Cost) -> dict[str, Any]:
+    return {"before": asdict(before), "after": asdict(after)}
+
+
+def _refusal(refusal: Refusal) -> dict[str, Any]:
+    return {
+        "candidate": refusal.candidate,
+        "place": _place(refusal.location),
+        "node": refusal.node,
+        "reason": refusal.reason,
+        "found": refusal.found,
+        "remedy": refusal.remedy,
+        "near": refusal.near,
+        "matched": list(refusal.matched),
+        "missing": list(refusal.missing),
+    }
+
+
+def _idle(idle: Idle) -> dict[str, Any]:
+    return {
+        "name": idle.name,
+        "meaning": idle.meaning,
+        "place": _place(idle.location),
+        "node": idle.node,
+        "reason": idle.reason,
+    }
+
+
+def _line(line: Line, layer: str) -> dict[str, Any]:
+    return {
+        "node": line.node,
+        "text": line.text,
+        "module": line.location.module,
+        "source": line.location.source,
+        "layer": layer,
+        "kernels": line.kernels,
+        "bytes": line.bytes,
+    }
+
+
+def _place(location: Location) -> dict[str, Any]:
+    return {"module": location.module, "source": location.source, "file": location.file, "line": location.line}

@@ -1,0 +1,92 @@
+"""From what the pass recorded, and the graph it left, to what a report says of that graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+from helion_compile import registry
+from helion_compile.hop import helion_kernel
+from helion_compile.reports.model import Config, Cost, FusedSite, GraphReport
+from passes.records import GraphRecord
+
+__all__ = ["annotate", "describe"]
+
+
+def describe(graph: Graph, record: GraphRecord, *, training: bool = False, name: str = "") -> GraphReport:
+    """The report of one graph, which has just been rewritten and still has its fake values."""
+    return GraphReport(record, tuple(_fused(graph, record)), training, name)
+
+
+def annotate(graph: Graph, report: GraphReport) -> None:
+    """Write kernel and config beside the nodes, where printed graphs (``TORCH_LOGS="post_grad_graphs"``) show them."""
+    nodes = {node.name: node for node in graph.nodes}
+    for fused in report.fused:
+        node = nodes[fused.site.node]
+        values = fused.config.values
+        config = " ".join(f"{key}={value}" for key, value in values.items()) if values else fused.config.origin
+        made = {"kernel": fused.kernel.partition("@")[0], "config": config, "for": fused.site.location.module}
+        node.meta["custom"] = {**node.meta.get("custom", {}), **made}
+
+
+def _fused(graph: Graph, record: GraphRecord) -> Iterator[FusedSite]:
+    nodes = {node.name: node for node in graph.nodes}
+    order = {name: index for index, name in enumerate(nodes)}
+    before = {line.node: line for line in record.lines_before}
+    after = {line.node: line for line in record.lines_after}
+    for site in sorted(record.sites, key=lambda site: order[site.node]):
+        # A fusion that is built of several nodes is told by its kernel, which may not be the first of them.
+        calls = [nodes[name] for name in site.nodes or (site.node,) if nodes[name].target is helion_kernel]
+        kernel, config = _kernel(calls[0]) if calls else (str(nodes[site.node].target), Config("not a Helion kernel"))
+        yield FusedSite(
+            site,
+            kernel,
+            config,
+            Cost.of(before[name] for name in site.replaced if name in before),
+            Cost.of(after[name] for name in site.nodes if name in after),
+        )
+
+
+def _kernel(node: Node) -> tuple[str, Config]:
+    kernel = registry.find(node.kwargs["kernel"])
+    values = [arg.meta["val"] if isinstance(arg, Node) else arg for arg in node.args]
+    return kernel.key, config_of(kernel, values)
+
+
+def config_of(kernel: Any, values: list[Any]) -> Config:
+    """The config with which a kernel runs on these fake arguments."""
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    if not all(tensor.is_cuda for tensor in tensors):
+        return Config(f"no GPU: its reference runs on {tensors[0].device}", origin="reference")
+    dynamic = any(isinstance(size, torch.SymInt) for tensor in tensors for size in tensor.shape)
+    if dynamic and (values := _as_traced(values)) is None:
+        return Config("picked at run time for each size", origin="run time")
+    pick = kernel.pick(tuple(values))
+    text = f"{dict(pick.config) if pick.config else 'default'} ({pick.sentence})"
+    if dynamic:
+        text = f"picked at run time for each size; for the traced ones {text}"
+    row = pick.row
+    measured = (row.us, row.baselines) if row is not None and pick.origin in ("exact", "rounded") else (None, {})
+    return Config(text, pick.config, "run time" if dynamic else pick.origin, *measured)
+
+
+def _as_traced(values: list[Any]) -> list[Any] | None:
+    """The arguments with the sizes that were traced, as tensors without memory: asking symbols for theirs would add guards."""
+
+    def number(size: Any) -> int:
+        return int(size.node.hint) if isinstance(size, torch.SymInt) else size
+
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    symbols = [size for tensor in tensors for size in tensor.shape if isinstance(size, torch.SymInt)]
+    if not all(symbol.node.has_hint() for symbol in symbols):
+        return None
+    with torch._subclasses.fake_tensor.unset_fake_temporarily():
+        return [
+            torch.empty_strided([*map(number, v.shape)], [*map(number, v.stride())], dtype=v.dtype, device="meta")
+            if isinstance(v, torch.Tensor)
+            else v
+            for v in values
+        ]

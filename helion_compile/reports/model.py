@@ -1,0 +1,202 @@
+"""What a report holds."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from passes.listing import Line
+from passes.records import GraphRecord, Idle, Refusal, Site
+from passes.source import shown_path
+
+if TYPE_CHECKING:
+    from helion_compile.verifying.comparing import Compared
+
+__all__ = ["Config", "Cost", "FusedSite", "GraphReport", "Layer", "Report"]
+
+_LAYER = re.compile(r"(.*?(?:^|\.)\d+)(?:\.|$)")  # a module path up to its first number: "model.layers.0"
+
+
+@dataclass(frozen=True)
+class Config:
+    """The config that a site runs with.
+
+    Attributes:
+        text: config and origin as one sentence, or why there is none.
+        values: what ``helion.Config(**values)`` takes; None for Helion's default, or where no GPU is asked.
+        origin: "exact", "rounded", "nearest", "default-case", "default" as a pick says it; "run time" for dynamic sizes,
+            then the rest is for the sizes that were traced; "reference" where there is no GPU.
+        us, baselines: microseconds of a call in the table, and of what it was measured against; None where not measured.
+    """
+
+    text: str
+    values: Mapping[str, Any] | None = None
+    origin: str = ""
+    us: float | None = None
+    baselines: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What some nodes of a graph cost as they stand: each operation a kernel that reads and writes its tensors."""
+
+    kernels: int = 0
+    bytes: int = 0
+
+    @classmethod
+    def of(cls, lines: Iterable[Line]) -> Cost:
+        lines = list(lines)
+        return cls(sum(line.kernels for line in lines), sum(line.bytes for line in lines))
+
+
+@dataclass(frozen=True)
+class FusedSite:
+    """A rewritten chain and the kernel that runs there.
+
+    Attributes:
+        before, after: what the chain cost as the model writes it, and what the kernel costs.  Inductor fuses as well, so
+            its code lies between the two.
+        verified: how far each result is from the original's, once the site was run against it.
+    """
+
+    site: Site
+    kernel: str  # "rms_norm_quant@1f3a5c77"
+    config: Config
+    before: Cost = Cost()
+    after: Cost = Cost()
+    verified: tuple[Compared, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The cost of one layer of the model, or of all that is in none (``name`` is empty)."""
+
+    name: str  # "model.layers.0"
+    before: Cost
+    after: Cost
+
+
+@dataclass(frozen=True)
+class GraphReport:
+    """What happened to one graph.
+
+    Attributes:
+        record: the pass's own account.
+        fused: its sites with their kernels, in the order of the graph.
+        training: whether the graph is part of a forward/backward pair, which keeps intermediate values.
+        name: Dynamo's name of the compilation, "0/0"; empty where it is not known.
+        cached: whether the graph came from Inductor's cache, so that it was not read again and nothing is known of it.
+    """
+
+    record: GraphRecord
+    fused: tuple[FusedSite, ...] = ()
+    training: bool = False
+    name: str = ""
+    cached: bool = False
+
+    @property
+    def before(self) -> str:
+        """The graph as Python code, as Inductor would have compiled it."""
+        return _with_shown_paths(self.record.before)
+
+    @property
+    def after(self) -> str:
+        """The graph as Python code, rewritten."""
+        return _with_shown_paths(self.record.after)
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """The cost of each layer before and after, in the order of the graph."""
+        before, after = _by_layer(self.record.lines_before), _by_layer(self.record.lines_after)
+        names = dict.fromkeys((*before, *after))
+        return tuple(Layer(name, Cost.of(before.get(name, ())), Cost.of(after.get(name, ()))) for name in names)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What happened to a model, graph by graph; ``print`` it, or take it apart.
+
+    Attributes:
+        graphs: one for each graph that Dynamo made of the model.
+        sites: every rewritten chain.
+        refusals: every candidate that was left alone, with its reason.
+        idle: what was read but is part of no site, with the reason.
+        kept: what was read and left to a library on purpose.
+    """
+
+    graphs: tuple[GraphReport, ...]
+
+    @property
+    def sites(self) -> list[FusedSite]:
+        return [site for graph in self.graphs for site in graph.fused]
+
+    @property
+    def refusals(self) -> list[Refusal]:
+        return [refusal for graph in self.graphs for refusal in graph.record.refusals]
+
+    @property
+    def idle(self) -> list[Idle]:
+        return [idle for graph in self.graphs for idle in graph.record.idle]
+
+    @property
+    def kept(self) -> list[Site]:
+        return [site for graph in self.graphs for site in graph.record.kept]
+
+    def to_json(self, indent: int | None = None) -> str:
+        """The report as JSON, by the schema in ``helion_compile/reports/report.schema.json``."""
+        from helion_compile.reports.data import to_json
+
+        return to_json(self, indent)
+
+    def to_html(self, file: str | os.PathLike[str] | None = None) -> str:
+        """The report as one HTML page that needs nothing else; written to ``file`` if one is given."""
+        from helion_compile.reports.html import render
+
+        page = render(self)
+        if file is not None:
+            Path(file).write_text(page, encoding="utf-8")
+        return page
+
+    def print(self) -> None:
+        """To the terminal in colours, or as plain text where the output goes to a file or a pipe."""
+        from helion_compile.reports.text import show
+
+        show(self)
+
+    def __str__(self) -> str:
+        from helion_compile.reports.text import render
+
+        return render(self)
+
+
+def layer_of(module: str) -> str:
+    """ "model.layers.0" of "model.layers.0.mlp.gate_proj"; empty for a module that is in no layer."""
+    found = _LAYER.match(module)
+    return found.group(1) if found else ""
+
+
+def lines_with_layers(lines: Iterable[Line]) -> Iterator[tuple[Line, str]]:
+    """Each line with its layer.  What no module made, a view of the pass's say, belongs to the line before."""
+    layer = ""
+    for line in lines:
+        layer = layer_of(line.location.module) if line.location.module else layer
+        yield line, layer
+
+
+def _by_layer(lines: Iterable[Line]) -> dict[str, list[Line]]:
+    layers: dict[str, list[Line]] = {}
+    for line, layer in lines_with_layers(lines):
+        layers.setdefault(layer, []).append(line)
+    return layers
+
+
+def _with_shown_paths(code: str) -> str:
+    return re.sub(r"(?<=# File: )[^:]+", lambda file: shown_path(file.group()), code)

@@ -1,0 +1,250 @@
+"""A report as plain text, for a terminal or a file.
+
+What happens alike in many layers is told once, with the range of their numbers: "model.layers.0-35.mlp.down_proj".
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+from helion_compile.reports.cause import causes
+from passes.source import Location
+
+if TYPE_CHECKING:
+    from helion_compile.reports.model import FusedSite, GraphReport, Report
+    from helion_compile.verifying.comparing import Compared
+    from passes.records import Idle, Refusal, Site
+
+__all__ = ["render", "show"]
+
+T = TypeVar("T")
+
+_FIXED = "\N{NO-BREAK SPACE}"  # a space at which no line is broken
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")  # a layer's, in a module path
+
+
+def render(report: Report, width: int | None = None) -> str:
+    """The report in lines of ``width`` columns, by default the terminal's; only what has no space in it may be longer."""
+    return "\n".join(line for line, _ in _lines(report, width))
+
+
+def show(report: Report) -> None:
+    """Print the report: with colours to a terminal, as plain text to anything else."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    width = console.width if console.is_terminal else None
+    for line, style in _lines(report, width):
+        console.print(Text(line, style=style if console.is_terminal else ""))
+
+
+def _lines(report: Report, width: int | None) -> Iterator[tuple[str, str]]:
+    """Lines, each with the style that a terminal gives it."""
+    width = width or min(shutil.get_terminal_size((100, 24)).columns, 160)
+    for number, graph in enumerate(report.graphs, start=1):
+        training = ", traced for training" if graph.training else ""
+        nodes = "from Inductor's cache, not read again" if graph.cached else f"{graph.record.nodes} nodes"
+        yield f"Graph {number} of {len(report.graphs)}: {nodes}{training}", "bold"
+        for name, symbol in graph.record.symbols.items():
+            yield from _styled(_wrapped(f"{name}: {symbol}", width, "  "), "dim")
+        yield "", ""
+        for head, fields, style in _blocks(graph):
+            yield from _styled(_wrapped(head, width, "  "), style)
+            for label, text in fields:
+                broken = "bold red" if label == "broken" else ""
+                yield from _styled(_wrapped(text, width, f"    {label:9}"), broken)
+            yield "", ""
+    yield from _styled(_wrapped(f"Total: {_totals(report)}.", width, ""), "bold")
+    for sentence in causes(report):
+        yield from _styled(_wrapped(sentence, width, ""), "yellow")
+    if not report.sites:
+        for line in _inventory(report):
+            yield from _styled(_wrapped(line, width, "  "), "")
+
+
+def _styled(lines: Iterable[str], style: str) -> Iterator[tuple[str, str]]:
+    return ((line, style) for line in lines)
+
+
+def _wrapped(text: str, width: int, indent: str) -> list[str]:
+    further = " " * max(len(indent), 4)
+    lines = textwrap.wrap(
+        text, width, initial_indent=indent, subsequent_indent=further, break_long_words=False, break_on_hyphens=False
+    )
+    return [line.replace(_FIXED, " ") for line in lines]
+
+
+def _listed(items: Iterable[str]) -> str:
+    """The items in a line that may be broken between them only."""
+    return ", ".join(item.replace(" ", _FIXED) for item in items)
+
+
+Block = tuple[str, list[tuple[str, str]], str]  # a heading, labelled lines, and the heading's style
+
+
+def _blocks(graph: GraphReport) -> Iterator[Block]:
+    record = graph.record
+    if record.error:
+        yield f"Nothing fused: {record.error}", [], "bold red"
+    for group in _alike(graph.fused, _fused_key):
+        yield _fused(group)
+    for group in _alike(record.refusals, _refusal_key):
+        yield _refused(group)
+    for meanings, count in Counter(site.meanings for site in record.kept).items():
+        yield f"{count} x {' -> '.join(meanings)}: left to the library", [], "dim"
+    for group in _alike(record.idle, _idle_key):
+        yield _idle(group)
+
+
+def _fused(group: list[FusedSite]) -> Block:
+    fused, site = group[0], group[0].site
+    merged = [("merged", f"{site.merged} copies that the model computes become one")] if site.merged > 1 else []
+    return (
+        f"{site.fusion} in {_modules(fused.site.location for fused in group)}",
+        [
+            ("source", site.location.source),
+            ("meaning", " -> ".join(_listed(meaning.split(", ")) for meaning in site.meanings)),
+            ("shapes", _listed(f"{name} {shape}" for name, shape in site.shapes.items())),
+            *merged,
+            ("kernel", fused.kernel),
+            ("config", str(fused.config)),
+            *_costs(fused),
+            *_verified(group),
+        ],
+        "bold green",
+    )
+
+
+def _costs(fused: FusedSite) -> Iterator[tuple[str, str]]:
+    before, after = fused.before, fused.after
+    if before.kernels:
+        yield (
+            "cost",
+            f"as written {before.kernels} kernels that move {_size(before.bytes)}; "
+            f"now {after.kernels} and {_size(after.bytes)}",
+        )
+    if fused.config.us is not None:
+        against = ", ".join(f"{name} {us:g}" for name, us in fused.config.baselines.items())
+        yield "table", f"{fused.config.us:g} µs a call{f' ({against})' if against else ''}"
+
+
+def _verified(group: list[FusedSite]) -> Iterator[tuple[str, str]]:
+    """What was measured, the worst of the group, and every contract that is broken."""
+    outputs: dict[str, list[Compared]] = {}
+    for fused in group:
+        for compared in fused.verified:
+            outputs.setdefault(compared.output, []).append(compared)
+    for each in outputs.values():
+        yield "verified", str(max(each, key=lambda compared: (compared.max_steps, compared.differing)))
+    for fused in group:
+        for compared in fused.verified:
+            if compared.broken:
+                yield "broken", f"{fused.site.location.module or fused.site.node}: {compared.output}: {compared.broken}"
+
+
+def _size(count: int) -> str:
+    """ "12.9 kB"."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def _refused(group: list[Refusal]) -> Block:
+    refusal = group[0]
+    return (
+        f"not fused: {refusal.candidate} in {_modules(refusal.location for refusal in group)}",
+        [
+            ("source", refusal.location.source),
+            ("node", refusal.node),
+            *([("near", f"{refusal.near}, missing: {', '.join(refusal.missing)}")] if refusal.near else []),
+            ("reason", refusal.found),
+            *([("fuses", refusal.remedy)] if refusal.remedy else []),
+        ],
+        "bold yellow",
+    )
+
+
+def _idle(group: list[Idle]) -> Block:
+    idle = group[0]
+    return (
+        f"not used: {idle.name} in {_modules(idle.location for idle in group)}",
+        [("source", idle.location.source), ("meaning", _listed(idle.meaning.split(", "))), ("reason", idle.reason)],
+        "dim",
+    )
+
+
+def _inventory(report: Report) -> Iterator[str]:
+    found = [item for graph in report.graphs for item in graph.record.inventory]
+    for kind in ("norm", "quantize", "matmul"):
+        items = [item for item in found if item.kind == kind]
+        listed = "; ".join(f"{item.count} x {item.operation}, first at {item.first}" for item in items) or "none"
+        yield f"{kind}-like: {listed}"
+
+
+def _fused_key(fused: FusedSite) -> Hashable:
+    site: Site = fused.site
+    shapes = tuple(site.shapes.items())
+    return fused.kernel, str(fused.config), site.meanings, shapes, site.merged, fused.before, *_place(site.location)
+
+
+def _idle_key(idle: Idle) -> Hashable:
+    return idle.name, idle.meaning, _without_numbers(idle.reason), *_place(idle.location)
+
+
+def _refusal_key(refusal: Refusal) -> Hashable:
+    return refusal.candidate, _without_numbers(refusal.reason), *_place(refusal.location)
+
+
+def _without_numbers(reason: str) -> str:
+    """Reasons name nodes, which are numbered through the graph, and modules, by the number of their layer."""
+    return _NUMBER.sub("*", re.sub(r"_\d+\b", "", reason))
+
+
+def _place(location: Location) -> tuple[str, str]:
+    return _NUMBER.sub("*", location.module), location.source
+
+
+def _alike(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
+    """The items in groups of equal ``key``, each where its first one stands."""
+    groups: dict[Hashable, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return list(groups.values())
+
+
+def _modules(locations: Iterable[Location]) -> str:
+    """ "model.layers.0-35.mlp (36 times)", for modules whose paths differ in numbers only."""
+    paths = [location.module for location in locations]
+    if not paths[0]:
+        path = "the function itself"
+    else:
+        ranges = map(_ranges, zip(*map(_NUMBER.findall, paths), strict=True))
+        path = _NUMBER.sub(lambda _: next(ranges), paths[0])
+    return path if len(paths) == 1 else f"{path} ({len(paths)} times)"
+
+
+def _ranges(numbers: Iterable[str]) -> str:
+    """ "0-3,7"."""
+    runs: list[list[int]] = []
+    for number in sorted(set(map(int, numbers))):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ",".join("-".join(map(str, run)) for run in runs)
+
+
+def _totals(report: Report) -> str:
+    fused = Counter(fused.site.fusion for fused in report.sites)
+    kept = Counter(site.fusion for site in report.kept)
+    parts = [f"{count} {name}" for name, count in fused.items()] or ["nothing fused"]
+    parts += [f"{count} {name} kept" for name, count in kept.items()]
+    return ", ".join((*parts, f"{len(report.refusals)} refused"))

@@ -1,0 +1,60 @@
+"""What a fused site promises, in numbers that one run can check.  ``docs/numerics.md`` gives the argument for each.
+
+``"default"``: each element lies between the original's value and the value in fp64, or one step beyond (64 steps for a
+result in fp32).  The original rounds several times on the way and the kernel once, so the kernel is near the fp64 result
+wherever the original is far from it; a step is what the kernel's own rounding, and a division by a reciprocal, can move.
+And it is no farther from fp64 as a whole, by SQNR with a margin of 1 dB.
+
+``"exact"``: the original's bits.  Where a sum is involved (a norm's mean, a product) its order may move the value behind
+it by one step, in at most 0.1 % of the elements or a row of them.
+
+Where values are added that may cancel (a product, a rotation, a norm that takes off its mean or adds a bias), a last bit of a
+summand is many steps of a small result: there steps are measured at the largest magnitude of each row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Contract", "contract_of"]
+
+_SUMS = ("Norm", "Matmul")
+_FP32_STEPS = 64  # 2^-18: a mean over 16384 values in fp32, whatever its order, and 3 ulp of an approximate division
+
+
+@dataclass(frozen=True)
+class Contract:
+    """
+    Attributes:
+        bits: whether nothing may differ from the original at all.
+        steps: how many steps an element may be away; from the original, or with fp64 at hand from both.
+        share: of elements that may differ, None for any.
+        margin: dB by which the SQNR against fp64 may be below the original's, None for any.
+        at_row_scale: whether a step is measured at the largest magnitude of the element's row.
+    """
+
+    bits: bool = False
+    steps: float = 1
+    share: float | None = None
+    margin: float | None = None
+    at_row_scale: bool = False
+
+    def steps_of(self, dtype: str, in_fp64: bool) -> float:
+        """How many steps a result of ``dtype`` ("bf16") may be away."""
+        if self.bits:
+            return 0
+        steps = _FP32_STEPS if dtype == "fp32" and not self.share else self.steps
+        return steps if in_fp64 or self.share is not None else steps + 1
+
+
+def contract_of(meanings: Sequence[str], numerics: str) -> Contract:
+    """The contract of a chain of meanings ("Norm(rms, …)") under ``options["numerics"]``."""
+    names = {meaning.partition("(")[0] for meaning in meanings}
+    norms = [meaning for meaning in meanings if meaning.startswith("Norm(")]
+    cancels = not names.isdisjoint(("Matmul", "Rope")) or any("layer" in norm or "bias" in norm for norm in norms)
+    if numerics == "default":
+        return Contract(margin=1.0, at_row_scale=cancels)
+    if names.isdisjoint(_SUMS):
+        return Contract(bits=True, steps=0)
+    return Contract(share=0.001, at_row_scale=cancels)

@@ -1,0 +1,81 @@
+"""Running a rewritten graph once, and at each fused site the original beside it, on the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Interpreter, Node
+
+from helion_compile.verifying.comparing import Compared, compare
+from helion_compile.verifying.contract import contract_of
+from helion_compile.verifying.truth import in_fp64
+from passes.records import GraphRecord, Site
+
+__all__ = ["run_verified"]
+
+
+def run_verified(
+    module: GraphModule, record: GraphRecord, inputs: Sequence[Any], numerics: str
+) -> tuple[Any, dict[str, tuple[Compared, ...]]]:
+    """The results of ``module(*inputs)``, and for the node of each site how far its results are from the original's.
+
+    Args:
+        record: of the pass that rewrote ``module``, with ``keep_originals=True``.
+        numerics: the option the pass was made with, which decides the contract.
+    """
+    run = _Verified(module, record, numerics)
+    with torch.no_grad():
+        return run.run(*inputs), run.found
+
+
+class _Verified(Interpreter):
+    def __init__(self, module: GraphModule, record: GraphRecord, numerics: str) -> None:
+        super().__init__(module)
+        self.found: dict[str, tuple[Compared, ...]] = {}
+        self._record = record
+        self._numerics = numerics
+        nodes = {node.name: node for node in module.graph.nodes}
+        order = {name: index for index, name in enumerate(nodes)}
+        self._nodes = nodes
+        self._ready: dict[Node, list[Site]] = {}  # the node after which all of a site's results are there
+        for site in record.sites:
+            original = record.originals[site.node]
+            last = nodes[max(original.outputs, key=order.__getitem__)]
+            self._ready.setdefault(last, []).append(site)
+            self._keep_until(last, original.inputs + original.outputs)
+
+    def _keep_until(self, last: Node, names: Sequence[str]) -> None:
+        """Values that the original reads have to live until then."""
+        wanted = {self._nodes[name] for name in names}
+        for node, dying in list(self.user_to_last_uses.items()):
+            if node < last:
+                self.user_to_last_uses[node] = [each for each in dying if each not in wanted]
+                moved = [each for each in dying if each in wanted]
+                self.user_to_last_uses.setdefault(last, []).extend(moved)
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if n in self._ready:
+            self.env[n] = value  # as the caller will, after this returns
+            for site in self._ready[n]:
+                self.found[site.node] = self._compared(site)
+        return value
+
+    def _compared(self, site: Site) -> tuple[Compared, ...]:
+        original = self._record.originals[site.node]
+        inputs = tuple(self.env[self._nodes[name]] for name in original.inputs)
+        expected, truths = original.module(*inputs), in_fp64(original.module, inputs)
+        contract = contract_of(site.meanings, self._numerics)
+        found = [
+            compare(
+                name,
+                self.env[self._nodes[output]],
+                expected[index],
+                None if truths is None else truths[index],
+                contract,
+            )
+            for index, (name, output) in enumerate(zip(original.names, original.outputs, strict=True))
+        ]
+        return tuple(dict.fromkeys(found))  # copies that the model computes are compared each, and told once

@@ -1,0 +1,143 @@
+"""``report``: what was compiled is found again by what ``torch.compile`` returned."""
+
+import gc
+import json
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+import helion_compile
+from helion_compile import compilations, report
+from helion_compile.backend import helion
+
+X = torch.randn(8, 64).bfloat16()
+
+
+def quantize(x):
+    scale = (x.abs().amax(-1, keepdim=True) / 448.0).float()
+    return (x.float() / scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn), scale
+
+
+@pytest.fixture(autouse=True)
+def no_cache():
+    """A graph from a cache of an earlier run is not read, and so not in a report."""
+    with torch._inductor.config.patch(fx_graph_cache=False):
+        yield
+
+
+class Quantizer(nn.Module):
+    def forward(self, x):
+        return quantize(x)
+
+
+def test_of_a_function():
+    compiled = torch.compile(quantize, backend="helion")
+    assert report(compiled).graphs == ()
+    assert "it has not been called yet" in " ".join(str(report(compiled)).split())
+    compiled(X)
+    told = report(compiled)
+    (fused,) = told.sites
+    assert fused.site.node == "quant" and fused.site.location.file == __file__
+    assert told.graphs[0].name == "0/0" and not told.graphs[0].training
+    assert "quant = torch.ops.higher_order.helion_kernel(" in told.graphs[0].after
+    assert str(told) == str(helion_compile.explain(quantize, X))
+
+
+def test_of_a_module_and_of_one_compiled_in_place():
+    module = Quantizer()
+    compiled = torch.compile(module, backend="helion")
+    compiled(X)
+    assert len(report(compiled).sites) == 1
+    with pytest.raises(TypeError, match="got a Quantizer that is not compiled"):
+        report(module)
+    torch.compiler.reset()  # else Dynamo has a graph already for an equal call of torch.compile
+    module.compile(backend="helion")
+    module(X)
+    assert len(report(module).sites) == 1
+
+
+def test_each_size_and_each_side_of_a_graph_break():
+    def broken(x):
+        q, scale = quantize(x)
+        torch._dynamo.graph_break()
+        return quantize(q.float() * scale)
+
+    compiled = torch.compile(broken, backend="helion", dynamic=False)
+    compiled(X)
+    compiled(X[:4])
+    told = report(compiled)
+    assert [graph.name for graph in told.graphs] == ["0/0", "1/0", "0/1", "1/1"]
+    assert [fused.site.shapes["x"] for fused in told.sites] == ["bf16[8, 64]", "fp32[8, 64]", "bf16[4, 64]", "fp32[4, 64]"]
+
+
+def test_models_are_told_apart():
+    one, other = (torch.compile(Quantizer(), backend="helion") for _ in range(2))
+    one(X)
+    assert len(report(one).graphs) == 1 and len(report(other).graphs) == 0
+
+
+def test_dynamic_sizes_have_names_and_ranges():
+    compiled = torch.compile(quantize, backend="helion", dynamic=True)
+    torch._dynamo.mark_static(X, 1)
+    compiled(X)
+    told = report(compiled)
+    ((name, symbol),) = told.graphs[0].record.symbols.items()
+    assert told.sites[0].site.shapes["x"] == f"bf16[{name}, 64]" and symbol.traced == 8
+    assert f"  {name}: 8 when traced, 2 and more" in str(told)
+    assert told.sites[0].after.bytes == 8 * 64 * 2 + 8 * 64 + 8 * 4  # at the size that was traced
+
+
+def test_training():
+    weight = torch.nn.Parameter(torch.ones(64).bfloat16())
+    compiled = torch.compile(lambda x: torch.nn.functional.rms_norm(x, [64], weight).sum(), backend="helion")
+    compiled(X).backward()
+    told = report(compiled)
+    assert len(told.graphs) == 2 and all(graph.training for graph in told.graphs)
+
+
+def test_a_graph_from_inductors_cache(tmp_path, monkeypatch, caplog):
+    from torch._inductor.utils import fresh_cache
+
+    with fresh_cache(), torch._inductor.config.patch(fx_graph_cache=True), caplog.at_level(logging.INFO, "helion_compile"):
+        for _ in range(2):
+            torch.compiler.reset()
+            compiled = torch.compile(quantize, backend="helion")
+            compiled(X)
+    (graph,) = report(compiled).graphs
+    assert graph.cached and not graph.fused
+    text = " ".join(str(report(compiled)).split())
+    assert "Graph 1 of 1: from Inductor's cache, not read again" in text and "explain() reads it" in text
+    assert json.loads(report(compiled).to_json())["graphs"][0]["cached"]
+
+
+def test_nothing_is_kept_of_what_is_gone():
+    compiled = torch.compile(Quantizer(), backend="helion")
+    compiled(X)
+    kept = len(compilations._reports)
+    torch.compiler.reset()
+    assert report(compiled).graphs == ()
+    del compiled
+    gc.collect()
+    assert len(compilations._reports) < kept
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "message"),
+    [
+        (quantize, TypeError, "got a function that is not compiled. explain"),
+        (3, TypeError, "got a int that is not compiled"),
+        (torch.compile(quantize, backend="eager"), ValueError, "compiled with backend='eager'"),
+    ],
+)
+def test_what_has_no_report(what, error, message):
+    with pytest.raises(error, match=message):
+        report(what)
+
+
+def test_the_backend_without_dynamo():
+    """Called as a function, as other compilers do: nobody can ask for its report, and nothing fails."""
+    module = torch.fx.symbolic_trace(lambda x: x + 1)
+    assert torch.equal(helion(module, [X])(X)[0] if isinstance(helion(module, [X])(X), (tuple, list)) else X + 1, X + 1)
+    assert compilations.reports_of_this_call() == [] and compilations.compilation() == ""

@@ -1,0 +1,47 @@
+"""``python -m helion_compile env``: all that a bug report needs, and nothing that fails where something is missing."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from helion_compile import environment
+from helion_compile.gpu import Gpu
+from helion_compile.kernels import quant
+
+
+def test_as_a_command():
+    done = subprocess.run([sys.executable, "-m", "helion_compile", "env"], capture_output=True, text=True, check=True)
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if not line.startswith(" "))
+    assert lines["torch"] == torch.__version__
+    assert {"python", "triton", "helion", "GPU", "tables", "fusions", "Inductor", "environment"} <= set(lines) | {"GPU"}
+    assert f"quant: {quant.key}" in done.stdout and "quant: nvidia_h200 " in done.stdout
+
+
+def test_with_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: type("Properties", (), {"total_memory": 141 << 30}))
+    monkeypatch.setattr(Gpu, "current", staticmethod(lambda index=None: Gpu("NVIDIA H200", (9, 0))))
+    text = environment.describe()
+    assert "GPU 0           NVIDIA H200, sm_90, 141 GiB" in text
+    assert "for this GPU and this version of the kernel" in text
+
+
+def test_what_is_set(monkeypatch):
+    monkeypatch.setenv("HELION_COMPILE_CONFIG_DIR", "/tables")
+    monkeypatch.setenv("UNRELATED", "secret")
+    text = environment.describe()
+    assert "HELION_COMPILE_CONFIG_DIR=/tables" in text and "of the user: /tables" in text and "secret" not in text
+
+
+def test_a_package_that_is_missing(monkeypatch):
+    monkeypatch.setattr(environment, "_PACKAGES", ("no-such-package", "helion-compile"))
+    assert "no-such-package not installed" in environment.describe()
+
+
+def test_no_argument_is_taken(capsys):
+    with pytest.raises(SystemExit):
+        environment.main(["--all"])
+    assert "unrecognized arguments: --all" in capsys.readouterr().err

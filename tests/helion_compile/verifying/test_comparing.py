@@ -1,0 +1,125 @@
+"""Distances in steps, and what is within a contract."""
+
+import math
+
+import pytest
+import torch
+
+from helion_compile.verifying.comparing import compare
+from helion_compile.verifying.contract import Contract, contract_of
+
+FP8, BF16, FP32 = torch.float8_e4m3fn, torch.bfloat16, torch.float32
+DEFAULT = contract_of(["Quantize(…)"], "default")
+EXACT = contract_of(["Quantize(…)"], "exact")
+EXACT_BEHIND_A_SUM = contract_of(["Norm(…)", "Quantize(…)"], "exact")
+
+
+def tensor(*values, dtype=BF16):
+    return torch.tensor(values, dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "a", "b", "steps"),
+    [
+        (BF16, 1.0, 1.0 + 2**-7, 1),
+        (BF16, 1.0, 1.0 - 2**-8, 1),  # below a power of two steps are half as wide
+        (BF16, -1.0, -1.0 - 2**-7, 1),
+        (BF16, 256.0, 260.0, 2),
+        (FP8, 16.0, 18.0, 1),
+        (FP8, 448.0, 416.0, 1),
+        (FP8, 2**-9, 0.0, 1),  # the smallest magnitude of e4m3
+        (FP8, 2**-9, -(2**-9), 2),
+        (torch.int8, 5, -3, 8),
+        (FP32, 1.0 + 2**-20, 1.0 + 2**-20 + 2**-22, 2),
+    ],
+)
+def test_steps(dtype, a, b, steps):
+    found = compare("q", tensor(a, dtype=dtype), tensor(b, dtype=dtype), None, DEFAULT)
+    assert found.max_steps == steps and found.differing == 1
+    assert compare("q", tensor(b, dtype=dtype), tensor(a, dtype=dtype), None, DEFAULT).max_steps == steps
+
+
+def test_a_scale_that_the_model_rounds_to_bf16_is_measured_in_steps_of_bf16():
+    original = tensor(1.0, 0.5, dtype=FP32)
+    found = compare("scale", original * (1 + 2**-9), original, original, DEFAULT)
+    assert found.max_steps == pytest.approx(0.25)
+
+
+def test_between_the_original_and_fp64_is_within_the_contract_and_a_step_beyond():
+    original, truth = tensor(1.0), tensor(1.0 + 4 * 2**-7)
+    for steps, broken in ((0, ""), (2, ""), (4, ""), (5, ""), (-1, ""), (6, "2 steps from the original and the fp64 result")):
+        found = compare("out", tensor(1.0 + steps * 2**-7 if steps >= 0 else 1.0 - 2**-8), original, truth, DEFAULT)
+        assert broken in found.broken and bool(found.broken) == bool(broken), steps
+
+
+def test_without_a_result_in_fp64_a_step_more_is_allowed():
+    original = tensor(1.0)
+    assert not compare("out", tensor(1.0 + 2 * 2**-7), original, None, DEFAULT).broken
+    assert (
+        "3 steps from the original, where 2 are allowed"
+        in compare("out", tensor(1.0 + 3 * 2**-7), original, None, DEFAULT).broken
+    )
+
+
+def test_nan():
+    nan, one = tensor(math.nan, 1.0), tensor(1.0, 1.0)
+    assert not compare("q", nan, nan, nan, DEFAULT).broken
+    assert "1 NaNs of the original are numbers" in compare("q", one, nan, nan, DEFAULT).broken
+    assert "1 numbers are NaN" in compare("q", nan, one, one, DEFAULT).broken
+    infinite = tensor(math.inf, 1.0)
+    assert not compare("q", infinite, infinite, infinite, DEFAULT).broken
+    assert compare("q", infinite, one, one, DEFAULT).broken
+
+
+def test_farther_from_fp64_than_the_original():
+    """Rounding towards zero keeps each element within a step, and is worse as a whole."""
+    truth = torch.linspace(1, 400, 4000, dtype=torch.float64)
+    nearest = truth.to(BF16)
+    lower = torch.where(nearest.double() > truth, torch.nextafter(nearest, torch.zeros_like(nearest)), nearest)
+    found = compare("out", lower, nearest, truth, DEFAULT)
+    assert found.max_steps == 1 and "farther from the fp64 result than the original" in found.broken
+    assert found.sqnr < found.original_sqnr - 1
+    assert not compare("out", nearest, nearest, truth, DEFAULT).broken
+
+
+class TestExact:
+    def test_without_a_sum_no_bit_may_differ(self):
+        assert EXACT.bits
+        original = tensor(1.0, 2.0)
+        assert not compare("q", original, original, original, EXACT).broken
+        assert "where 0 are allowed" in compare("q", tensor(1.0, 2.0 + 2**-6), original, original, EXACT).broken
+
+    def test_behind_a_sum_few_may_by_one_step(self):
+        original = torch.ones(100, 40, dtype=BF16)
+        few, many, far = original.clone(), original.clone(), original.clone()
+        few[0] = 1 + 2**-7  # one row
+        many[:9] = 1 + 2**-7
+        far[0, 0] = 1 + 2**-6
+        assert not compare("q", few, original, original, EXACT_BEHIND_A_SUM).broken
+        assert "9.00% of the elements differ, where 0.10%" in compare("q", many, original, original, EXACT_BEHIND_A_SUM).broken
+        assert "2 steps" in compare("q", far, original, original, EXACT_BEHIND_A_SUM).broken
+
+
+def test_a_product_is_measured_at_the_scale_of_its_row():
+    original = torch.tensor([[100.0, 0.001]], dtype=BF16)
+    fused = torch.tensor([[100.0, 0.1]], dtype=BF16)
+    product = contract_of(["Matmul(scaled by row and column, bf16)"], "default")
+    assert not compare("out", fused, original, original, product).broken
+    assert compare("out", fused, original, original, DEFAULT).broken
+
+
+def test_where_values_cancel():
+    cancelling = ("Rope(halves)", "Norm(layer, eps=1e-05)", "Norm(rms, eps=1e-06, bf16 bias)", "Matmul(scaled)")
+    assert all(contract_of([meaning], numerics).at_row_scale for meaning in cancelling for numerics in ("default",))
+    assert not contract_of(["Norm(rms, eps=1e-06)", "Quantize(a)"], "default").at_row_scale
+
+
+def test_a_text_for_each():
+    original = tensor(1.0, 2.0)
+    assert str(compare("q", original, original, original, DEFAULT)) == "q: equal"
+    differs = compare("q", tensor(1.0, 2.0 + 2**-6), original, tensor(1.0, 2.0 + 2**-6, dtype=torch.float64), DEFAULT)
+    assert str(differs) == "q: 50.00% differ, by up to 1 steps (0.0156), as in fp64 (original 43.2 dB)"
+
+
+def test_contracts_are_values():
+    assert contract_of(["Norm(a)"], "default") == contract_of(["Quantize(b)"], "default") == Contract(margin=1.0)
