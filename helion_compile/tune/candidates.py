@@ -33,7 +33,8 @@ class Space:
         for name, count, _ in self.spec.flat_key_layout():
             self.names += [name] * count
         # What Helion fills in where a config says nothing; its default config also depends on the GPU it sees.
-        self.defaults = {"block_sizes": list(self.spec.default_config().config["block_sizes"])}
+        self.tunables = {name: fragment.default() for name, fragment in self.spec.user_defined_tunables.items()}
+        self.defaults = {"block_sizes": list(self.spec.default_config().config["block_sizes"]), **self.tunables}
         self.spec.normalize(self.defaults)
         self._codes: dict[str, str] = {}
         self.live = self._live()
@@ -62,7 +63,8 @@ class Space:
 
     def small(self, config: Config) -> dict[str, Any]:
         """``config`` without what Helion fills in anyway; what matters most always stays, to be read."""
-        always = ("block_sizes", "num_warps", "reduction_loops")
+        # A tunable of the kernel's own has to be there, as Helion fills none in.
+        always = ("block_sizes", "num_warps", "reduction_loops", *self.tunables)
         small = {name: value for name, value in config.items() if name in always or value != self.defaults.get(name)}
         for name, live in self.live.items():
             if name not in small:
