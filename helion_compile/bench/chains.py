@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -98,7 +97,7 @@ def _prefetching(size: int | None) -> Iterator[None]:
         found = real(args)
         if "alternative" in (found.config or {}):
             return found
-        return dataclasses.replace(found, config={**found.config, "prefetch": size})
+        return found._replace(config={**found.config, "prefetch": size})
 
     scaled_mm.pick = pick  # type: ignore[method-assign]
     scaled_mm.plans.clear()
