@@ -74,6 +74,7 @@ def test_new_weights_are_seen(model):
 
 
 def test_a_second_compilation_comes_from_the_caches(model):
+    counters.clear()
     for _ in range(2):
         torch.compiler.reset()
         torch.compile(model, backend="helion", fullgraph=True)(x_of())
