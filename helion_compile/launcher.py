@@ -69,8 +69,13 @@ def without_dependent_launch() -> Iterator[None]:
 
 
 def waits(kernel: Any) -> bool:
-    """Whether the source of a Triton kernel waits for the kernel before, and so may be launched dependently."""
-    return "gdc_wait()" in getattr(kernel, "src", "")
+    """Whether a Triton kernel waits for the kernel before, and so may be launched dependently on the current GPU."""
+    if "gdc_wait()" not in getattr(kernel, "src", ""):
+        return False
+    from triton.runtime.driver import driver
+
+    arch = driver.active.get_current_target().arch
+    return isinstance(arch, int) and arch >= 90
 
 
 class UnknownInterface(Exception):

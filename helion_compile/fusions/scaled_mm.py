@@ -8,6 +8,7 @@ import torch
 from torch.fx import Node
 
 from helion_compile.fusions.tensors import Outputs, value_of
+from helion_compile.gpu import Gpu
 from helion_compile.hop import helion_kernel
 from helion_compile.kernels import scaled_mm
 from helion_compile.kernels._scaled_mm import FEW_TOKENS
@@ -19,6 +20,7 @@ __all__ = ["KERNELS", "fusion"]
 aten = torch.ops.aten
 
 KERNELS = (scaled_mm,)
+ARCH = "sm_90"  # whose memory the default configs fill; others need tables, and those rows of their own
 DEVICES = ("cuda",)  # where it can be faster than the library's product
 
 
@@ -34,6 +36,8 @@ def _refuse(chain: Chain, exact: bool) -> str | None:
     device = value_of(chain.inputs["a"]).device.type
     if device not in DEVICES:
         return Leave(f"on a {device} the kernel has nothing to gain over the library's product")
+    if device == "cuda" and torch.cuda.is_available() and Gpu.current().arch != ARCH:
+        return Leave(f"the kernel's default configs are for {ARCH}, and this GPU is {Gpu.current().arch}")
     kinds = {meaning.a_scales, meaning.b_scales}
     if Granularity.GROUP in kinds:
         return "the scales are those of blocks; the kernel takes one a row and a column, or one a tensor"

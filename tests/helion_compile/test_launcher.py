@@ -88,8 +88,12 @@ def test_a_kernel_that_waits_is_launched_dependently_while_a_graph_is_captured(l
     assert (len(seen), len(launched)) == (1, 3)
 
 
-def test_which_kernels_wait():
-    assert launcher.waits(SimpleNamespace(src="def k():\n    tl.extra.cuda.gdc_wait()\n"))
+@pytest.mark.parametrize(("arch", "can"), [(80, False), (90, True), (120, True), ("gfx942", False)])
+def test_which_kernels_wait(monkeypatch, arch, can):
+    from triton.runtime.driver import driver
+
+    monkeypatch.setattr(driver, "_active", SimpleNamespace(get_current_target=lambda: SimpleNamespace(arch=arch)))
+    assert launcher.waits(SimpleNamespace(src="def k():\n    tl.extra.cuda.gdc_wait()\n")) is can
     assert not launcher.waits(SimpleNamespace(src="def k():\n    tl.extra.cuda.gdc_launch_dependents()\n"))
 
 
