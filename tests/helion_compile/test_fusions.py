@@ -4,14 +4,16 @@ Functions spell norms and quantisers as models do.  Each runs up to code generat
 Letters: M rows, K hidden size.
 """
 
+import fusing
 import pytest
 import torch
+from fusing import E4M3, assert_bit_equal, bits, fused, randn, run, torchao
 from numerics import fp8_steps, relative_error, rows_with_special_values
 from torch import nn
 
 from helion_compile.inspection import inspecting_backend
 
-E4M3 = torch.float8_e4m3fn
+FILES = (__file__, fusing.__file__)  # where the functions stand
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 EPS = 1e-6
 K = 256
@@ -20,11 +22,6 @@ K = 256
 def rms_norm(x, weight, eps=EPS):
     x32 = x.float()
     return weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
-
-
-def torchao(x):
-    scale = (x.abs().amax(-1, keepdim=True) / 448.0).float()
-    return (x.float() / scale).clamp(-448.0, 448.0).to(E4M3), scale
 
 
 def vllm(x):
@@ -37,36 +34,8 @@ def plain(x):
     return (x.float() / scale).to(E4M3), scale
 
 
-def randn(*shape, dtype=torch.bfloat16, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
 def weight_of(k, dtype=torch.bfloat16):
     return (1 + 0.1 * randn(k, seed=9, dtype=torch.float32)).to(dtype)
-
-
-def run(function, *args, dynamic=False, **options):
-    """The result of ``function(*args)`` as ``backend="helion"`` rewrites it, and the pass's record of its one graph."""
-    found = []
-    backend = inspecting_backend(found, options={"strict": True, **options})
-    result = torch.compile(function, backend=backend, dynamic=dynamic, fullgraph=True)(*args)
-    return result, found[0].record
-
-
-def fused(record):
-    return [site.fusion for site in record.sites]
-
-
-def bits(tensor):
-    """Equal for tensors that are equal bit for bit, but that any NaN equals any other."""
-    same = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[tensor.element_size()]
-    return torch.where(tensor.float().isnan(), -1, tensor.view(same).long())
-
-
-def assert_bit_equal(results, expected):
-    for result, value in zip(results, expected, strict=True):
-        assert result.dtype == value.dtype and result.shape == value.shape
-        assert torch.equal(bits(result), bits(value))
 
 
 class TestLeftAlone:
@@ -77,7 +46,7 @@ class TestLeftAlone:
         assert fused(record) == list(still)
         reasons = [refusal.reason for refusal in record.refusals]
         assert any(reason in found for found in reasons), reasons
-        assert all(refusal.location.file == __file__ and refusal.location.line for refusal in record.refusals)
+        assert all(refusal.location.file in FILES and refusal.location.line for refusal in record.refusals)
         unfused, _ = run(function, *args, only=[])
         assert_bit_equal(result, unfused)
 
