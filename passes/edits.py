@@ -32,6 +32,12 @@ class Edits:
             self._undo.append(lambda user=user, args=user.args, kwargs=user.kwargs: _set_arguments(user, args, kwargs))
             user.replace_input_with(old, new)
 
+    def silence(self, nodes: Collection[Node]) -> None:
+        """Let ``nodes`` read nothing."""
+        for node in nodes:
+            self._undo.append(lambda node=node, args=node.args, kwargs=node.kwargs: _set_arguments(node, args, kwargs))
+            _set_arguments(node, (), {})
+
     def settle(self, nodes: list[Node]) -> None:
         """Move all that depends on ``nodes``, which stand side by side, behind them, in the order it has."""
         last = nodes[-1]

@@ -38,6 +38,9 @@ __all__ = ["FusionError", "FusionPass"]
 
 log = logging.getLogger(__name__)
 
+# What torch.export writes beside each cast: that its input has the dtype it had.  Inductor drops them right after this pass.
+_ASSERTION = torch.ops.aten._assert_tensor_metadata.default
+
 
 class FusionError(RuntimeError):
     """The pass failed on a graph.  ``site`` is the source location at which, None when it was at none in particular."""
@@ -132,7 +135,9 @@ class FusionPass(CustomGraphPass):
             failure.__cause__ = error
             kept = ("nodes", "inventory", "symbols", "before", "lines_before")
             record = GraphRecord(**{name: getattr(record, name) for name in kept}, error=str(failure))
-        record.after, record.lines_after = self._code(graph)
+        # Writing a graph down is half of the pass's time: a graph that was left alone is not written twice.
+        changed = bool(record.sites)
+        record.after, record.lines_after = self._code(graph) if changed else (record.before, record.lines_before)
         record.seconds = time.perf_counter() - started
         self._report(graph, record)
         if failure:
@@ -213,6 +218,8 @@ class _Rewriting:
         self.refused: dict[Node, list[str]] = {}  # a region's anchor -> the fusions that did not take it
 
     def run(self, record: GraphRecord) -> None:
+        assertions = {node for node in self.graph.nodes if node.target is _ASSERTION}
+        self.edits.silence(assertions)  # else they count as readers of what a chain keeps to itself
         read = reading.read(self.graph)
         record.refusals += read.refusals
         chosen = self._choose(read, record)
@@ -230,6 +237,10 @@ class _Rewriting:
                 inputs = list(replacement.chain.inputs.values())
                 record.originals[site.node] = original(replacement.outputs, inputs, new)
         self._replace(replacements)
+        if replacements:
+            self.edits.erase({node for each in replacements for node in each.chain.nodes} | assertions)
+        else:
+            self.edits.undo()
         for region in read.regions:
             if region.anchor not in used and isinstance(region.meaning, self.owner.keep):
                 shapes = region.inputs | {name: copies[0] for name, copies in region.outputs.items()}
@@ -293,7 +304,6 @@ class _Rewriting:
             self.edits.settle(replacement.emitter.nodes)
         self.doing, self.location = "while checking the graph", None
         self.graph.lint()
-        self.edits.erase({node for replacement in replacements for node in replacement.chain.nodes})
 
     def _at(self, doing: str, chain: Chain) -> None:
         self.location = Location.of(chain.anchor)

@@ -91,6 +91,36 @@ class TestChoosing:
         assert [[view.target for view in reader.views] for reader in seen] == [[torch.ops.aten.reshape.default]] * 3
 
 
+class TestAssertions:
+    """torch.export asserts beside each cast what its input was; Inductor drops that, and it reads nothing."""
+
+    @staticmethod
+    def graph():
+        graph = capture(TestChoosing.program, *TestChoosing.args).graph
+        for node in [node for node in graph.nodes if node.op == "call_function"]:
+            with graph.inserting_after(node):
+                dtype = node.meta["val"].dtype
+                graph.call_function(torch.ops.aten._assert_tensor_metadata.default, (node, None, None, dtype))
+        return graph
+
+    def test_they_are_no_readers(self):
+        graph = self.graph()
+        assert calls(graph, torch.ops.aten._assert_tensor_metadata.default) != [0]
+        fusion_pass = FusionPass(stubs.ALL, strict=True)
+        fusion_pass(graph)
+        assert calls(graph, stubs.norm_quantize, torch.ops.aten._assert_tensor_metadata.default) == [1, 0]
+        assert not fusion_pass.records[0].refusals
+        graph.lint()
+
+    @pytest.mark.parametrize("fusions", [[], [dataclasses.replace(stubs.NORM_QUANTIZE, build=lambda chain, emit: 1 / 0)]])
+    def test_a_graph_that_is_left_alone_keeps_them(self, fusions):
+        graph = self.graph()
+        before = str(graph)
+        FusionPass(fusions)(graph)
+        assert str(graph) == before
+        graph.lint()
+
+
 def failing(chain, emit):
     emit(torch.ops.aten.relu.default, chain.inputs["x"])
     raise RuntimeError("no such kernel")
