@@ -86,6 +86,10 @@ class Chain:
         copies = self[meaning].outputs.get(output, ())
         return tuple(node for node in copies if any(user not in self.nodes for user in node.users))
 
+    def beside(self, meaning: type[Meaning], name: str) -> list[Region]:
+        """Other regions of this kind of meaning that are given the same values as ``name``: q, k and v, of one norm."""
+        return self._reading.beside(self[meaning], name)
+
     def readers(self, meaning: type[Meaning], output: str) -> list[Reader]:
         """Who reads an output outside the chain, seen through reshapes, permutations and other views."""
         found: list[Reader] = []

@@ -223,13 +223,14 @@ class _Rewriting:
         read = reading.read(self.graph)
         record.refusals += read.refusals
         chosen = self._choose(read, record)
-        replacements = [self._build(*choice) for choice in chosen]
-        used = {region.anchor for replacement in replacements for region in replacement.chain.regions}
+        used = {region.anchor for _, chain, _ in chosen for region in chain.regions}
+        # Before new nodes are made, which would be counted among the readers.
         for region in read.regions:
             if region.anchor not in used and not isinstance(region.meaning, self.owner.keep):
                 reason = idle_reason(region, read, self.owner.fusions, self.refused.get(region.anchor, ()))
                 location = Location.of(region.last)
                 record.idle.append(Idle(_name(region), str(region.meaning), location, region.last.name, reason))
+        replacements = [self._build(*choice) for choice in chosen]
         record.sites += [replacement.site() for replacement in replacements]
         if self.owner.keep_originals:
             new = {old: new for replacement in replacements for _, old, new in replacement.outputs}

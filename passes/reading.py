@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.fx import Graph, Node
 
-from passes.meanings import Norm
+from passes.meanings import Meaning, Norm
 from passes.nearness import walked
 from passes.records import Refusal
 from passes.region import Region, dying
@@ -16,7 +16,7 @@ from passes.spellings import SPELLINGS
 from passes.spellings.norm import with_residual
 from passes.spellings.opaque import name_of
 from passes.spellings.walk import Unread
-from passes.values import RESHAPES, describe, shape_of
+from passes.values import RESHAPES, describe, shape_of, unshaped
 
 __all__ = ["Reading", "read"]
 
@@ -29,6 +29,7 @@ class Reading:
     refusals: list[Refusal] = field(default_factory=list)
     producers: dict[Node, tuple[Region, str]] = field(default_factory=dict)  # output node -> its region and output name
     owners: dict[Node, Region] = field(default_factory=dict)  # any node of a region -> the region
+    _together: dict[tuple[type[Meaning], str], dict[Any, list[Region]]] = field(default_factory=dict)
 
     def source(self, value: Node) -> tuple[Region, str] | None:
         """The region and output that ``value`` shows, behind views that keep rows as they are."""
@@ -37,6 +38,20 @@ class Reading:
                 return None
             value = value.args[0]
         return self.producers[value]
+
+    def beside(self, region: Region, name: str) -> list[Region]:
+        """The other regions of this kind of meaning whose input ``name`` shows the same values, in graph order."""
+        kind = type(region.meaning)
+        if (kind, name) not in self._together:
+            together = self._together[kind, name] = {}
+            for other in self.regions:
+                if isinstance(other.meaning, kind):
+                    together.setdefault(self._shown(other.inputs[name]), []).append(other)
+        return [other for other in self._together[kind, name][self._shown(region.inputs[name])] if other is not region]
+
+    def _shown(self, value: Node) -> Any:
+        """A key that is equal for nodes that show the same values, in any shape."""
+        return self.source(value) or unshaped(value)
 
 
 def read(graph: Graph) -> Reading:

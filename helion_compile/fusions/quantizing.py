@@ -8,9 +8,11 @@ from torch.fx import Node
 from helion_compile.kernels.quantization import quantization
 from passes.fusion import Chain
 from passes.meanings import Granularity, Matmul, Quantize, ScaleDivision, ScaleFormat, ScaleLayout, ScaleUse
+from passes.region import Region
 from passes.source import Location
 from passes.spellings import vllm_matmul
 from passes.spellings.opaque import name_of
+from passes.values import CASTS, VIEWS, number
 
 __all__ = ["quantizer_inputs", "quantizer_outputs", "quantizer_text", "refuse_quantize", "refuse_readers"]
 
@@ -28,7 +30,7 @@ _LAYOUT = {
     ScaleLayout.COLUMN_MAJOR: "column_major",
     ScaleLayout.TMA_ALIGNED: "tma_aligned",
 }
-_MATMULS = frozenset({aten._scaled_mm.default, aten._int_mm.default})
+_MATMULS = frozenset({aten._scaled_mm.default, aten._int_mm.default, aten.mm.default, aten.addmm.default, aten.bmm.default})
 
 
 def quantizer_text(meaning: Quantize) -> str:
@@ -74,6 +76,11 @@ def refuse_quantize(chain: Chain) -> str | None:
         )
     if not meaning.dynamic and meaning.granularity is not Granularity.TENSOR:
         return f"there is one static scale {meaning.granularity.value}; a static scale of one number fuses"
+    if not meaning.dynamic and (others := [other for other in chain.beside(Quantize, "x") if not other.meaning.dynamic]):
+        return (
+            f"{len(others) + 1} static scales quantise one tensor, of which Inductor makes one kernel and we as many as there "
+            "are scales; one scale for all of them fuses"
+        )
     return None
 
 
@@ -82,11 +89,24 @@ def refuse_readers(chain: Chain, *, bit_equal: bool) -> str | None:
     if bit_equal:
         return None
     for reader in chain.readers(Quantize, "q"):
-        in_matmul = reader.region is not None and isinstance(reader.region.meaning, Matmul)
-        is_matmul = reader.node.target in _MATMULS or name_of(reader.node) in vllm_matmul.ANCHORS
-        if not (reader.node.op == "output" or in_matmul or is_matmul):
+        if reader.node.op != "output" and not _ends_in_products(reader.node, reader.region):
             return (
                 f"the quantised bytes are also read by {reader.node.target} at {Location.of(reader.node)}, and a fused kernel "
                 f"may change a byte by one step; only matmuls may read them"
             )
     return None
+
+
+def _ends_in_products(node: Node, region: Region | None) -> bool:
+    """Whether a reader of the bytes is a matmul, or hands them to matmuls alone: converted, or shifted by a constant.
+
+    On a CPU torchao writes int8 products as such, of floats or of uint8.
+    """
+    if region is not None and isinstance(region.meaning, Matmul):
+        return True
+    if node.target in _MATMULS or name_of(node) in vllm_matmul.ANCHORS:
+        return True
+    shifts = node.target is aten.add.Tensor and number(node.args[1]) is not None
+    if node.target not in CASTS | VIEWS and not shifts:
+        return False
+    return bool(node.users) and all(_ends_in_products(user, None) for user in node.users)

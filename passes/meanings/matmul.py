@@ -24,7 +24,8 @@ class Matmul(Meaning):
     fp32 (``scale_dtype``), and where one belongs to a row or a column it is applied to the sum.
 
     int8: the products are summed in int32, which is exact.  The sum is converted to ``scale_dtype`` and multiplied by both
-    scales, ``a_scale`` first if ``a_scale_first``; each step gives ``scale_dtype``, and the last is converted to ``dtype``.
+    scales, ``a_scale`` first if ``a_scale_first``, and the bias is added; each step gives ``scale_dtype``, and the last is
+    converted to ``dtype``.  The product with the first scale is rounded to ``between_dtype``, if set, before the second.
 
     Inputs: ``a`` [M, K] and ``b`` [K, N] of ``operands``, or ``b`` [N, K] if ``b_is_rows``; ``a_scale`` [M, 1] and
     ``b_scale`` [1, N] or [N, 1] (TOKEN), one element (TENSOR) or one for each block (GROUP); ``bias`` [N] if ``bias``.
@@ -37,6 +38,7 @@ class Matmul(Meaning):
     b_scales: Granularity = Granularity.TOKEN  # a column of b
     scale_dtype: torch.dtype = torch.float32
     a_scale_first: bool = False
+    between_dtype: torch.dtype | None = None
     b_is_rows: bool = False
     bias: bool = False
     fast_accum: bool = False
@@ -48,6 +50,7 @@ class Matmul(Meaning):
             dtype_name(self.operands) if self.operands != torch.float8_e4m3fn else "",
             f"scaled by {kinds[0]}" if kinds[0] == kinds[1] else f"scaled by {kinds[0]} and {kinds[1]}",
             f"{dtype_name(self.scale_dtype)} scales" if self.scale_dtype != torch.float32 else "",
+            f"rounded to {dtype_name(self.between_dtype)} between scales" if self.between_dtype else "",
             dtype_name(self.dtype),
             "bias" if self.bias else "",
             "fast accumulation" if self.fast_accum else "",

@@ -4,7 +4,8 @@
 
     out = aten._scaled_mm(a, b, a_scale, b_scale, bias, out_dtype=…, use_fast_accum=…)           <- anchor
     sums = aten._int_mm(a, b)                                        int32 [M, N]                  <- anchor
-    out = (sums.to(dtype) * a_scale * b_scale).to(out_dtype)         either scale first, the cast explicit or promoted
+    out = (sums.to(dtype) * a_scale * b_scale [+ bias]).to(out_dtype)    either scale first, the cast explicit or promoted
+    out = ((sums.to(dtype) * a_scale).to(bf16) * b_scale [+ bias]).to(bf16)                        torchao
 """
 
 from __future__ import annotations
@@ -17,7 +18,18 @@ from torch.fx import Node
 from passes.meanings import Granularity, Matmul
 from passes.region import Region
 from passes.spellings.walk import MUL, Walk
-from passes.values import CASTS, RESHAPES, describe, dtype_name, dtype_of, known_equal, same_shape, shape_of
+from passes.values import (
+    CASTS,
+    RESHAPES,
+    describe,
+    dtype_name,
+    dtype_of,
+    known_equal,
+    lossless,
+    same_shape,
+    shape_of,
+    unshaped,
+)
 
 __all__ = ["ANCHORS", "NAME", "granularity", "read"]
 
@@ -106,37 +118,43 @@ def _region(
 
 
 def _int_mm(anchor: Node) -> Region | None:
-    """The integer product with the two scalings behind it; None when nothing scales it."""
+    """The integer product with the two scalings behind it; None when somebody wants the integers as they are."""
     walk = Walk(anchor)
     a, b = anchor.args
+    if dtype_of(a) != torch.int8 or dtype_of(b) != torch.int8:
+        found = f"{dtype_name(dtype_of(a))} and {dtype_name(dtype_of(b))}"
+        walk.fail(anchor, f"the operands are {found}, as on a CPU, which shifts int8 by 128; two of int8 fuse")
     rows, columns = shape_of(anchor)
-    value: Node = anchor
-    scales: dict[str, Node] = {}
-    dtypes: list[torch.dtype] = []
+    value, scales, dtypes, between = anchor, {}, [], None
     while len(scales) < 2:
         value, reader = _only_reader(walk, value, scales)
         if reader is None:
             return None
-        if reader.target in CASTS and dtype_of(reader) in _FLOATS and not (dtypes and dtype_of(reader) != dtypes[-1]):
+        if reader.target in CASTS and dtype_of(reader) in _FLOATS:
             value = walk.take(reader)
-            dtypes.append(dtype_of(value))
+            if scales and dtype_of(value) != dtypes[-1]:
+                between = dtype_of(value)
+            elif not scales:
+                dtypes.append(dtype_of(value))
             continue
         scale = walk.other(reader, value) if reader.target in MUL else None
         if isinstance(scale, Node) and scale.target is aten.expand.default:
             scale = walk.take(scale, cheap=True).args[0]
         if not isinstance(scale, Node):
             if not scales:
-                return None  # integers that somebody wants as they are
+                return None
             walk.fail(reader, f"expected the other scale to be multiplied in, found {describe(reader)}")
         scales[_side(walk, scale, rows, columns, scales)] = scale
         value = walk.take(reader)
         dtypes.append(dtype_of(value))
+    value, bias = _biased(walk, value, columns)
     if len(set(dtypes)) > 1:
         walk.fail(value, f"the steps are in {', '.join(map(dtype_name, dtypes))}; a product scaled in one dtype fuses")
     (scaled,) = set(dtypes)
-    casts = [user for user in value.users if user.target in CASTS and dtype_of(user) in _FLOATS]
-    if len(value.users) == 1 and casts:
-        value = walk.take(casts[0])
+    readers = walk.readers(value)
+    if len(readers) == 1 and readers[0].target in CASTS and dtype_of(readers[0]) in _FLOATS:
+        (value,) = readers
+        walk.through_views(walk.take(value).args[0])
     token = {name: not all(known_equal(size, 1) for size in shape_of(scale)) for name, scale in scales.items()}
     meaning = Matmul(
         dtype=dtype_of(value),
@@ -145,8 +163,23 @@ def _int_mm(anchor: Node) -> Region | None:
         b_scales=Granularity.TOKEN if token["b_scale"] else Granularity.TENSOR,
         scale_dtype=scaled,
         a_scale_first=next(iter(scales)) == "a_scale",
+        between_dtype=between,
+        bias=bias is not None,
     )
-    return walk.region(meaning, {"a": a, "b": b, **scales}, {"out": value})
+    return walk.region(meaning, {"a": a, "b": b, **scales, **({} if bias is None else {"bias": bias})}, {"out": value})
+
+
+def _biased(walk: Walk, value: Node, columns: Any) -> tuple[Node, Node | None]:
+    """``value`` plus a bias [columns], and the bias, if an addition of one in its dtype is its only reader, behind views."""
+    readers, wanted = walk.readers(value), dtype_of(value)
+    if len(readers) != 1 or readers[0].target is not aten.add.Tensor or readers[0].kwargs.get("alpha", 1) != 1:
+        return value, None
+    (total,) = readers
+    bias = walk.other(total, value, behind=unshaped)
+    if not isinstance(bias, Node) or dtype_of(total) != wanted or not same_shape(shape_of(lossless(bias)), (columns,)):
+        return value, None
+    walk.through_views(next(operand for operand in total.args[:2] if operand is not bias))
+    return walk.take(total), walk.exact(bias)
 
 
 def _only_reader(walk: Walk, value: Node, scales: dict[str, Node]) -> tuple[Node, Node | None]:

@@ -57,6 +57,24 @@ class TestLeftAlone:
 
         self.refused(function, randn(8, K), weight_of(K), reason="a fused kernel may change a byte by one step")
 
+    def test_bytes_that_reach_a_product_as_something_else(self):
+        def function(x, weight, b):
+            q, scale = torchao(rms_norm(x, weight))
+            return q.float().abs() @ b, scale
+
+        self.refused(function, randn(8, K), weight_of(K), randn(K, 16).float(), reason="only matmuls may read them")
+
+    def test_a_static_scale_for_each_of_several_linears(self):
+        def function(x, weight, *scales):
+            norm = rms_norm(x, weight)
+            return [(norm.float() / scale).clamp(-448.0, 448.0).to(E4M3) for scale in scales]
+
+        scales = [torch.tensor(scale) for scale in (0.1, 0.2, 0.3)]
+        reason = "3 static scales quantise one tensor, of which Inductor makes one kernel"
+        self.refused(function, randn(8, K), weight_of(K), *scales, reason=reason)
+        _, record = run(lambda *args: function(*args, args[-1]), randn(8, K), weight_of(K), scales[0])
+        assert [(site.fusion, site.merged) for site in record.sites] == [("rms_norm_quant", 2)]
+
     def test_a_last_dimension_that_is_not_contiguous(self):
         def function(x):
             return torchao(x.t())
@@ -220,6 +238,27 @@ class TestSpellings:
         # nn.RMSNorm's own CPU kernel sums in another order: up to the last bit of the mean.
         expected_q, _ = torchao(norm(x))
         assert fp8_steps(results[0], expected_q).max() <= 1
+
+    @pytest.mark.parametrize(
+        "product",
+        [
+            lambda q, b: torch._int_mm(q, b),
+            lambda q, b: torch._int_mm((q.to(torch.int32) + 128).to(torch.uint8), b),
+            lambda q, b: torch.mm(q.to(torch.int32), b.to(torch.int32)),
+            lambda q, b: q.float() @ b.float(),
+        ],
+    )
+    def test_products_of_integers_as_a_cpu_computes_them(self, product):
+        def function(x, weight, b):
+            norm = rms_norm(x, weight)
+            scale = (norm.abs().amax(-1, keepdim=True).float() / 127.0).clamp_min(1e-7)
+            return product((norm.float() / scale).round().clamp(-128, 127).to(torch.int8), b), scale
+
+        b = (16 * randn(K, 32, dtype=torch.float32)).to(torch.int8)
+        args = randn(32, K), weight_of(K), b
+        result, record = run(function, *args, numerics="exact")
+        assert fused(record) == ["rms_norm_quant"]
+        assert_bit_equal(result, run(function, *args, only=[])[0])
 
     def test_a_weight_computed_in_the_graph(self):
         def function(x, weight):

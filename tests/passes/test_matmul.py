@@ -224,6 +224,25 @@ def test_integers_that_nothing_scales_belong_to_nobody():
     assert not reading.regions and not reading.refusals
 
 
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_product_that_is_rounded_between_its_scales_as_torchao_does(with_bias, dtype):
+    """torchao's Int8Tensor on a GPU: ``(sums * a_scale).to(dtype) * b_scale``, seen as [..., N], plus a bias."""
+    graph, cast = Graph(), torch.ops.prims.convert_element_type.default
+    a_scale, b_scale, bias = graph.tensor(M, 1), graph.tensor(N), graph.tensor(N, dtype=dtype)
+    sums = graph(aten._int_mm.default, *graph.operands(INT8))
+    value = graph(cast, graph(aten.mul.Tensor, sums, graph(aten.expand.default, a_scale, [M, N])), dtype)
+    value = graph(aten.reshape.default, graph(aten.mul.Tensor, value, b_scale), [2, M // 2, N])
+    out = graph(cast, graph(aten.add.Tensor, value, bias) if with_bias else value, dtype)
+    (region,) = graph.read(out).regions
+    assert region.meaning == Matmul(
+        dtype=dtype, operands=INT8, a_scale_first=True, between_dtype=dtype, scale_dtype=torch.float32, bias=with_bias
+    )
+    expected = {"a_scale": a_scale, "b_scale": b_scale} | ({"bias": bias} if with_bias else {})
+    assert {name: region.inputs.get(name) for name in expected} == expected
+    assert region.outputs == {"out": (out,)} and len(region.inputs) == 2 + len(expected)
+
+
 def refusal_of(build):
     graph = Graph()
     reading = graph.read(*build(graph))
@@ -246,6 +265,10 @@ def test_near_misses_of_integer_products():
     def two_dtypes(graph):
         return (scaled(graph, graph.tensor(M, 1, dtype=torch.bfloat16), graph.tensor(N), dtype=torch.bfloat16),)
 
+    def shifted(graph):
+        a, b = graph.tensor(M, K, dtype=torch.uint8), graph.operands(INT8)[1]
+        return (graph(aten._int_mm.default, a, b, value=torch.empty(M, N, dtype=torch.int32, device="meta")),)
+
     def read_between(graph):
         out = scaled(graph, graph.tensor(M, 1), graph.tensor(N))
         return out, out.args[0]
@@ -254,6 +277,7 @@ def test_near_misses_of_integer_products():
     assert refusal_of(added).startswith("expected the other scale to be multiplied in, found aten.add.Tensor")
     assert refusal_of(element) == "expected a factor a row or a column of [16, 48], found one of shape [16, 48]"
     assert refusal_of(two_dtypes) == "the steps are in bf16, bf16, fp32; a product scaled in one dtype fuses"
+    assert refusal_of(shifted).startswith("the operands are uint8 and int8, as on a CPU")
     assert "is read 2 times; a value of the product's own fuses" in refusal_of(read_between)
 
 
