@@ -31,9 +31,7 @@ def main(folder="inside"):
     compiled = torch.compile(model, backend="helion", options={"verify": True})
 
     # All that compilation makes, as files.
-    # A graph from a cache would not be read again, and a report could say nothing of it.
-    without_caches = torch._inductor.config.patch(force_disable_caches=True)
-    with torch.no_grad(), without_caches, helion_compile.debug(folder):
+    with torch.no_grad(), helion_compile.debug(folder):
         compiled(ids)
     done = subprocess.run([sys.executable, folder / "graph_1" / "after.py"], capture_output=True, text=True, check=True)
     print(f"the rewritten graph, run as a program: {done.stdout.strip()}")

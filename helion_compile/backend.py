@@ -19,6 +19,7 @@ from helion_compile import subclasses
 from helion_compile.compilations import forget, reports_of_this_call
 from helion_compile.floats import fix_eps
 from helion_compile.fusions import NUMERICS, fusions, identity
+from helion_compile.reports import stored
 from helion_compile.telling import Telling
 from passes.fusion_pass import FusionPass
 from passes.records import GraphRecord
@@ -127,6 +128,8 @@ def helion(
     told = Telling(reports_of_this_call(), training(example_inputs), checked)
     fusion_pass = ours.fusion_pass(on_graph=told, reject=checked.reject if checked else {})
     compiler.config[HOOK] = in_turn(compiler, fusion_pass)
+    # Forward and backward are compiled at times of their own, and may come from the cache one without the other.
+    key = None if told.training else stored.key_of(gm, example_inputs, compiler.config)
     fix_eps(gm)
     apart = subclasses.take_apart(gm, example_inputs) if subclasses.needed() else None
     if apart is not None:
@@ -134,9 +137,10 @@ def helion(
         known = torch._inductor.config.unsafe_marked_cacheable_functions
         compiler.config["unsafe_marked_cacheable_functions"] = known | subclasses.CACHEABLE
     compiled = compiler(gm, example_inputs)
-    if not fusion_pass.records:
-        log.info("not read again: the compiled graph comes from Inductor's cache, fused as it was then")
-        told.cached()
+    if fusion_pass.records and key:
+        stored.keep(key, told.found)
+    elif not fusion_pass.records:
+        told.cached(stored.find(key) if key else [])
     return compiled if apart is None else lambda *args: compiled(*parts_of(*args))
 
 

@@ -1,8 +1,11 @@
-"""A graph that has just been rewritten: its report is kept, printed graphs get notes, `tlparse` gets artifacts."""
+"""A graph that was rewritten, or came from a cache: its report is kept, printed graphs get notes, `tlparse` gets artifacts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Telling", "trace"]
 
+log = logging.getLogger("helion_compile")
+
 
 @dataclass
 class Telling:
@@ -27,23 +32,34 @@ class Telling:
         reports: where the reports of the graphs are appended.
         training: whether the graphs are those of a forward/backward pair.
         checked: what verifying the graph found, if it was asked for.
+        found: the reports as they are before anything is verified: what holds for any values.
     """
 
     reports: list[GraphReport]
     training: bool
     checked: Checked | None = None
+    found: list[GraphReport] = field(default_factory=list)
 
     def __call__(self, graph: Graph, record: GraphRecord) -> None:
         report = describe(graph, record, training=self.training, name=compilation())
+        self.found.append(report)
+        annotate(graph, report)
+        self._tell(report)
+
+    def cached(self, stored: Sequence[GraphReport]) -> None:
+        """The graph came from Inductor's cache, and ``stored`` is what was told of it when it was compiled."""
+        if not stored:
+            log.info("not read again: the compiled graph comes from Inductor's cache, fused as it was then")
+        for report in stored or [GraphReport(GraphRecord(), training=self.training)]:
+            if stored:
+                log.info("from Inductor's cache: %s", report.record.summary())
+            self._tell(dataclasses.replace(report, name=compilation(), cached=True))
+
+    def _tell(self, report: GraphReport) -> None:
         if self.checked is not None:
             report = self.checked.add_to(report)
         self.reports.append(report)
-        annotate(graph, report)
         trace(report)
-
-    def cached(self) -> None:
-        """The graph came from a cache, so that there was nothing to read."""
-        self.reports.append(GraphReport(GraphRecord(), training=self.training, name=compilation(), cached=True))
 
 
 def trace(report: GraphReport) -> None:

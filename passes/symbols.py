@@ -5,13 +5,14 @@ Private interfaces: ``ShapeEnv``'s tables of symbols; tested with torch 2.11, 2.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.fx import Graph
 
-__all__ = ["Symbol", "symbols_of"]
+__all__ = ["Symbol", "symbols_in", "symbols_of"]
 
 _UNBOUNDED = 2**31
 
@@ -31,11 +32,13 @@ class Symbol:
 
 def symbols_of(graph: Graph) -> dict[str, Symbol]:
     """The symbols in the shapes of the graph's inputs, by name."""
+    return symbols_in(node.meta.get("val") for node in graph.find_nodes(op="placeholder"))
+
+
+def symbols_in(values: Iterable[Any]) -> dict[str, Symbol]:
+    """The symbols in the shapes of tensors, and in sizes, by name."""
     found: dict[str, Symbol] = {}
-    for node in graph.nodes:
-        if node.op != "placeholder":
-            break
-        value = node.meta.get("val")
+    for value in values:
         sizes = value.shape if isinstance(value, torch.Tensor) else (value,)
         for size in sizes:
             if isinstance(size, torch.SymInt) and size.node.shape_env is not None:

@@ -19,10 +19,10 @@ _CAST_FROM = "cast from "
 
 def causes(report: Report) -> Iterator[str]:
     """Sentences, the likeliest cause first; none where something was fused and nothing is odd."""
-    if any(graph.cached for graph in report.graphs):
+    if any(graph.unread for graph in report.graphs):
         yield (
-            "A graph came from Inductor's cache, fused as it was then, and was not read again: explain() reads it, and so "
-            "does compiling with TORCHINDUCTOR_FORCE_DISABLE_CACHES=1."
+            "A graph came from Inductor's cache, fused as it was then, and what was told of it then is not kept: explain() "
+            "reads it, and so does compiling with TORCHINDUCTOR_FORCE_DISABLE_CACHES=1."
         )
     if any(graph.training for graph in report.graphs):
         yield "A graph for training keeps intermediate values for backward: call under torch.no_grad() for inference."
@@ -30,10 +30,10 @@ def causes(report: Report) -> Iterator[str]:
     if not report.graphs:
         yield (
             "There is no graph: the model calls no torch operation that Dynamo traces, or it has not been called yet, or what "
-            "was compiled before by an equal call of torch.compile serves it."
+            "was compiled before for another model by an equal call of torch.compile serves it."
         )
         return
-    if any(graph.cached or graph.record.error for graph in report.graphs):
+    if any(graph.unread or graph.record.error for graph in report.graphs):
         return
     if not report.sites:
         yield from _nothing_fused(report)

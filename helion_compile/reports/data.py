@@ -40,6 +40,7 @@ def _graph(graph: GraphReport) -> dict[str, Any]:
         "name": graph.name,
         "training": graph.training,
         "cached": graph.cached,
+        "shared": graph.shared,
         "error": record.error,
         "nodes": record.nodes,
         "seconds": record.seconds,

@@ -93,7 +93,9 @@ class GraphReport:
         fused: its sites with their kernels, in the order of the graph.
         training: whether the graph is part of a forward/backward pair, which keeps intermediate values.
         name: Dynamo's name of the compilation, "0/0"; empty where it is not known.
-        cached: whether the graph came from Inductor's cache, so that it was not read again and nothing is known of it.
+        cached: whether the graph came from Inductor's cache, so that it was not read again; what is told is what was found
+            when it was compiled.
+        shared: whether it was compiled for an equal call of ``torch.compile``, and serves this one where its guards hold.
     """
 
     record: GraphRecord
@@ -101,6 +103,12 @@ class GraphReport:
     training: bool = False
     name: str = ""
     cached: bool = False
+    shared: bool = False
+
+    @property
+    def unread(self) -> bool:
+        """Whether nothing is known of it: it came from the cache, and what was told when it was compiled is not kept."""
+        return self.cached and not self.record.nodes
 
     @property
     def before(self) -> str:

@@ -48,9 +48,7 @@ def _lines(report: Report, width: int | None) -> Iterator[tuple[str, str]]:
     """Lines, each with the style that a terminal gives it."""
     width = width or min(shutil.get_terminal_size((100, 24)).columns, 160)
     for number, graph in enumerate(report.graphs, start=1):
-        training = ", traced for training" if graph.training else ""
-        nodes = "from Inductor's cache, not read again" if graph.cached else f"{graph.record.nodes} nodes"
-        yield f"Graph {number} of {len(report.graphs)}: {nodes}{training}", "bold"
+        yield from _styled(_wrapped(f"Graph {number} of {len(report.graphs)}: {_origin(graph)}", width, ""), "bold")
         for name, symbol in graph.record.symbols.items():
             yield from _styled(_wrapped(f"{name}: {symbol}", width, "  "), "dim")
         yield "", ""
@@ -66,6 +64,19 @@ def _lines(report: Report, width: int | None) -> Iterator[tuple[str, str]]:
     if not report.sites:
         for line in _inventory(report):
             yield from _styled(_wrapped(line, width, "  "), "")
+
+
+def _origin(graph: GraphReport) -> str:
+    if graph.unread:
+        return "from Inductor's cache, not read again"
+    return ", ".join(
+        (
+            f"{graph.record.nodes} nodes",
+            *(["traced for training"] if graph.training else []),
+            *(["from Inductor's cache, told as when it was compiled"] if graph.cached else []),
+            *(["compiled for an equal call of torch.compile, used here where its guards hold"] if graph.shared else []),
+        )
+    )
 
 
 def _styled(lines: Iterable[str], style: str) -> Iterator[tuple[str, str]]:

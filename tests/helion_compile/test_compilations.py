@@ -1,8 +1,6 @@
 """``report``: what was compiled is found again by what ``torch.compile`` returned."""
 
 import gc
-import json
-import logging
 
 import pytest
 import torch
@@ -72,10 +70,56 @@ def test_each_size_and_each_side_of_a_graph_break():
     assert [fused.site.shapes["x"] for fused in told.sites] == ["bf16[8, 64]", "fp32[8, 64]", "bf16[4, 64]", "fp32[4, 64]"]
 
 
+class Doubler(nn.Module):
+    def forward(self, x):
+        return quantize(x * 2)
+
+
 def test_models_are_told_apart():
-    one, other = (torch.compile(Quantizer(), backend="helion") for _ in range(2))
+    one, other = torch.compile(Quantizer(), backend="helion"), torch.compile(Doubler(), backend="helion")
     one(X)
-    assert len(report(one).graphs) == 1 and len(report(other).graphs) == 0
+    assert len(report(one).graphs) == 1 and report(other).graphs == ()
+    other(X)
+    assert [len(report(each).graphs) for each in (one, other)] == [1, 1]
+    assert "aten.mul.Tensor" not in report(one).graphs[0].before and "aten.mul.Tensor" in report(other).graphs[0].before
+
+
+class TestAnEqualCallOfCompile:
+    """Dynamo compiles nothing for it, and what it uses is told."""
+
+    def test_of_a_function(self):
+        first, second = (torch.compile(quantize, backend="helion") for _ in range(2))
+        first(X)
+        with torch.compiler.set_stance("fail_on_recompile"):
+            second(X)
+        (graph,) = report(second).graphs
+        assert graph.shared and not report(first).graphs[0].shared and len(graph.fused) == 1
+        assert "compiled for an equal call of torch.compile, used here where" in " ".join(str(report(second)).split())
+
+    def test_of_a_module_with_a_graph_break(self):
+        class Broken(nn.Module):
+            def forward(self, x):
+                q, scale = quantize(x)
+                torch._dynamo.graph_break()
+                return quantize(q.float() * scale)
+
+        first, second = (torch.compile(Broken(), backend="helion") for _ in range(2))
+        first(X)
+        second(X)
+        assert [graph.shared for graph in report(second).graphs] == [True, True] and len(report(second).sites) == 2
+
+    def test_what_it_compiles_itself_is_its_own(self):
+        first, second = (torch.compile(quantize, backend="helion", dynamic=False) for _ in range(2))
+        first(X)
+        second(X[:4])
+        (graph,) = report(second).graphs
+        assert not graph.shared and graph.fused[0].site.shapes["x"] == "bf16[4, 64]"
+
+    def test_another_call_is_not_served(self):
+        first = torch.compile(quantize, backend="helion")
+        first(X)
+        assert report(torch.compile(quantize, backend="helion", options={"numerics": "exact"})).graphs == ()
+        assert report(torch.compile(lambda x: quantize(x), backend="helion")).graphs == ()
 
 
 def test_dynamic_sizes_have_names_and_ranges():
@@ -97,30 +141,15 @@ def test_training():
     assert len(told.graphs) == 2 and all(graph.training for graph in told.graphs)
 
 
-def test_a_graph_from_inductors_cache(tmp_path, monkeypatch, caplog):
-    from torch._inductor.utils import fresh_cache
-
-    with fresh_cache(), torch._inductor.config.patch(fx_graph_cache=True), caplog.at_level(logging.INFO, "helion_compile"):
-        for _ in range(2):
-            torch.compiler.reset()
-            compiled = torch.compile(quantize, backend="helion")
-            compiled(X)
-    (graph,) = report(compiled).graphs
-    assert graph.cached and not graph.fused
-    text = " ".join(str(report(compiled)).split())
-    assert "Graph 1 of 1: from Inductor's cache, not read again" in text and "explain() reads it" in text
-    assert json.loads(report(compiled).to_json())["graphs"][0]["cached"]
-
-
 def test_nothing_is_kept_of_what_is_gone():
     compiled = torch.compile(Quantizer(), backend="helion")
     compiled(X)
-    kept = len(compilations._reports)
+    kept = len(compilations._compiled)
     torch.compiler.reset()
     assert report(compiled).graphs == ()
     del compiled
     gc.collect()
-    assert len(compilations._reports) < kept
+    assert len(compilations._compiled) < kept
 
 
 @pytest.mark.parametrize(

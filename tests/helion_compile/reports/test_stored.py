@@ -1,0 +1,225 @@
+"""Reports of graphs that come from Inductor's cache: what was told of them when they were compiled is told again."""
+
+import dataclasses
+import gzip
+import json
+import logging
+import math
+
+import pytest
+import torch
+from schema import problems
+from test_data import SCHEMA
+from torch._inductor.utils import fresh_cache
+
+import helion_compile
+from helion_compile import explain, report
+from helion_compile.backend import HOOK, Options
+from helion_compile.reports import stored
+from helion_compile.verifying import Compared
+
+X = torch.randn(8, 64).bfloat16()
+
+
+def quantize(x):
+    scale = (x.abs().amax(-1, keepdim=True) / 448.0).float()
+    return (x.float() / scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn), scale
+
+
+def product(x):
+    return x @ x.t()
+
+
+@pytest.fixture(autouse=True)
+def empty_cache():
+    with fresh_cache(), torch._inductor.config.patch(fx_graph_cache=True), torch.no_grad():
+        yield
+
+
+def compiled_anew(function, *args, **options):
+    """The report of a function that is compiled with no memory but Inductor's cache."""
+    torch.compiler.reset()
+    compiled = torch.compile(function, backend="helion", **options)
+    compiled(*args)
+    (graph,) = report(compiled).graphs
+    return graph
+
+
+def files():
+    return sorted(stored._folder().glob("*"))
+
+
+def as_compiled(graph):
+    return dataclasses.replace(graph, cached=False)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_what_was_told_is_told_again(dynamic, caplog):
+    torch._dynamo.mark_static(X, 1)
+    first = compiled_anew(quantize, X, dynamic=dynamic)
+    with caplog.at_level(logging.INFO, "helion_compile"):
+        again = compiled_anew(quantize, X, dynamic=dynamic)
+    assert again.cached and not first.cached and as_compiled(again) == first
+    assert len(again.fused) == 1 and again.after == first.after and again.layers == first.layers
+    assert "from Inductor's cache: 1 x quant (" in caplog.text
+    whole = helion_compile.Report((again,))
+    assert "nodes, from Inductor's cache, told as when it was compiled" in str(whole)
+    assert list(problems(json.loads(whole.to_json()), SCHEMA)) == []
+    assert whole.to_html().startswith("<!doctype html>")
+
+
+def test_why_nothing_was_fused_is_told_again():
+    first = compiled_anew(product, X)
+    again = compiled_anew(product, X)
+    assert again.cached and as_compiled(again) == first and not again.unread
+    assert "the products are 1 x aten.mm.default of bf16" in " ".join(str(helion_compile.Report((again,))).split())
+
+
+def test_artifacts_for_tlparse(monkeypatch):
+    compiled_anew(quantize, X)
+    found = {}
+
+    def trace_structured(name, metadata_fn=dict, *, payload_fn=lambda: None, **_):
+        if name == "artifact" and metadata_fn()["name"].startswith("helion_"):
+            found[metadata_fn()["name"]] = payload_fn()
+
+    monkeypatch.setattr(torch._logging, "trace_structured", trace_structured)
+    compiled_anew(quantize, X)
+    assert json.loads(found["helion_report"])["graphs"][0]["cached"]
+    assert "helion_kernel" in found["helion_graph_after"] and "helion_kernel" not in found["helion_graph_before"]
+
+
+def test_verify_checks_a_graph_from_the_cache_too():
+    options = {"verify": True}
+    compiled_anew(quantize, X, options=options)
+    again = compiled_anew(quantize, X * 3, options=options)
+    assert again.cached and [compared.output for compared in again.fused[0].verified] == ["q", "scale"]
+
+
+DAMAGE = {
+    "removed": lambda file: file.unlink(),
+    "empty": lambda file: file.write_bytes(b""),
+    "cut off": lambda file: file.write_bytes(file.read_bytes()[:-100]),
+    "a byte changed": lambda file: file.write_bytes(file.read_bytes()[:-40] + b"x" + file.read_bytes()[-39:]),
+    "no gzip": lambda file: file.write_bytes(b"report"),
+    "no report": lambda file: file.write_bytes(gzip.compress(b'[{"record": 3}]')),
+    "a number for a text": lambda file: file.write_bytes(
+        gzip.compress(gzip.decompress(file.read_bytes()).replace(b'"fusion":"quant"', b'"fusion":[]'))
+    ),
+    "a field that is missing": lambda file: file.write_bytes(
+        gzip.compress(gzip.decompress(file.read_bytes()).replace(b'"merged"', b'"fused"'))
+    ),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_what_is_damaged_counts_as_none(how):
+    compiled_anew(quantize, X)
+    (file,) = files()
+    DAMAGE[how](file)
+    again = compiled_anew(quantize, X)
+    assert again.cached and again.unread and not again.fused and files() == []
+    text = " ".join(str(helion_compile.Report((again,))).split())
+    assert "Graph 1 of 1: from Inductor's cache, not read again" in text and "explain() reads it" in text
+
+
+def test_a_disk_that_takes_nothing(monkeypatch, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    monkeypatch.setattr(stored, "_folder", lambda: file / "helion_reports")
+    assert len(compiled_anew(quantize, X).fused) == 1
+
+
+def test_nothing_is_written_without_inductors_cache():
+    with torch._inductor.config.patch(fx_graph_cache=False):
+        compiled_anew(quantize, X)
+    with torch._inductor.config.patch(force_disable_caches=True):
+        compiled_anew(quantize, X)
+    assert files() == []
+
+
+def test_the_ones_used_last_are_kept(monkeypatch):
+    monkeypatch.setattr(stored, "LIMIT", 3)
+    graph = compiled_anew(quantize, X)
+    for key in "abc":
+        stored.keep(key, [graph])
+    assert stored.find("a") == [graph]
+    stored.keep("d", [graph])
+    assert len(files()) == 3 and stored.find("a") and stored.find("d") and not stored.find("b")
+
+
+def test_everything_in_a_report_comes_back():
+    (graph,) = explain(lambda x: (quantize(x), x.rsqrt(), product(x)), X, verify=True).graphs
+    compared = Compared("q", "fp8 e4m3", math.inf, math.inf, 0.1, None, 30.0, "1 numbers are NaN")
+    fused = dataclasses.replace(graph.fused[0], verified=(*graph.fused[0].verified, compared))
+    graph = dataclasses.replace(graph, fused=(fused,), record=dataclasses.replace(graph.record, originals={}))
+    stored.keep("key", [graph, graph])
+    assert stored.find("key") == [graph, graph]
+
+
+def same_on_another_line(x):
+    scale = (x.abs().amax(-1, keepdim=True) / 448.0).float()
+    return (x.float() / scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn), scale
+
+
+class Inner(torch.nn.Module):
+    def forward(self, x):
+        return quantize(x)
+
+
+class Outer(torch.nn.Module):
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+        self.add_module(name, Inner())
+
+    def forward(self, x):
+        return getattr(self, self.name)(x)
+
+
+class Constant(torch.nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, x):
+        return x + torch.tensor(self.value)
+
+
+def key_of(function, x, *, numerics="default", dynamic=None, **config):
+    found = []
+
+    def backend(module, inputs):
+        hook = {HOOK: Options(numerics=numerics).fusion_pass()}
+        found.append(stored.key_of(module, inputs, {**config, **hook}))
+        return module
+
+    torch.compiler.reset()
+    torch.compile(function, backend=backend, dynamic=dynamic)(x)
+    (key,) = found
+    return key
+
+
+def test_keys():
+    """A report is told of an equal graph, and of no other one."""
+    assert key_of(quantize, X) == key_of(quantize, X + 1)
+    keys = [
+        key_of(quantize, X),
+        key_of(same_on_another_line, X),
+        key_of(Outer("one"), X),
+        key_of(Outer("two"), X),
+        key_of(Constant(1.0), X),
+        key_of(Constant(2.0), X),
+        key_of(quantize, X[:4]),
+        key_of(quantize, X.float()),
+        key_of(quantize, X.t().contiguous().t()),
+        key_of(quantize, X, numerics="exact"),
+        key_of(quantize, X, epilogue_fusion=False),
+        key_of(quantize, X, dynamic=True),
+        key_of(quantize, X[:4], dynamic=True),  # graph and guards are the same, the size that was traced is not
+    ]
+    with torch._inductor.config.patch(max_autotune=True):
+        keys.append(key_of(quantize, X))
+    with torch._inductor.config.patch(joint_custom_pre_pass=lambda graph: None):
+        keys.append(key_of(quantize, X))
+    assert None not in keys and len(set(keys)) == len(keys)
