@@ -27,7 +27,10 @@ class Emit(Protocol):
 
 
 class Leave(str):
-    """A refusal that is a choice: what the graph holds is the better way here, so it is no candidate that failed."""
+    """A refusal that is a choice: what the graph holds is the better way here, and the string says why.
+
+    The chain is reported as kept, no other fusion takes a part of it, and values of which it holds copies are computed once.
+    """
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from passes.original import original
 from passes.placement import Misplaced, Placement
 from passes.records import GraphRecord, Idle, Refusal, Site
 from passes.region import Region
+from passes.sharing import share
 from passes.source import Location
 from passes.symbols import symbols_of
 from passes.values import tensor_text
@@ -206,6 +207,21 @@ class _Replacement:
         )
 
 
+@dataclass
+class _Left:
+    fusion: Fusion
+    chain: Chain
+    reason: str
+    shares: bool
+
+    def site(self, keep: tuple[type[Meaning], ...], erased: Collection[Node]) -> Site:
+        regions = self.chain.regions
+        name = _name(regions[0]) if len(regions) == 1 and isinstance(regions[0].meaning, keep) else self.fusion.name
+        shapes = self.chain.inputs | {name: copies[0] for _, name, copies in self.chain.outputs()}
+        nodes = tuple(node.name for node in sorted(self.chain.nodes) if node not in erased)
+        return _site(name, regions, shapes, self.chain.anchor, nodes=nodes, reason=self.reason)
+
+
 class _Rewriting:
     """One run of the pass over one graph."""
 
@@ -216,6 +232,7 @@ class _Rewriting:
         self.doing = "while reading the graph"
         self.location: Location | None = None
         self.refused: dict[Node, list[str]] = {}  # a region's anchor -> the fusions that did not take it
+        self.left: list[_Left] = []
 
     def run(self, record: GraphRecord) -> None:
         assertions = {node for node in self.graph.nodes if node.target is _ASSERTION}
@@ -224,6 +241,7 @@ class _Rewriting:
         record.refusals += read.refusals
         chosen = self._choose(read, record)
         used = {region.anchor for _, chain, _ in chosen for region in chain.regions}
+        used |= {region.anchor for left in self.left for region in left.chain.regions}
         # Before new nodes are made, which would be counted among the readers.
         for region in read.regions:
             if region.anchor not in used and not isinstance(region.meaning, self.owner.keep):
@@ -237,9 +255,10 @@ class _Rewriting:
             for replacement, site in zip(replacements, record.sites, strict=True):
                 inputs = list(replacement.chain.inputs.values())
                 record.originals[site.node] = original(replacement.outputs, inputs, new)
-        self._replace(replacements)
-        if replacements:
-            self.edits.erase({node for each in replacements for node in each.chain.nodes} | assertions)
+        dead = self._replace(replacements)
+        record.kept += [left.site(self.owner.keep, dead) for left in self.left]
+        if dead:
+            self.edits.erase(dead | assertions)
         else:
             self.edits.undo()
         for region in read.regions:
@@ -261,11 +280,13 @@ class _Rewriting:
                         chosen.append((fusion, chain, place))
                         used.update(region.anchor for region in chain.regions)
                         break
+                    if isinstance(place, Leave):
+                        self.left.append(_Left(fusion, chain, str(place), self._may_share(chain, placement)))
+                        used.update(region.anchor for region in chain.regions)
+                        break
                     log.debug("%s does not take %s at %s: %s", fusion.name, chain, self.location, place)
                 else:
                     # The reason that counts is that of the last alternative, which asks for least.
-                    if isinstance(place, Leave):
-                        continue
                     matched, missing = _steps(chain, reached)
                     location = Location.of(chain.anchor)
                     record.refusals.append(Refusal(fusion.name, place, location, chain.anchor.name, matched, missing))
@@ -284,6 +305,14 @@ class _Rewriting:
         except Misplaced as misplaced:
             return str(misplaced), 1
 
+    def _may_share(self, chain: Chain, placement: Placement) -> bool:
+        """Whether the copies in a chain that stays are copies still where they are read."""
+        try:
+            placement.after(chain)
+        except Misplaced:
+            return False
+        return True
+
     def _build(self, fusion: Fusion, chain: Chain, after: Node) -> _Replacement:
         self._at(f"in build of {fusion.name!r}", chain)
         emitter = Emitter(self.edits, chain, after, fusion.name)
@@ -297,14 +326,21 @@ class _Rewriting:
                 outputs.append((name, old, emitter.in_place_of(old, built[meaning, name])))
         return _Replacement(fusion, chain, emitter, shapes, outputs)
 
-    def _replace(self, replacements: list[_Replacement]) -> None:
+    def _replace(self, replacements: list[_Replacement]) -> set[Node]:
+        """The nodes that nobody reads any more."""
         for replacement in replacements:
             self._at("while replacing", replacement.chain)
             for _, old, new in replacement.outputs:
                 self.edits.redirect(old, new, keep=replacement.chain.nodes)
             self.edits.settle(replacement.emitter.nodes)
+        dead = {node for replacement in replacements for node in replacement.chain.nodes}
+        for left in self.left:
+            self._at("while sharing what stays", left.chain)
+            if left.shares:
+                dead |= share(left.chain, self.edits)
         self.doing, self.location = "while checking the graph", None
         self.graph.lint()
+        return dead
 
     def _at(self, doing: str, chain: Chain) -> None:
         self.location = Location.of(chain.anchor)
@@ -319,6 +355,7 @@ def _site(
     *,
     replaced: tuple[str, ...] = (),
     nodes: tuple[str, ...] = (),
+    reason: str = "",
 ) -> Site:
     return Site(
         fusion=name,
@@ -330,6 +367,7 @@ def _site(
         replaced=replaced,
         nodes=nodes,
         anchor=regions[-1].last.name,
+        reason=reason,
     )
 
 

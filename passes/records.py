@@ -24,7 +24,7 @@ _FORMS = (
 class Site:
     """One chain of meanings, rewritten or kept as it is on purpose."""
 
-    fusion: str  # name of the fusion, or "matmul" for a library product that was read and kept
+    fusion: str  # name of the fusion that has or left it, or "matmul" for a library product that was read and kept
     location: Location  # of the chain's last step
     meanings: tuple[str, ...]  # "Norm(eps=1e-06, …)", in the order of the chain
     shapes: dict[str, str]  # "x" -> "bf16[2, 8, 256]", inputs and outputs
@@ -33,6 +33,7 @@ class Site:
     replaced: tuple[str, ...] = ()  # nodes of the graph before that are gone; empty for a kept site
     nodes: tuple[str, ...] = ()  # nodes of the graph after that stand for them; of a kept site, its own
     anchor: str = ""  # the chain's last node in the graph before: what names the chain in another run of the pass
+    reason: str = ""  # of a kept site: why it is the better way, where a fusion left it
 
 
 @dataclass(frozen=True)

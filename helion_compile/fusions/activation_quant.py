@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from helion_compile.fusions.choosing import refused_or_left
 from helion_compile.fusions.quantizing import (
     quantizer_inputs,
     quantizer_outputs,
@@ -12,7 +13,7 @@ from helion_compile.fusions.quantizing import (
     refuse_quantize,
     refuse_readers,
 )
-from helion_compile.fusions.tensors import Outputs, refused_by, rows_of, rows_value, unpack, value_of
+from helion_compile.fusions.tensors import Outputs, rows_of, rows_value, unpack, value_of
 from helion_compile.hop import helion_kernel
 from helion_compile.kernels import activation_quant
 from passes.fusion import Chain, Emit, Fusion
@@ -46,7 +47,7 @@ def _refuse(chain: Chain, *, exact: bool) -> str | None:
     return (
         refuse_readers(chain, bit_equal=exact)
         or refuse_quantize(chain)
-        or refused_by(activation_quant, *_arguments(chain, exact, rows_value, value_of))
+        or refused_or_left(chain, activation_quant, exact, *_arguments(chain, exact, rows_value, value_of))
     )
 
 

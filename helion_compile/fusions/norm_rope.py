@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from helion_compile.fusions.choosing import refused_or_left
 from helion_compile.fusions.heads import head_arguments, heads_of, in_the_shape_of, refuse_heads
-from helion_compile.fusions.tensors import Outputs, Reason, refused_by, value_of
+from helion_compile.fusions.tensors import Outputs, Reason, value_of
 from helion_compile.hop import helion_kernel
 from helion_compile.kernels import norm_rope
 from passes.fusion import Chain, Emit, Fusion
@@ -53,7 +54,9 @@ def _refuse(chain: Chain, *, exact: bool) -> str | None:
     over_heads = len(shape_of(chain.inputs["x"])) == 3 and known_equal(width, out[heads.dim] * out[3])
     if not (per_head or (over_heads and (rope.swapped or heads.dim == 2))):
         return f"the norm is over {width} values, the heads are {list(out)}; over a head or all heads of a token it fuses"
-    return refused_by(norm_rope, *_arguments(chain, exact, heads, lambda target, *args: target(*args), value_of))
+    return refused_or_left(
+        chain, norm_rope, exact, *_arguments(chain, exact, heads, lambda target, *args: target(*args), value_of)
+    )
 
 
 def _build(chain: Chain, emit: Emit, *, exact: bool) -> Outputs:

@@ -46,7 +46,7 @@ def _graph(graph: GraphReport) -> dict[str, Any]:
         "seconds": record.seconds,
         "symbols": {name: asdict(symbol) for name, symbol in record.symbols.items()},
         "sites": [_fused(fused) for fused in graph.fused],
-        "kept": [_site(site) for site in record.kept],
+        "kept": [{**_site(site), "reason": site.reason} for site in record.kept],
         "refusals": [_refusal(refusal) for refusal in record.refusals],
         "idle": [_idle(idle) for idle in record.idle],
         "inventory": [

@@ -107,8 +107,10 @@ def _blocks(graph: GraphReport) -> Iterator[Block]:
         yield _fused(group)
     for group in _alike(record.refusals, _refusal_key):
         yield _refused(group)
-    for meanings, count in Counter(site.meanings for site in record.kept).items():
-        yield f"{count} x {' -> '.join(meanings)}: left to the library", [], "dim"
+    for (fusion, meanings, reason), count in Counter((s.fusion, s.meanings, s.reason) for s in record.kept).items():
+        who = "the library" if fusion == "matmul" else "Inductor"
+        because = [("because", reason)] if reason else []
+        yield f"{count} x {' -> '.join(meanings)}: left to {who}", because, "dim"
     for group in _alike(record.idle, _idle_key):
         yield _idle(group)
 

@@ -16,6 +16,7 @@ from capture import capture
 from checks import PROJECTIONS, by_name, calls, projections, rewritten
 
 import passes
+from passes.fusion import Leave
 from passes.fusion_pass import FusionError, FusionPass
 from passes.meanings import Matmul, Norm, NormRounding, Quantize
 
@@ -46,6 +47,21 @@ class TestChoosing:
         assert refusal.reason == "hidden size 64 is too small; 128 and more fuse"
         assert reasons == [1e-5]
         assert record.unclaimed == {"norm": 1}
+
+    def test_a_chain_that_is_left_is_left_whole(self):
+        leave = dataclasses.replace(stubs.NORM_QUANTIZE, refuse=lambda chain: Leave("it is fast enough"))
+        record = self.run([leave, stubs.QUANTIZE, stubs.NORM])
+        assert not record.sites and not record.refusals and not record.idle
+        (kept,) = record.kept
+        assert (kept.fusion, kept.reason, len(kept.meanings)) == ("norm_quantize", "it is fast enough", 2)
+
+    def test_copies_in_a_chain_that_is_left_are_computed_once(self):
+        leave = dataclasses.replace(stubs.NORM_QUANTIZE, refuse=lambda chain: Leave("it is fast enough"))
+        amax = torch.ops.aten.amax.default
+        assert calls(rewritten(projections, *PROJECTIONS, fusions=[])[0].graph, amax) == [3]
+        after, record = rewritten(projections, *PROJECTIONS, fusions=[leave])
+        assert calls(after.graph, amax, torch.ops.aten._scaled_mm.default) == [1, 3]
+        assert record.kept[0].merged == 3
 
     def test_order_is_preference(self):
         assert [site.fusion for site in self.run([stubs.QUANTIZE, stubs.NORM_QUANTIZE]).sites] == ["quantize"]

@@ -11,6 +11,7 @@ from capture import capture
 
 from passes.chain import find
 from passes.edits import Edits
+from passes.fusion import Leave
 from passes.fusion_pass import FusionPass
 from passes.meanings import Norm, Quantize
 from passes.placement import Misplaced, Placement
@@ -169,6 +170,22 @@ class TestWrites:
         before = self.write(module, x, behind=place)
         fused(graph)
         assert same_results(before, module, X, RESIDUAL, WEIGHT)
+
+    @pytest.mark.parametrize("written", [False, True])
+    def test_copies_around_one_are_not_shared_where_the_chain_stays(self, written):
+        def program(x):
+            return programs.torchao_quantize(x), programs.torchao_quantize(x)
+
+        module = capture(program, X).modules[0]
+        graph = module.graph
+        if written:
+            self.write(module, graph.find_nodes(op="placeholder")[0], behind=named(graph, aten.amax.default))
+        before = copy.deepcopy(module)
+        fusion_pass = FusionPass([dataclasses.replace(stubs.QUANTIZE, refuse=lambda chain: Leave("fast"))], strict=True)
+        fusion_pass(graph)
+        assert [kept.merged for kept in fusion_pass.records[0].kept] == [2]
+        assert len(graph.find_nodes(op="call_function", target=aten.amax.default)) == 1 + written
+        assert same_results(before, module, X)
 
     def test_of_something_else(self):
         module = capture(lambda other, *args: (program(*args), other.sin()), X + 1, X, RESIDUAL, WEIGHT).modules[0]

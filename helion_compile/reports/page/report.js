@@ -37,7 +37,7 @@
     });
     graph.refusals.forEach((refusal) => add("refused", refusal.candidate, refusal, { note: refusal.reason }));
     graph.idle.forEach((idle) => add("idle", idle.name, idle, { note: idle.reason }));
-    graph.kept.forEach((site) => add("kept", site.fusion, site, { note: site.meanings.join(" → ") }));
+    graph.kept.forEach((site) => add("kept", site.fusion, site, { note: site.reason || site.meanings.join(" → ") }));
   });
   for (const row of rows) {
     const found = /(.*?(?:^|\.)\d+)(?:\.|$)/.exec(row.module);
@@ -46,7 +46,7 @@
       .join(" ").toLowerCase();
   }
 
-  const KINDS = { fused: "fused", refused: "refused", idle: "not used", kept: "library" };
+  const KINDS = { fused: "fused", refused: "refused", idle: "not used", kept: "kept" };
   const columns = [
     ["", "order"], ["what", "what"], ["module", "module"], ["source", "source"],
     ["config", "config"], ["kernels saved", "kernels", true], ["bytes saved", "saved", true], ["table µs", "us", true],
@@ -332,7 +332,7 @@
   const sum = (side, unit) => [...totals.values()].reduce((total, each) => total + each[side][unit], 0);
   const count = (kind) => rows.filter((row) => row.kind === kind).length;
   $("summary").textContent = `${count("fused")} fused, ${count("refused")} refused, ${count("idle")} not used, `
-    + `${count("kept")} left to a library; ${sum("before", "kernels")} → ${sum("after", "kernels")} kernels, `
+    + `${count("kept")} kept; ${sum("before", "kernels")} → ${sum("after", "kernels")} kernels, `
     + `${size(sum("before", "bytes"))} → ${size(sum("after", "bytes"))} as written`;
   fill();
   load(0);

@@ -91,7 +91,7 @@ class TestPage:
         found = rows(page)
         assert len(found) == len(report.sites) + len(report.refusals) + len(report.idle) + len(report.kept)
         counts = [len(each) for each in (report.sites, report.refusals, report.idle, report.kept)]
-        summary = "{} fused, {} refused, {} not used, {} left to a library;".format(*counts)
+        summary = "{} fused, {} refused, {} not used, {} kept;".format(*counts)
         assert page.run("document.getElementById('summary').textContent").startswith(summary)
         assert {url for url in page.requests if not url.startswith("file:")} == set()
         assert page.run("fetch('https://example.invalid/').then(() => 'fetched', () => 'blocked')") == "blocked"
