@@ -62,11 +62,19 @@ def us_of(config: dict, case) -> float:
     return 4.0 + away + (0.0 if config.get("pid_type", "flat") != "flat" else 0.5) + 0.001 * case["num_tokens"]
 
 
-def compile_config(target, name, facts, config) -> Compiled:
-    """The "code" is the config itself.  ``num_warps=1`` spills, and nothing compiles with 32."""
-    if config.get("num_warps") == 32:
-        return Compiled("", "", error="PTXASError: too many threads")
-    return Compiled(json.dumps(config, sort_keys=True), name, spills=64 * (config.get("num_warps") == 1))
+class Compiler:
+    """The "code" is the config itself.  ``num_warps=1`` spills, and nothing compiles with 32.
+
+    FAKE_COMPILE_CRASH: this warp count kills the process.  FAKE_COMPILE_SECONDS: how long one takes.
+    """
+
+    def compile(self, target, name, facts, config):
+        time.sleep(float(os.environ.get("FAKE_COMPILE_SECONDS", 0)))
+        if str(config.get("num_warps")) == os.environ.get("FAKE_COMPILE_CRASH"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if config.get("num_warps") == 32:
+            return Compiled("", "", error="PTXASError: too many threads")
+        return Compiled(json.dumps(config, sort_keys=True), name, spills=64 * (config.get("num_warps") == 1))
 
 
 class Measurer:
@@ -156,7 +164,8 @@ def main(argv) -> int:
         return dataclasses.replace(
             real(options),
             measurer="tune_fakes:Measurer",
-            compile=compile_config,
+            compiler="tune_fakes:Compiler",
+            start="forkserver",
             space=FakeSpace,
             processes=1,
             baselines=1,

@@ -14,6 +14,8 @@ cuBLAS and CUTLASS do it.  The order of summation depends on the config alone: e
 
 from __future__ import annotations
 
+import itertools
+
 import helion
 import helion.language as hl
 import torch
@@ -41,6 +43,7 @@ if {bytes} > 0:
 """
 FEW_TOKENS = 64  # up to here the kernel is used where no table says better, above the library
 MOST_UNPROMOTED = 128
+MOST_WORDS = 128  # of a tile and its slices that a thread of a candidate may hold, in registers of 4 bytes
 MULTIPROCESSORS = 132  # of an H100 and H200, what the default config is made for
 _OPERANDS = (torch.float8_e4m3fn, torch.int8)
 _RESULTS = (torch.bfloat16, torch.float16, torch.float32)
@@ -143,24 +146,34 @@ def _candidates(case):
     tokens, n, k = (int(case[name]) for name in ("num_tokens", "n", "k"))
     if tokens > 256:
         return
-    block_m = next((size for size in (16, 32, 64, 128) if tokens <= size), 256)
-    for block_n, block_k, warps, pipelines in _PIPELINES:
+    for block_m, (block_n, block_k, warps, pipelines) in itertools.product(_tiles_of_tokens(tokens, n), _PIPELINES):
         if block_k > MOST_UNPROMOTED and not case["fast_accum"]:
             continue
-        for stages in pipelines:
-            shared = (block_n + block_m) * block_k * stages
-            if shared > 225_000 or block_n * block_m > 32 * 128 * warps:
+        programs_without_split = -(-n // block_n) * -(-tokens // block_m)
+        for split in (1, 2, 4, 8):
+            # Who collects the slices holds all of them; what does not fit the registers is spilled, and compiles for seconds.
+            words = block_n * block_m * (split + 1 if split > 1 else 1) // (32 * warps)
+            if words > MOST_WORDS or split * block_k > k:
                 continue
-            at_once = MULTIPROCESSORS * min(226_000 // shared, 8)
-            for split in (1, 2, 4, 8):
-                programs = -(-n // block_n) * split * -(-tokens // block_m)
-                if split == 1 or (programs <= min(1.05 * at_once, 4 * MULTIPROCESSORS) and split * block_k <= k):
+            steps = -(-k // (split * block_k))
+            # Of the pipelines longer than the loop the shortest does.
+            longest = next((stages for stages in pipelines if stages >= steps), pipelines[-1])
+            for stages in pipelines[: pipelines.index(longest) + 1]:
+                shared = (block_n + block_m) * block_k * stages
+                at_once = MULTIPROCESSORS * min(226_000 // shared, 4)
+                if shared <= 225_000 and (split == 1 or split * programs_without_split <= 1.05 * at_once):
                     yield {
                         "block_sizes": [block_n, block_m, split, block_k],
                         "num_warps": warps,
                         "num_stages": stages,
                         "prefetch": 0,
                     }
+
+
+def _tiles_of_tokens(tokens, n):
+    """Numbers of tokens a tile: all of them, and half, where the tiles of all would leave multiprocessors without one."""
+    whole = next((size for size in (16, 32, 64, 128) if tokens <= size), 256)
+    return (whole, whole // 2) if whole > 16 and 2 * -(-n // 64) <= MULTIPROCESSORS else (whole,)
 
 
 # block_n, block_k, warps, numbers of stages

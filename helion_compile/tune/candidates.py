@@ -9,16 +9,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
-
 from helion_compile.case import Case
 from helion_compile.kernel import HelionKernel
-from helion_compile.tune.compiling import representative
+from helion_compile.tune.compiling import inputs_without_values, representative
 from helion_compile.tune.journal import config_text
 
 __all__ = ["Moves", "Space"]
 
 Config = Mapping[str, Any]
+
+MOST_ELEMENTS = 256  # of the rows at hand, a thread. With 512 ptxas took 14 s, with 1024 68 s, and all were spilled
 
 
 class Space:
@@ -26,7 +26,7 @@ class Space:
 
     def __init__(self, kernel: HelionKernel, case: Case) -> None:
         case = representative(case.replace(**{name: 16 for name in kernel.rounded if name in case}), kernel.rounded)
-        self.bound = kernel.helion.bind(kernel.inputs(case, torch.device("cpu")))
+        self.bound = kernel.helion.bind(inputs_without_values(kernel, case))
         self.spec = self.bound.config_spec
         self.generation = self.spec.create_config_generation()
         self.names: list[str] = []
@@ -116,7 +116,18 @@ class Space:
         for choices in (["first"] + ["last"] * len(live), ["first"] * len(live)) if live else ():
             chosen = dict(zip(live, choices, strict=False))
             found.append({**base, "load_eviction_policies": [chosen.get(i, "") for i in range(len(policies))]})
-        return _unique(config for config in map(self.whole, found) if config)
+        return _unique(config for config in map(self.whole, found) if config and self.fits(config))
+
+    def fits(self, config: Config) -> bool:
+        """Whether the rows that a program holds at once are no more than its threads have registers for, nearly."""
+        loops = config.get("reduction_loops") or []
+        whole = [
+            1 << (spec.size_hint - 1).bit_length()
+            for spec, loop in zip(self.spec.reduction_loops, loops, strict=False)
+            if loop is None
+        ]
+        rows = (config.get("block_sizes") or [1])[-1]
+        return max(whole, default=0) * rows <= MOST_ELEMENTS * 32 * config.get("num_warps", 4)
 
     def steps(self, config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
         """Every config one step away, with the name of the step: ``"num_warps 4 8"``."""
@@ -144,7 +155,8 @@ class Space:
                     neighbour = dict(self.generation.unflatten(changed).config)
                 except Exception:  # not a config: some values exclude each other
                     continue
-                yield f"{name}[{index}] {_change(flat[index], value)}", neighbour
+                if self.fits(neighbour):
+                    yield f"{name}[{index}] {_change(flat[index], value)}", neighbour
 
 
 class Moves:

@@ -21,9 +21,10 @@ import torch
 
 from helion_compile import registry
 from helion_compile.case import Case
+from helion_compile.kernel import HelionKernel
 from helion_compile.plan import compile_noted
 
-__all__ = ["Compiled", "Target", "compile_config", "pretend", "representative"]
+__all__ = ["Compiled", "Compiler", "Target", "compile_config", "inputs_without_values", "pretend", "representative"]
 
 
 class Target(NamedTuple):
@@ -108,11 +109,31 @@ def representative(case: Case, rounded: Sequence[str]) -> Case:
     return case.replace(**small)
 
 
+def inputs_without_values(kernel: HelionKernel, case: Case) -> tuple[Any, ...]:
+    """CPU tensors like those that the kernel's inputs are, of memory that nobody has touched.
+
+    To fill the weight of a large product takes a second, in each process and for each kind of case.
+    """
+    with torch.device("meta"):
+        args = kernel.inputs(case, torch.device("meta"))
+    return tuple(torch.empty_like(arg, device="cpu") if isinstance(arg, torch.Tensor) else arg for arg in args)
+
+
 @functools.lru_cache(8)
 def _bound(name: str, case: Case) -> tuple[Any, tuple[Any, ...]]:
     kernel = registry.named(name)
-    args = kernel.inputs(case, torch.device("cpu"))
+    args = inputs_without_values(kernel, case)
     return kernel.helion.bind(args), args
+
+
+class Compiler:
+    """What the processes of a :class:`CompilePool` answer with."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+
+    def compile(self, target: Target, name: str, facts: Mapping[str, Any], config: Mapping[str, Any]) -> Compiled:
+        return compile_config(target, name, facts, config)
 
 
 def compile_config(target: Target, name: str, facts: Mapping[str, Any], config: Mapping[str, Any]) -> Compiled:

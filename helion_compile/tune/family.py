@@ -1,7 +1,8 @@
 """The search over the cases that share their exact facts, and with them their compiled code: one row of token counts.
 
 Seeds first; then, round by round, from the best config of each case the steps that promise most, and the best configs of
-the neighbouring cases; then the fastest few once more, carefully, and the fastest of these that is right wins.
+the neighbouring cases; then the fastest few once more, carefully, and the fastest of these that is right wins.  Where the
+kernel names the configs of a case, one case tries each, and the others that name it too follow where it was fast there.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ __all__ = ["Effort", "Family", "Winner"]
 FINALISTS = 5
 PASSES = 4  # a kernel of 2 µs takes up to a tenth more or less from one capture to the next
 HOPELESS = 1.5  # times the best so far: dropped after one replay
+FOLLOWED = 1.3  # times the best of one case: a config that its kernel names is tried on the other cases too
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,11 @@ class Family:
     seeds: Iterable[Mapping[str, Any]] = ()
     round: int = 0
     finishing: bool = False
+    phases: int = 0  # that are over: seeds and each round
     times: dict[Case, dict[str, float]] = field(default_factory=dict)
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
     futures: dict[tuple[Case, str], Any] = field(default_factory=dict)
+    named: dict[Case, dict[str, dict[str, Any]]] = field(default_factory=dict)  # by the kernel itself
     wanted: dict[Case, list[str]] = field(default_factory=dict)
     came_by: dict[tuple[Case, str], tuple[str, str]] = field(default_factory=dict)
     tried: set[tuple[Case, str]] = field(default_factory=set)
@@ -75,9 +79,10 @@ class Family:
     failed: dict[Case, str] = field(default_factory=dict)
 
     def start(self) -> None:
-        """Ask for the seeds, or the configs that the kernel names for each case, to be compiled."""
+        """Ask for the seeds, or the configs that the kernel names, to be compiled."""
         seeds = [] if self.kernel.candidates else self.space.seeds(self.seeds)
         seeds += [{"alternative": name} for name in self.kernel.alternatives]
+        self.named = {case: self._named(case) for case in self.cases} if self.kernel.candidates else {}
         for case in self.cases:
             self.times[case] = {}
             known = [
@@ -85,18 +90,22 @@ class Family:
                 for (other, _), entry in self.journal.times.items()
                 if other == case and entry.get("us") is not None
             ]
-            named = filter(None, map(self.space.whole, self.kernel.candidates(case))) if self.kernel.candidates else ()
-            self._want(case, [*seeds, *named, *known])
+            first = [config for text, config in self.named.get(case, {}).items() if self._first_to_try(text) == case]
+            self._want(case, [*seeds, *first, *known])
 
-    def ready(self) -> bool:
-        """Whether all that was asked for is compiled."""
-        return all(self._future(case, text).done() for case, texts in self.wanted.items() for text in texts)
+    def ready(self, hurry: bool = False) -> bool:
+        """Whether :meth:`step` has something to do before more is compiled."""
+        wanted = [(case, text) for case, texts in self.wanted.items() for text in texts]
+        done = [self._future(case, text).done() for case, text in wanted]
+        if self.finishing or not wanted:
+            return all(done)
+        return any(done) or (hurry and any(self.times[case] for case, _ in wanted))
 
     def waiting_for(self) -> list[Any]:
         return [self._future(case, text) for case, texts in self.wanted.items() for text in texts]
 
     def step(self, hurry: bool) -> bool:
-        """Measure what is compiled and ask for more; False when every case has its winner, or none can have one.
+        """Measure what is compiled for one case, or ask for more; False when each has its winner, or none can have one.
 
         Args:
             hurry: search no further, finish with what is known.
@@ -104,23 +113,32 @@ class Family:
         if self.finishing:
             self._finish()
             return False
-        for case in self.cases:
-            self._measure(case)
-        self.wanted = {}
-        before = {case: min(times.values(), default=None) for case, times in self.times.items()}
-        if not hurry and self.round < self.effort.rounds and not self.kernel.candidates:
-            self._next_round()
+        case = max(self.cases, key=lambda case: len(self._compiled(case)))
+        if compiled := self._compiled(case):
+            self.wanted[case] = [text for text in self.wanted[case] if text not in compiled]
+            self._measure(case, compiled)
+            return True
+        if hurry:
+            self.wanted = {case: texts for case, texts in self.wanted.items() if not self.times[case]}
+        if any(self.wanted.values()):
+            return True
+        self.phases += 1
+        if not hurry and self.round < self.effort.rounds:
+            self._follow() if self.kernel.candidates else self._next_round()
             self.round += 1
         if not any(self.wanted.values()):
-            self.finishing = True
-            for case in self.cases:
-                best = sorted(self.times[case], key=self.times[case].__getitem__)[:FINALISTS]
-                # The alternatives are what the others have to beat, so they are timed as carefully.
-                others = [text for text in self.times[case] if "alternative" in self.configs[text] and text not in best]
-                self.wanted[case] = [*best, *others]
-                if before[case] is None:
-                    self.failed.setdefault(case, "no config compiled and ran")
+            self._ask_for_finalists()
         return True
+
+    def _ask_for_finalists(self) -> None:
+        self.finishing = True
+        for case in self.cases:
+            best = sorted(self.times[case], key=self.times[case].__getitem__)[:FINALISTS]
+            # The alternatives are what the others have to beat, so they are timed as carefully.
+            others = [text for text in self.times[case] if "alternative" in self.configs[text] and text not in best]
+            self.wanted[case] = [*best, *others]
+            if not self.times[case]:
+                self.failed.setdefault(case, "no config compiled and ran")
 
     # --- asking ---------------------------------------------------------------------------------------------------------
 
@@ -146,6 +164,28 @@ class Family:
             self.futures[key] = _done(alternative) if alternative else self.compile(key[0], self.configs[text])
         return self.futures[key]
 
+    def _compiled(self, case: Case) -> list[str]:
+        return [text for text in self.wanted.get(case, []) if self._future(case, text).done()]
+
+    def _named(self, case: Case) -> dict[str, dict[str, Any]]:
+        """The configs that the kernel names for a case, as Helion completes them, by their texts."""
+        whole = filter(None, map(self.space.whole, self.kernel.candidates(case)))
+        return {config_text(config): config for config in whole}
+
+    def _first_to_try(self, text: str) -> Case:
+        """The middle one of the cases that a config is named for."""
+        cases = [case for case in self.cases if text in self.named[case]]
+        return cases[len(cases) // 2]
+
+    def _follow(self) -> None:
+        for case in self.cases:
+            good = []
+            for text, config in self.named[case].items():
+                times = self.times[self._first_to_try(text)]
+                if times.get(text, float("inf")) <= FOLLOWED * min(times.values(), default=float("inf")):
+                    good.append(config)
+            self._want(case, good)
+
     def _next_round(self) -> None:
         for position, case in enumerate(self.cases):
             times = self.times[case]
@@ -168,10 +208,10 @@ class Family:
 
     # --- measuring ------------------------------------------------------------------------------------------------------
 
-    def _measure(self, case: Case) -> None:
+    def _measure(self, case: Case, texts: Iterable[str]) -> None:
         times = self.times[case]
         codes = {self._code(case, text): text for text in times if (case, text) in self.tried and self._code(case, text)}
-        for text in self.wanted.get(case, []):
+        for text in texts:
             compiled = self._future(case, text).result()
             step, origin = self.came_by.get((case, text), (None, None))
             if text in self.deadly:

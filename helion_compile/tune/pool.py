@@ -1,31 +1,34 @@
-"""Compilation on all CPU cores; a compiler that crashes costs the configs it had in hand, not the run."""
+"""Compilation on all CPU cores; what crashes a compiler, or takes it too long, costs that config and not the run."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
-import multiprocessing
-import os
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import itertools
+import queue
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
 from helion_compile.case import Case
-from helion_compile.tune.compiling import Compiled, Target, compile_config
-from helion_compile.tune.worker import end, obey_parent
+from helion_compile.tune.compiling import Compiled, Target
+from helion_compile.tune.worker import Worker, WorkerDied
 
-__all__ = ["CompilePool"]
+__all__ = ["COMPILER", "CompilePool"]
 
-COMPILE_SECONDS = 60  # of one config; half a second is usual
+COMPILE_SECONDS = 30.0  # of one config; half a second is usual, and ptxas can take hours over one kernel
+COMPILER = "helion_compile.tune.compiling:Compiler"
+
+# Urgency, number of the request, its result, and what to compile.
+_Task = tuple[float, int, Future[Compiled], tuple[Any, ...]]
 
 
 class CompilePool:
     """Futures of :class:`Compiled`, which never raise.
 
     Args:
-        compile: another function in the place of ``compile_config``, for tests.
+        modules: to import before, for the kernels they define.
+        compiler: "module:class" of what compiles, for tests.
     """
 
     def __init__(
@@ -34,74 +37,45 @@ class CompilePool:
         modules: Sequence[str],
         target: Target,
         environment: Mapping[str, str],
-        compile: Callable[..., Compiled] = compile_config,
+        compiler: str = COMPILER,
     ) -> None:
-        self._processes = processes
         self._target = target
-        self._arguments = (tuple(modules), dict(environment), os.getpid())
-        self._compile = compile
-        self._running: dict[Future[Compiled], tuple[Future[Compiled], float]] = {}
-        self._stopped = False
-        self._executor = self._new()
+        self._queue: queue.PriorityQueue[_Task] = queue.PriorityQueue()
+        self._numbers = itertools.count()
+        self._stopped = threading.Event()
+        self._workers = [Worker(compiler, modules, environment, start="forkserver") for _ in range(processes)]
+        self._threads = [threading.Thread(target=self._drive, args=(worker,), daemon=True) for worker in self._workers]
+        for thread in self._threads:
+            thread.start()
 
-    def submit(self, name: str, case: Case, config: Mapping[str, Any]) -> Future[Compiled]:
+    def submit(self, name: str, case: Case, config: Mapping[str, Any], urgency: float = 0.0) -> Future[Compiled]:
+        """Of two configs that wait, that of less ``urgency`` is compiled first, or the one that was asked for first."""
         result: Future[Compiled] = Future()
-        self._try(result, (name, case.to_json(), dict(config)), again=True)
+        task = (name, case.to_json(), dict(config))
+        self._queue.put((urgency, next(self._numbers), result, task))
         return result
-
-    def expire(self) -> None:
-        """Give up on what compiles for too long; ptxas can take hours over one kernel.  The core stays lost to it."""
-        now = time.monotonic()
-        for result, (inner, since) in list(self._running.items()):
-            if result.done() or inner.done():
-                self._running.pop(result, None)
-            elif not inner.running():
-                self._running[result] = inner, now
-            elif now - since > COMPILE_SECONDS:
-                self._running.pop(result, None)
-                with contextlib.suppress(InvalidStateError):  # it came at this very moment
-                    result.set_result(Compiled("", "", error=f"it took more than {COMPILE_SECONDS} s to compile"))
 
     def stop(self) -> None:
         """End the processes; what was not compiled stays open."""
-        self._stopped = True
-        executor = self._executor
-        end((executor._processes or {}).values())
-        executor.shutdown(wait=True, cancel_futures=True)
+        self._stopped.set()
+        for worker in self._workers:
+            worker.stop()
+        for _ in self._threads:
+            self._queue.put((float("-inf"), next(self._numbers), Future(), ()))
+        for thread in self._threads:
+            thread.join()
 
-    def _new(self) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self._processes, context, initializer=_start, initargs=self._arguments)
-
-    def _try(self, result: Future[Compiled], task: tuple[Any, ...], again: bool) -> None:
-        try:
-            inner = self._executor.submit(self._compile, self._target, *task)
-        except BrokenProcessPool:
-            self._executor = self._new()
-            inner = self._executor.submit(self._compile, self._target, *task)
-
-        self._running[result] = inner, time.monotonic()
-
-        def pass_on(done: Future[Compiled]) -> None:
-            if result.done() or done.cancelled():
-                return
-            error = done.exception()
-            if isinstance(error, BrokenProcessPool) and again:
-                if not self._stopped:
-                    self._try(result, task, again=False)
-            elif error is not None:
-                result.set_result(Compiled("", "", error=f"the compiler process died: {type(error).__name__}"))
-            else:
-                result.set_result(done.result())
-
-        inner.add_done_callback(pass_on)
-
-
-def _start(modules: Sequence[str], environment: Mapping[str, str], parent: int) -> None:
-    import torch
-
-    obey_parent(parent)
-    os.environ.update(environment)
-    torch.set_num_threads(1)
-    for module in modules:
-        importlib.import_module(module)
+    def _drive(self, worker: Worker) -> None:
+        while True:
+            _, _, result, task = self._queue.get()
+            if self._stopped.is_set():
+                break
+            try:
+                compiled = worker.request("compile", self._target, *task, seconds=COMPILE_SECONDS)
+            except (WorkerDied, ValueError, OSError) as error:
+                if self._stopped.is_set():
+                    break
+                compiled = Compiled("", "", error=f"the compiler gave no answer: {error}")
+            with contextlib.suppress(InvalidStateError):  # nobody waits for it any more
+                result.set_result(compiled)
+        worker.stop()

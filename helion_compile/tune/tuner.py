@@ -22,10 +22,10 @@ from helion_compile.kernel import HelionKernel
 from helion_compile.tune.baselines import Baselines
 from helion_compile.tune.candidates import Moves, Space
 from helion_compile.tune.cases import TuneError
-from helion_compile.tune.compiling import Target, compile_config
+from helion_compile.tune.compiling import Target
 from helion_compile.tune.family import Effort, Family
 from helion_compile.tune.journal import Journal
-from helion_compile.tune.pool import CompilePool
+from helion_compile.tune.pool import COMPILER, CompilePool
 from helion_compile.tune.worker import Worker, WorkerDied
 
 __all__ = ["EFFORTS", "Settings", "Tuner", "share"]
@@ -63,7 +63,8 @@ class Settings:
     local_ranks: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
     measurer: str = GPU_MEASURER
-    compile: Callable[..., Any] = compile_config
+    compiler: str = COMPILER
+    start: str = "spawn"  # of the measuring processes
     space: Callable[[HelionKernel, Case], Any] = Space
 
 
@@ -89,12 +90,13 @@ class Tuner:
         self.started = time.monotonic()
         cache = settings.journal / "triton"
         environment = {"TRITON_CACHE_DIR": str(cache), **settings.environment}
+
+        def measuring(**more: str) -> Worker:
+            return Worker(settings.measurer, settings.modules, {**environment, **more}, settings.start)
+
+        self._worker = measuring()
         # Inductor would start compile workers of its own for each baseline process.
-        self._worker = Worker(settings.measurer, settings.modules, environment)
-        self._beside = [
-            Worker(settings.measurer, settings.modules, {**environment, "TORCHINDUCTOR_COMPILE_THREADS": "1"})
-            for _ in range(settings.baselines)
-        ]
+        self._beside = [measuring(TORCHINDUCTOR_COMPILE_THREADS="1") for _ in range(settings.baselines)]
         try:
             self.described = self._worker.request("gpu", seconds=300.0)
         except (WorkerDied, ValueError) as error:
@@ -104,7 +106,7 @@ class Tuner:
         self.gpu = Gpu(self.described["name"], (major, minor))
         target = Target(10 * major + minor, self.described["multiprocessors"])
         processes = settings.processes or max(1, (os.cpu_count() or 2) // settings.local_ranks - 1)
-        self._pool = CompilePool(processes, settings.modules, target, environment, settings.compile)
+        self._pool = CompilePool(processes, settings.modules, target, environment, settings.compiler)
         self._gpu_lock = threading.Lock()
         self._journals: dict[str, Journal] = {}
         self._tables: dict[str, ConfigTable] = {}
@@ -154,32 +156,34 @@ class Tuner:
         spent: dict[int, float] = {}
         waiting = list(todo)
         while active or waiting:
-            while waiting and len(active) < ACTIVE and not self._is_late():
-                active.append(self._start(*waiting.pop(0)))
+            # Nothing is measured while Helion reads a kernel, so that is waited for only where there is nothing else to do.
+            while waiting and len(active) < ACTIVE and not self._is_late() and (not active or self._spaces[0].done()):
+                active.append(self._start(len(todo) - len(waiting), *waiting.pop(0)))
             if not active:
                 self.left_out = [(kernel.name, case) for kernel, group in waiting for case in group]
                 return
-            self._pool.expire()
-            family = next((family for family in active if family.ready()), None)
+            allowed = self._allowed(len(active) + len(waiting))
+            late = [self._is_late() or spent.get(id(family), 0.0) > allowed for family in active]
+            family, hurry = next((each for each in zip(active, late, strict=True) if each[0].ready(each[1])), (None, False))
             if family is None:
                 futures = [future for each in active for future in each.waiting_for()]
                 pending = [future for future in futures if not future.done()]
                 concurrent.futures.wait(pending, timeout=0.2, return_when=concurrent.futures.FIRST_COMPLETED)
                 continue
-            before = time.monotonic()
-            allowed = self._allowed(len(active) + len(waiting))
-            goes_on = family.step(hurry=self._is_late() or spent.get(id(family), 0.0) > allowed)
+            before, phases = time.monotonic(), family.phases
+            goes_on = family.step(hurry)
             spent[id(family)] = spent.get(id(family), 0.0) + time.monotonic() - before
-            self.advance(len(family.cases) / (self.settings_rounds + 2) if goes_on and not family.finishing else 0.0)
-            if not goes_on:
+            if goes_on:
+                self.advance((family.phases - phases) * self._share_of_phase(family))
+            else:
                 active.remove(family)
                 self._finished(family)
 
-    @property
-    def settings_rounds(self) -> int:
-        return EFFORTS[self.settings.effort].rounds
+    def _share_of_phase(self, family: Family) -> float:
+        """How many cases, in parts, one phase of a search stands for: the seeds, a round, and two for the end."""
+        return len(family.cases) / (EFFORTS[self.settings.effort].rounds + 3)
 
-    def _start(self, kernel: HelionKernel, cases: list[Case]) -> Family:
+    def _start(self, number: int, kernel: HelionKernel, cases: list[Case]) -> Family:
         journal = self._journal(kernel.name)
         table = self._table(kernel)
         seeds = [kernel.default_config(cases[0])] if kernel.default_config else []
@@ -193,7 +197,8 @@ class Tuner:
             journal,
             self._moves.setdefault(kernel.name, Moves()),
             EFFORTS[self.settings.effort],
-            compile=lambda case, config: self._pool.submit(kernel.name, case, config),
+            # What was begun first is finished first: the GPU waits for its next round, not for the seeds of others.
+            compile=lambda case, config: self._pool.submit(kernel.name, case, config, urgency=number),
             measure=self._measure,
             seeds=[seed for seed in seeds if seed and "alternative" not in seed],
         )
@@ -212,7 +217,7 @@ class Tuner:
             if case not in family.winners:
                 self.failed[name, case] = reason
         self._write()
-        self.advance(2 * len(family.cases) / (self.settings_rounds + 2))
+        self.advance(len(family.cases) - family.phases * self._share_of_phase(family))
         facts = family.cases[0].without(family.kernel.rounded)
         lost = f", {self._worker.deaths} measuring processes lost so far" if self._worker.deaths else ""
         self.report(f"{name} {facts}: {len(family.winners)} of {len(family.cases)} cases tuned{lost}")

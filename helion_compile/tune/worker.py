@@ -1,4 +1,4 @@
-"""A process that measures, so that a config which breaks the CUDA context, hangs or kills the process costs one result.
+"""A process that measures or compiles, so that a config which breaks the CUDA context, hangs or kills it costs one result.
 
 The parent sends ``(method, arguments)`` and gets ``("ok", value)``, ``("error", sentence)`` or, when the process can measure
 no more, ``("broken", sentence)``; a process that dies sends nothing.
@@ -12,11 +12,10 @@ import os
 import signal
 import sys
 import threading
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["Worker", "WorkerDied", "end", "obey_parent"]
+__all__ = ["Worker", "WorkerDied"]
 
 
 class WorkerDied(RuntimeError):
@@ -24,26 +23,32 @@ class WorkerDied(RuntimeError):
 
 
 class Worker:
-    """A measuring process, started at the first request and again after each death.
+    """A process started at the first request and again after each death.
 
     Args:
-        measurer: "module:class" of what answers the requests.
+        server: "module:class" of what answers the requests.
         modules: to import before, for the kernels they define.
-        environment: variables to set in the process before it imports anything.
+        environment: variables to set in the process before it makes the server.
+        start: "spawn", or "forkserver", which takes milliseconds instead of seconds: torch and the first such worker's modules
+            are imported once, in the process that the others are forked from.  Not for one that uses CUDA, which does not
+            outlive a fork if one of the modules has begun to use it.
     """
 
-    def __init__(self, measurer: str, modules: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.measurer, self.modules, self.environment = measurer, tuple(modules), dict(environment)
+    def __init__(self, server: str, modules: Sequence[str], environment: Mapping[str, str], start: str = "spawn") -> None:
+        self.server, self.modules, self.environment = server, tuple(modules), dict(environment)
+        self._context = multiprocessing.get_context(start)
+        if start == "forkserver":
+            self._context.set_forkserver_preload(["torch", *modules])
         self.process: Any = None
         self._lock = threading.Lock()  # a process that is being started cannot be ended yet
         self.deaths = 0
 
     def request(self, method: str, *arguments: Any, seconds: float = 120.0) -> Any:
-        """Call a method of the measurer.
+        """Call a method of the server.
 
         Raises:
             WorkerDied: the process died on it, or gave no answer in time and was ended.
-            ValueError: the method raised an error after which the process still measures.
+            ValueError: the method raised an error after which the process still works.
         """
         with self._lock:
             if self.process is None:
@@ -73,13 +78,12 @@ class Worker:
         with self._lock:
             process, self.process = self.process, None
         if process is not None:
-            end([process])
+            _end(process)
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        arguments = (theirs, self.measurer, self.modules, self.environment, os.getpid())
-        self.process = context.Process(target=_serve, args=arguments, daemon=True)
+        self.pipe, theirs = self._context.Pipe()
+        arguments = (theirs, self.server, self.modules, self.environment)
+        self.process = self._context.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
 
@@ -88,16 +92,12 @@ class Worker:
         self.stop()
 
 
-def end(processes: Iterable[Any]) -> None:
-    """End processes that :func:`obey_parent` prepared: politely, so that they give back what they hold, then at once."""
-    processes = list(processes)
-    for process in processes:
-        process.terminate()
-    deadline = time.monotonic() + 1.0
-    for process in processes:
-        process.join(max(0.0, deadline - time.monotonic()))
-        process.kill()
-        process.join()
+def _end(process: Any) -> None:
+    """Politely, so that it gives back what it holds, then at once."""
+    process.terminate()
+    process.join(1.0)
+    process.kill()
+    process.join()
 
 
 def _ending(code: int | None) -> str:
@@ -106,12 +106,12 @@ def _ending(code: int | None) -> str:
     return f"exit code {code}"
 
 
-def _serve(pipe: Any, measurer: str, modules: Sequence[str], environment: Mapping[str, str], parent: int) -> None:
-    obey_parent(parent)
+def _serve(pipe: Any, server: str, modules: Sequence[str], environment: Mapping[str, str]) -> None:
+    _obey_parent()
     os.environ.update(environment)
     for module in modules:
         importlib.import_module(module)
-    module, _, name = measurer.partition(":")
+    module, _, name = server.partition(":")
     target = getattr(importlib.import_module(module), name)()
     while True:
         try:
@@ -139,15 +139,16 @@ def _context_is_broken() -> bool:
     return False
 
 
-def obey_parent(parent: int) -> None:
-    """End this process with ``parent``, however that ends, so that a GPU does not stay taken; leave Ctrl-C to it."""
+def _obey_parent() -> None:
+    """End this process with the one that wants it, however that ends, so that no GPU stays taken; leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches the whole group
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         import ctypes
 
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, on Linux
+        # On Linux. A fork server, which is what this process is a child of then, ends with the one that wants both.
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     except (OSError, AttributeError):
         return
-    if os.getppid() != parent:  # it ended before the line above
+    if not multiprocessing.parent_process().is_alive():  # it ended before the line above
         os._exit(1)
