@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Literal, TypeAlias
 
 from helion_compile.case import Case, Fact
@@ -21,11 +21,14 @@ class Shelf:
     """Finds the row for a case: the same case; else the next larger one; else the nearest; else the default case's.
 
     Rows of the same exact facts stand together, in the order of their rounded facts.
+
+    Args:
+        rows: of several for one case, the first is kept.
+        nearest: the exact facts that the nearest case may have others of, or None for all that are numbers.
     """
 
-    def __init__(self, rows: Iterable[Row], rounded: tuple[str, ...]) -> None:
-        """Of several rows for one case, the first is kept."""
-        self._rounded = rounded
+    def __init__(self, rows: Iterable[Row], rounded: tuple[str, ...], nearest: Collection[str] | None = None) -> None:
+        self._rounded, self._nearest = rounded, nearest
         self._by_case: dict[Case, Row] = {}
         for row in rows:
             self._by_case.setdefault(row.case, row)
@@ -35,7 +38,7 @@ class Shelf:
             exact, sizes = self._split(case)
             if all(map(_is_number, sizes)):
                 groups.setdefault(exact, []).append((sizes, self._by_case[case]))
-        self._groups = {exact: _Group(exact, members) for exact, members in groups.items()}
+        self._groups = {exact: _Group(self._kind(exact), exact, members) for exact, members in groups.items()}
         # A server asks for one untuned hidden size with many token counts.
         self._nearest_group = functools.lru_cache(256)(self._nearest_group)  # type: ignore[method-assign]
 
@@ -59,21 +62,27 @@ class Shelf:
 
     def _nearest_group(self, exact: _Exact, sizes: int) -> _Group | None:
         """A config for another hidden size is a guess worth making, one for another dtype or layout is not."""
-        comparable = [group for group in self._groups.values() if group.comparable(exact, sizes)]
+        kind = self._kind(exact)
+        comparable = [group for group in self._groups.values() if group.kind == kind and len(group.sizes[0]) == sizes]
         return min(comparable, key=lambda group: _distance(_numbers(exact), group.numbers), default=None)
+
+    def _kind(self, exact: _Exact) -> tuple[tuple[str, str], ...]:
+        """What two cases must share to be compared by size: the names of their facts, and every fact that may not differ."""
+
+        def differs(name: str, value: Fact) -> bool:
+            return _is_number(value) and (self._nearest is None or name in self._nearest)
+
+        return tuple((name, "number" if differs(name, value) else repr(value)) for name, value in exact)
 
 
 class _Group:
     """Rows that share their exact facts."""
 
-    def __init__(self, exact: _Exact, members: list[tuple[tuple[Any, ...], Row]]) -> None:
+    def __init__(self, kind: Any, exact: _Exact, members: list[tuple[tuple[Any, ...], Row]]) -> None:
         self.numbers = _numbers(exact)
-        self.kind = _kind(exact)
+        self.kind = kind
         self.members = sorted(members, key=lambda member: member[0])
         self.sizes = [sizes for sizes, _ in self.members]
-
-    def comparable(self, exact: _Exact, sizes: int) -> bool:
-        return self.kind == _kind(exact) and len(self.sizes[0]) == sizes
 
     def next_larger(self, asked: tuple[Any, ...]) -> Row | None:
         """The smallest row that is at least as large in every rounded fact."""
@@ -96,11 +105,6 @@ def _is_number(value: object) -> bool:
 
 def _numbers(exact: _Exact) -> tuple[Any, ...]:
     return tuple(value for _, value in exact if _is_number(value))
-
-
-def _kind(exact: _Exact) -> tuple[tuple[str, str], ...]:
-    """What two cases must share to be compared by size: the names of their facts, and every fact that is no number."""
-    return tuple((name, "number" if _is_number(value) else repr(value)) for name, value in exact)
 
 
 def _distance(one: tuple[Any, ...], other: tuple[Any, ...]) -> float:

@@ -94,6 +94,8 @@ class ConfigTable:
         default: takes a case, gives the config to use when no table has one, or None for Helion's default.
         folders: where tables are looked for, the preferred and only written one first; by default
             ``HELION_COMPILE_CONFIG_DIR`` or the user's data folder, then the tables shipped with the package.
+        nearest: the exact facts that may differ in the nearest row, where none has those of a case; by default all that are
+            numbers.  Empty where a config says nothing about other sizes.
         kernel_fingerprint: the version of the kernel, or several whose configs are interchangeable. Rows of any other
             version are skipped; rows that do not say count after those that do.
 
@@ -108,10 +110,12 @@ class ConfigTable:
         default: Callable[[Case], Mapping[str, Any] | None] | None = None,
         folders: Sequence[Path | str] | None = None,
         kernel_fingerprint: str | Collection[str] | None = None,
+        nearest: Collection[str] | None = None,
     ) -> None:
         kernel_folder(Path(), kernel)  # a bad name is reported where it was given
         self.kernel = kernel
         self.rounded = tuple(rounded)
+        self.nearest = None if nearest is None else frozenset(nearest)
         self.problems: list[str] = []
         self._default = default
         self._folders = None if folders is None else tuple(map(Path, folders))
@@ -227,7 +231,7 @@ class ConfigTable:
             order = sorted(rows, key=lambda name: (name != gpu.slug, -likeness(name, gpu.slug), name))
             for name in order:  # a stable sort: the order of the folders decides among rows that say their version
                 rows[name].sort(key=lambda row: not row.kernel)
-            shelves = [(name, Shelf(rows[name], self.rounded)) for name in order]
+            shelves = [(name, Shelf(rows[name], self.rounded, self.nearest)) for name in order]
             self._shelves[gpu] = shelves
             return shelves
 

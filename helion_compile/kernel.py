@@ -36,6 +36,7 @@ def kernel(
     name: str | None = None,
     default_config: Callable[[Case], Mapping[str, Any] | None] | None = None,
     rounded: Sequence[str] = ("num_tokens",),
+    nearest: Sequence[str] | None = None,
     inputs: Callable[[Case, torch.device], tuple[Any, ...]] | None = None,
     shapes: Callable[[Any], Iterable[Mapping[str, Any]]] | None = None,
     candidates: Callable[[Case], Iterable[Mapping[str, Any]]] | None = None,
@@ -57,6 +58,8 @@ def kernel(
         name: how graphs, config files and reports call it; the function's name by default.
         default_config: takes a case, gives the Helion config to use when no table has one, or None for Helion's default.
         rounded: facts of a case that look-up rounds up to the next tuned value; the others must match.
+        nearest: facts that need not match where nothing tuned does, so that the nearest in size is taken before the default
+            config; all numbers by default, and () where the config of one size is worthless for another.
         inputs: takes a case and a device, gives arguments of that case with fresh random values; the tuner measures on them.
         shapes: takes a :class:`helion_compile.tune.cases.Layer`, gives the exact facts that its model calls the kernel with.
         candidates: takes a case, gives all configs that the tuner tries for it, instead of searching Helion's space.
@@ -80,6 +83,7 @@ def kernel(
             name=name,
             default_config=default_config,
             rounded=rounded,
+            nearest=nearest,
             inputs=inputs,
             shapes=shapes,
             candidates=candidates,
@@ -116,6 +120,7 @@ class HelionKernel:
         name: str | None,
         default_config: Callable[[Case], Mapping[str, Any] | None] | None,
         rounded: Sequence[str],
+        nearest: Sequence[str] | None,
         inputs: Callable[[Case, torch.device], tuple[Any, ...]] | None,
         shapes: Callable[[Any], Iterable[Mapping[str, Any]]] | None,
         candidates: Callable[[Case], Iterable[Mapping[str, Any]]] | None,
@@ -136,6 +141,7 @@ class HelionKernel:
         _check_same_parameters(self.name, "reference", reference, self.signature)
         _check_names(self.name, "mutates", mutates)
         _check_names(self.name, "rounded", rounded)
+        _check_names(self.name, "nearest", nearest or ())
         unknown = set(mutates) - self.signature.parameters.keys()
         if unknown:
             raise TypeError(
@@ -149,6 +155,7 @@ class HelionKernel:
         self.mutated_positions = tuple(i for i, n in enumerate(self.signature.parameters) if n in mutates)
         self.default_config = default_config or _given_config(fn)
         self.rounded = tuple(rounded)
+        self.nearest = None if nearest is None else tuple(nearest)
         self.inputs = inputs
         self.shapes = shapes
         self.candidates = candidates
@@ -210,7 +217,11 @@ class HelionKernel:
     @functools.cached_property
     def table(self) -> ConfigTable:
         table = ConfigTable(
-            self.name, rounded=self.rounded, default=self.default_config, kernel_fingerprint=self.config_fingerprint
+            self.name,
+            rounded=self.rounded,
+            default=self.default_config,
+            kernel_fingerprint=self.config_fingerprint,
+            nearest=self.nearest,
         )
         table.on_change(self.plans.clear)
         return table

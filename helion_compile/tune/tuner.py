@@ -257,7 +257,11 @@ class Tuner:
             if self.settings.out is not None:
                 folders = (self.settings.out, *folders)
             self._tables[kernel.name] = ConfigTable(
-                kernel.name, kernel.rounded, folders=folders, kernel_fingerprint=kernel.config_fingerprint
+                kernel.name,
+                kernel.rounded,
+                folders=folders,
+                kernel_fingerprint=kernel.config_fingerprint,
+                nearest=kernel.nearest,
             )
         return self._tables[kernel.name]
 

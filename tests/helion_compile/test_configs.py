@@ -79,6 +79,22 @@ def test_a_fact_that_is_no_number_must_match(folders):
     assert pick.sentence.endswith("on NVIDIA H200: Helion's default config")
 
 
+def test_the_nearest_case_differs_in_nothing_that_may_not(folders):
+    fill(folders[0], [row(k=k, n=n, num_tokens=8) for k, n in ((2048, 64), (8192, 64), (4096, 1024))])
+    asked = Case(k=4096, n=64, num_tokens=8)
+
+    def pick(nearest):
+        return ConfigTable("rms_norm_quant", folders=folders, nearest=nearest).pick(asked, H200)
+
+    assert [pick(nearest).row.case["n"] for nearest in (None, ("k", "n"), ("k",))] == [64, 64, 64]
+    assert pick(("n",)).row.case == Case(k=4096, n=1024, num_tokens=8) and pick(("n",)).origin == "nearest"
+    assert pick(()).origin == "default"
+    # More tokens than any row has are no other size.
+    alike = asked.replace(k=2048, num_tokens=16)
+    found = ConfigTable("rms_norm_quant", folders=folders, nearest=()).pick(alike, H200)
+    assert found.origin == "nearest" and found.row.case == alike.replace(num_tokens=8)
+
+
 def test_then_the_row_of_the_default_case(folders):
     fill(folders[0], [row("any"), row(k=4096, num_tokens=8, dtype="fp16")])
     pick = table(folders).pick(Case(k=4096, num_tokens=8, dtype="bf16"), H200)

@@ -3,17 +3,23 @@
 Letters: M tokens, N output features, K what is summed over.
 """
 
+import itertools
+
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from helion_compile.case import Case
+from helion_compile.configs import ConfigTable, Gpu, Row
 from helion_compile.kernels import scaled_mm
 from helion_compile.kernels._scaled_mm import FEW_TOKENS, MOST_UNPROMOTED, MULTIPROCESSORS
+from helion_compile.reports.describing import config_of
 from helion_compile.tune.compiling import Target
 from helion_compile.tune.pool import CompilePool
 
 E4M3, INT8 = torch.float8_e4m3fn, torch.int8
 BF16, FP32 = torch.bfloat16, torch.float32
+H200 = Gpu("NVIDIA H200", (9, 0))
 CASE = Case(k=4096, n=6144, num_tokens=16, operands="e4m3", dtype="bf16", scales="row", fast_accum=True)
 
 
@@ -105,9 +111,52 @@ def test_default_configs(tokens, n, k, fast_accum):
 def test_every_token_count_has_candidates_or_the_library():
     for tokens in (1, 16, 64, 256):
         candidates = list(scaled_mm.candidates(CASE.replace(num_tokens=tokens)))
-        assert 3 <= len(candidates) <= 60
+        assert 3 <= len(candidates) <= 100
     assert not list(scaled_mm.candidates(CASE.replace(num_tokens=512)))
     assert all(c["block_sizes"][3] <= MOST_UNPROMOTED for c in scaled_mm.candidates(CASE.replace(fast_accum=False)))
+
+
+WON = {  # measured: docs/measurements/scaled-mm-4096-1024-h200.json, of a larger set of candidates
+    2: ([64, 16, 2, 256], 6),
+    16: ([64, 16, 4, 256], 4),
+    32: ([64, 32, 1, 256], 6),
+    64: ([64, 64, 1, 128], 8),
+    128: ([64, 128, 1, 256], 4),
+}
+
+
+@pytest.mark.parametrize("tokens", WON)
+def test_what_won_before_is_a_candidate_still(tokens):
+    blocks, stages = WON[tokens]
+    candidates = scaled_mm.candidates(CASE.replace(num_tokens=tokens, k=4096, n=1024))
+    assert {"block_sizes": blocks, "num_warps": 4, "num_stages": stages, "prefetch": 0} in list(candidates)
+
+
+def test_no_candidate_holds_more_than_its_registers():
+    for tokens, n in itertools.product((1, 16, 32, 64, 128, 256), (1024, 4096, 24576)):
+        for config in scaled_mm.candidates(CASE.replace(num_tokens=tokens, n=n)):
+            block_n, block_m, split, _ = config["block_sizes"]
+            held = block_n * block_m * (split + 1 if split > 1 else 1) // (32 * config["num_warps"])
+            assert held <= 128, config
+
+
+def test_a_row_of_another_product_is_never_used(tmp_path, monkeypatch):
+    """They made the products of a whole model slower than the library's; the default config is the better guess."""
+    rows = [Row(CASE.replace(k=4096, n=1024, num_tokens=m), {"num_warps": 4}, 5.0) for m in (1, 16)]
+    table = ConfigTable("scaled_mm", default=scaled_mm.default_config, folders=[tmp_path], nearest=scaled_mm.nearest)
+    table.add(rows, H200)
+    assert table.pick(CASE.replace(k=4096, n=1024, num_tokens=3), H200).origin == "rounded"
+    for other in ({"n": 24576}, {"k": 12288}, {"n": 1040}):
+        pick = table.pick(CASE.replace(**{"k": 4096, "n": 1024, "num_tokens": 16, **other}), H200)
+        assert pick.origin == "default" and "the kernel's own default config" in pick.sentence
+        assert pick.config == scaled_mm.default_config(pick.case)
+    assert scaled_mm.table.nearest == frozenset()
+    monkeypatch.setattr(scaled_mm, "table", table)
+    monkeypatch.setattr(Gpu, "current", staticmethod(lambda: H200))
+    for n, origin in ((1024, "exact"), (1040, "default")):
+        with FakeTensorMode():
+            reported = config_of(scaled_mm, list(scaled_mm.inputs(CASE.replace(k=4096, n=n), torch.device("cuda"))))
+        assert reported.origin == origin and f"n={n}" in str(reported)
 
 
 SPLIT = {"block_sizes": [64, 16, 4, 256], "num_warps": 4, "num_stages": 3, "prefetch": 1024}
