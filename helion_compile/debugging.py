@@ -28,7 +28,7 @@ __all__ = ["debug", "dump"]
 
 log = logging.getLogger("helion_compile")
 
-_CALL = re.compile(r"torch\.ops\.higher_order\.helion_kernel\((?P<args>.*), kernel = '(?P<key>(?P<name>\w+)@\w+)'\)")
+_CALL = re.compile(r"torch\.ops\.higher_order\.helion_kernel\((?P<args>.*), kernel = '(?P<name>\w+)(?:@\w+)?'\)")
 _folder: Path | None = None  # of the `with debug(…)` block under way
 _graphs = 0  # that were dumped in it
 
@@ -108,7 +108,7 @@ def program(title: str, side: str, code: str) -> str:
     imports = {"import helion_compile"}
 
     def call(found: re.Match[str]) -> str:
-        module = registry.find(found["key"]).fn.__module__
+        module = registry.named(found["name"]).fn.__module__
         if module != "__main__":
             imports.add(f"import {module}")
         return f'helion_compile.call("{found["name"]}", {found["args"]})'

@@ -3,7 +3,10 @@
     %out = torch.ops.higher_order.helion_kernel(%x, %weight, 1e-06, kernel="rms_norm_quant@1f3a5c77")
 
 Arguments are flat and in the order of the kernel's signature; ``kernel`` is its name and fingerprint, so equal graphs have
-equal text in every process and an edited kernel makes another graph.  The op is functional.  A kernel that writes to its
+equal text in every process and an edited kernel makes another graph.  A node that the pass puts into a graph has the name
+alone, which is readable and means the version of now: compile caches know graphs as they are before the pass, and the pass
+by the fingerprints of its kernels (``fusions.identity``).  Tracing such a node gives one with the fingerprint.  The op is
+functional.  A kernel that writes to its
 arguments appears as the node, which returns its results followed by the new value of each written argument, and a
 ``copy_`` for each: mutation that every compiler pass already understands, and that Inductor's lowering takes away again.
 
@@ -80,6 +83,7 @@ def _proxy(mode: ProxyTorchDispatchMode, *args: Any, kernel: str) -> Any:
 
     lowering.register()
     out = helion_kernel(*args, kernel=kernel)
+    kernel = registry.find(kernel).key
     proxies = torch.utils._pytree.tree_map(mode.tracer.unwrap_proxy, args)
     node = mode.tracer.create_proxy("call_function", helion_kernel, proxies, {"kernel": kernel}, name=kernel.partition("@")[0])
     return track_tensor_tree(out, node, constant=None, tracer=mode.tracer)

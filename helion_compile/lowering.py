@@ -113,7 +113,7 @@ class HelionCall(ir.ExternKernel):
     def __init__(
         self, key: str, args: Sequence[Any], outputs: Sequence[ir.TensorBox], written: Sequence[ir.TensorBox]
     ) -> None:
-        self.key = key
+        self.key = registry.find(key).key  # generated code is kept, and must never run with another version
         self.place = str(Location.of(V.graph.current_node))
         self.args = [self._realized(arg) if isinstance(arg, ir.TensorBox) else arg for arg in args]
         self.outputs = [self._realized(output) for output in outputs]

@@ -53,7 +53,7 @@ def _refuse(chain: Chain, *, exact: bool) -> str | None:
 
 def _build(chain: Chain, emit: Emit, *, exact: bool) -> Outputs:
     arguments = _arguments(chain, exact, functools.partial(rows_of, emit), lambda node: node)
-    results = unpack(emit, emit(helion_kernel, *arguments, kernel=activation_quant.key))
+    results = unpack(emit, emit(helion_kernel, *arguments, kernel=activation_quant.name))
     outputs = quantizer_outputs(chain)
     if chain.wanted(Activation, "out"):
         outputs.append((Activation, "out"))

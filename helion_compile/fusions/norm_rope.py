@@ -61,7 +61,7 @@ def _refuse(chain: Chain, *, exact: bool) -> str | None:
 
 def _build(chain: Chain, emit: Emit, *, exact: bool) -> Outputs:
     heads = heads_of(chain, Rope)
-    result = emit(helion_kernel, *_arguments(chain, exact, heads, emit, lambda node: node), kernel=norm_rope.key)
+    result = emit(helion_kernel, *_arguments(chain, exact, heads, emit, lambda node: node), kernel=norm_rope.name)
     return {(Rope, "out"): in_the_shape_of(heads, result, emit)}
 
 

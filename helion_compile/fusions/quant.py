@@ -44,7 +44,7 @@ def _refuse(chain: Chain, *, exact: bool) -> str | None:
 
 def _build(chain: Chain, emit: Emit, *, exact: bool) -> Outputs:
     arguments = _arguments(chain, exact, functools.partial(rows_of, emit), lambda node: node)
-    results = unpack(emit, emit(helion_kernel, *arguments, kernel=quant.key))
+    results = unpack(emit, emit(helion_kernel, *arguments, kernel=quant.name))
     return dict(zip(quantizer_outputs(chain), results, strict=True))
 
 

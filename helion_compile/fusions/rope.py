@@ -46,7 +46,7 @@ def _refuse(chain: Chain, *, exact: bool) -> str | None:
 
 def _build(chain: Chain, emit: Emit, *, exact: bool) -> Outputs:
     heads = heads_of(chain, ComplexRope)
-    result = emit(helion_kernel, *_arguments(chain, heads, emit, lambda node: node), kernel=rope.key)
+    result = emit(helion_kernel, *_arguments(chain, heads, emit, lambda node: node), kernel=rope.name)
     return {(ComplexRope, "out"): in_the_shape_of(heads, result, emit)}
 
 

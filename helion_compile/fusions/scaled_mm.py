@@ -67,7 +67,7 @@ def _build(chain: Chain, emit: Emit) -> Outputs:
     w = inputs["b"] if meaning.b_is_rows else emit(aten.permute.default, inputs["b"], [1, 0])
     scales = [_flat(emit, inputs[name]) for name in ("a_scale", "b_scale")]
     arguments = (inputs["a"], w, *scales, inputs.get("bias"), meaning.dtype, meaning.fast_accum)
-    return {(Matmul, "out"): emit(helion_kernel, *arguments, kernel=scaled_mm.key)}
+    return {(Matmul, "out"): emit(helion_kernel, *arguments, kernel=scaled_mm.name)}
 
 
 def _values(chain: Chain) -> tuple[Any, ...]:

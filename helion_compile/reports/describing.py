@@ -25,11 +25,21 @@ def annotate(graph: Graph, report: GraphReport) -> None:
     """Write kernel and config beside the nodes, where printed graphs (``TORCH_LOGS="post_grad_graphs"``) show them."""
     nodes = {node.name: node for node in graph.nodes}
     for fused in report.fused:
-        node = nodes[fused.site.node]
-        values = fused.config.values
-        config = " ".join(f"{key}={value}" for key, value in values.items()) if values else fused.config.origin
-        made = {"kernel": fused.kernel.partition("@")[0], "config": config, "for": fused.site.location.module}
+        node, location = nodes[fused.site.node], fused.site.location
+        made = {
+            "kernel": fused.kernel.partition("@")[0],
+            "config": _short(fused.config),
+            "for": location.module or location.source,
+        }
         node.meta["custom"] = {**node.meta.get("custom", {}), **made}
+
+
+def _short(config: Config) -> str:
+    """ "block_sizes=[1] num_warps=8"; with dynamic sizes also that this is for the traced ones."""
+    if config.values is None:
+        return {"reference": "none, its reference runs", "run time": "picked at run time"}.get(config.origin, "default")
+    values = " ".join(f"{key}={value}" for key, value in config.values.items())
+    return f"{values} for the traced sizes, picked at run time" if config.origin == "run time" else values
 
 
 def _fused(graph: Graph, record: GraphRecord) -> Iterator[FusedSite]:

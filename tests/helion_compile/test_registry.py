@@ -61,3 +61,10 @@ def test_kernels_of_the_package_are_imported_when_a_graph_names_one():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": ":".join(sys.path)})
     assert "another version of it, quant@" in done.stdout, done.stderr
+
+
+def test_a_name_alone_is_the_version_of_now():
+    first, second = version(torch.abs), version(torch.neg)
+    assert registry.find("test_versioned") is second and registry.find(first.key) is not second
+    with pytest.raises(UnknownKernelError, match="no Helion kernel is named 'nothing'"):
+        registry.find("nothing")

@@ -68,7 +68,7 @@ def as_catalogue(how: str) -> types.SimpleNamespace:
     def build(chain, emit):
         x = rows_of(emit, chain.inputs["x"])
         attributes = quantizer_text(chain[Quantize].meaning)
-        results = unpack(emit, emit(helion_kernel, x, None, None, attributes, False, kernel=wrong.key))
+        results = unpack(emit, emit(helion_kernel, x, None, None, attributes, False, kernel=wrong.name))
         return {(Quantize, "q"): next(results), (Quantize, "scale"): next(results)}
 
     return types.SimpleNamespace(
