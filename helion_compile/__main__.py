@@ -8,10 +8,14 @@ import sys
 # command -> module whose main(argv) runs it, and what it does
 COMMANDS = {
     "bench chains": ("helion_compile.bench.chains", "norm, quantiser and product against Inductor and the library"),
-    "bench kernels": ("helion_compile.bench.kernels", "each kernel against Inductor, on this GPU"),
+    "bench kernels": (
+        "helion_compile.bench.kernels",
+        "each kernel against Inductor, vLLM and the library, on this GPU",
+    ),
     "bench layers": ("helion_compile.bench.layers", "decoder layers of a Hugging Face Qwen3, compiled by both backends"),
     "bench launch": ("helion_compile.bench.launch", "host time of a call"),
     "bench pick": ("helion_compile.bench.pick", "host time of choosing a config"),
+    "bench plot": ("helion_compile.bench.plot", "pictures of rows that were measured before"),
     "bench reading": ("helion_compile.bench.reading", "what the pass takes for graphs of up to 100 000 nodes"),
     "bench vllm": ("helion_compile.bench.vllm", "a Qwen3 in vLLM, with our pass and without"),
     "configs import": ("helion_compile.config_import", "take over config files of vLLM"),

@@ -13,7 +13,7 @@ from torch.fx import Graph, Node
 from passes.source import Location
 from passes.values import VIEWS, spelled, tensor_text
 
-__all__ = ["Line", "is_view", "listing"]
+__all__ = ["Line", "bytes_of", "is_view", "listing"]
 
 _SIZES = (torch.ops.aten.sym_size.int, torch.ops.aten.sym_numel.default, torch.ops.aten.sym_stride.int)
 
@@ -45,7 +45,7 @@ def is_view(node: Node) -> bool:
 
 def _line(node: Node) -> Line:
     runs = node.op == "call_function" and not is_view(node) and isinstance(node.meta.get("val"), (torch.Tensor, tuple, list))
-    moved = sum(map(_bytes, _tensors([node, *node.all_input_nodes]))) if runs else 0
+    moved = bytes_of(_tensors([node, *node.all_input_nodes])) if runs else 0
     return Line(node.name, _text(node), Location.of(node), int(runs), moved)
 
 
@@ -73,8 +73,9 @@ def _tensors(nodes: Iterable[Node]) -> Iterable[torch.Tensor]:
                 yield item
 
 
-def _bytes(tensor: torch.Tensor) -> int:
-    return math.prod(map(_traced, tensor.shape)) * tensor.element_size()
+def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
+    """The elements of these tensors, each read or written once; what a stride of 0 repeats counts each time."""
+    return sum(math.prod(map(_traced, tensor.shape)) * tensor.element_size() for tensor in tensors)
 
 
 def _traced(size: int | torch.SymInt) -> int:

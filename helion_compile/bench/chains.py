@@ -1,88 +1,78 @@
-"""``bench chains``: norm → quantise → product, and the product alone, against Inductor and ``torch._scaled_mm``.
+"""``bench chains``: norm → quantise → product, against Inductor's kernel followed by the library's product or by CUTLASS.
 
-Both chains are replayed as CUDA graphs with weights that are not in the L2; ours with dependent launch, as in a model.
+Both kernels are replayed in one CUDA graph with weights that are not in the L2; ours with dependent launch, as in a model.
+``inductor, then ours`` is Inductor's kernel in front of our product: what leaving the quantiser to Inductor would cost.
+Products alone are rows of ``bench kernels --kernels scaled_mm``.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from helion_compile.bench.kernels import NORM, TORCHAO, _norm_quantized, copy_bandwidth
-from helion_compile.bench.timing import device_us, machine, require_gpu, rotating
+from helion_compile.bench import plots
+from helion_compile.bench.rows import Baseline, Rows, distance, measure
+from helion_compile.bench.subjects import SUBJECTS
+from helion_compile.bench.timing import copy_bandwidth, product_rate, require_gpu, rotating
+from helion_compile.bench.vllm_library import OPERATORS, MissingLibrary, load
+from helion_compile.bench.work import Limits, work_of
 from helion_compile.kernels import rms_norm_quant, scaled_mm
 
-__all__ = ["main"]
+__all__ = ["main", "row_of"]
 
 # K and N of Qwen3-8B's linears: q, k and v together, gate and up together, down, out
 SHAPES = ((4096, 6144), (4096, 24576), (12288, 4096), (4096, 4096))
-BF16 = torch.bfloat16
+WEIGHTS = 2  # arguments of a chain behind those of the norm: the product's weight and its scales
 
 
-def _our_chain(x, weight, w, w_scale, *_):
-    q, scale = rms_norm_quant(x, weight, None, None, None, None, 1e-6, NORM, TORCHAO, False, False)
-    return scaled_mm(q, w, scale.view(-1), w_scale, None, BF16, True)
+def row_of(k: int, n: int, m: int, limits: Limits, *, vllm: bool = False, device: str = "cuda") -> dict[str, Any]:
+    """The row of one product's shape for M tokens."""
+    norm, product = SUBJECTS["rms_norm_quant"], SUBJECTS["scaled_mm"]
+    of_norm = norm.case({"hidden_size": k, "residual": False}, m)
+    of_product = product.case({"k": k, "n": n, "operands": "e4m3", "scales": "row", "fast_accum": True}, m)
+
+    def make() -> tuple[Any, ...]:
+        _, w, _, w_scale, *_ = product.arguments(of_product, torch.device(device))
+        return *norm.arguments(of_norm, torch.device(device)), w, w_scale
+
+    arguments = make()
+    alone = product.arguments(of_product, torch.device(device))
+    sets = rotating(make, k * n)
+    picks = {kernel.name: kernel.pick(args) for kernel, args in ((rms_norm_quant, arguments[:-WEIGHTS]), (scaled_mm, alone))}
+    facts = {
+        "kernel": "norm, quantiser, product",
+        "m": m,
+        "k": k,
+        "n": n,
+        "config": {name: dict(pick.config or {}) for name, pick in picks.items()},
+        "config_from": {name: pick.origin for name, pick in picks.items()},
+    }
+    work = work_of(rms_norm_quant, arguments[:-WEIGHTS]) + work_of(scaled_mm, alone)
+    ours = _chain(rms_norm_quant, scaled_mm)
+    return measure(facts, ours, sets, _baselines(vllm), work, limits, chained=True)
 
 
-def _their_chain(x, weight, w, w_scale, *_):
-    q, scale = _norm_quantized(x, weight)
-    return torch._scaled_mm(q, w.t(), scale, w_scale[None, :], out_dtype=BF16, use_fast_accum=True)
-
-
-def _our_product(x, weight, w, w_scale, q, scale):
-    return scaled_mm(q, w, scale, w_scale, None, BF16, True)
-
-
-def _their_product(x, weight, w, w_scale, q, scale):
-    return torch._scaled_mm(q, w.t(), scale[:, None], w_scale[None, :], out_dtype=BF16, use_fast_accum=True)
-
-
-def _inputs(m: int, k: int, n: int) -> tuple[torch.Tensor, ...]:
-    x, weight = (torch.randn(size, device="cuda", dtype=BF16) for size in ((m, k), (k,)))
-    w, q = (torch.randn(rows, k, device="cuda").to(torch.float8_e4m3fn) for rows in (n, m))
-    w_scale, scale = (torch.rand(size, device="cuda") + 0.5 for size in (n, m))
-    return x, weight, w, w_scale, q, scale
-
-
-def measure(what: str, m: int, k: int, n: int, bandwidth: float) -> dict[str, Any]:
-    """One row: times in µs, how far the results are apart, and for the product how far each is from that in fp64.
-
-    Raises:
-        AssertionError: ours is farther from the other than rounding explains.
-    """
-    sets = rotating(lambda: _inputs(m, k, n), k * n)
-    chain = what == "chain"
+def _baselines(vllm: bool) -> Iterator[Baseline]:
     torch._dynamo.reset()
-    ours = _our_chain if chain else _our_product
-    theirs = torch.compile(_their_chain, dynamic=False) if chain else _their_product
-    got, want = ours(*sets[0]), theirs(*sets[0])
-    # A product of sums that the tensor cores keep to 13 bits or so, rounded to bf16; in the chain a byte may move by a step.
-    apart, limit = _distance(got, want), 0.02 if chain else 0.01
-    if not apart <= limit:
-        raise AssertionError(f"{what} at M={m}, K={k}, N={n} is {apart:.1e} from the library's result, more than {limit}")
-    row = {"what": what, "m": m, "k": k, "n": n, "apart": apart}
-    if not chain:
-        _, _, w, w_scale, q, scale = sets[0]
-        exact = (q.double() @ w.double().t()) * w_scale.double() * scale.double()[:, None]
-        row |= {"error": _distance(got, exact), "their_error": _distance(want, exact)}
-    row["us"] = device_us(ours, sets, chained=chain)
-    row["theirs_us"] = device_us(theirs, sets, chained=chain)
-    row["speedup"] = row["theirs_us"] / row["us"]
-    row["reading_share"] = k * n / bandwidth / (row["us"] * 1e-6)
-    row["config"] = dict(scaled_mm.pick((sets[0][4], sets[0][2], sets[0][5], sets[0][3], None, BF16, True)).config or {})
-    return row
+    quantise = torch.compile(rms_norm_quant.reference, dynamic=False)
+    check = distance(0.02)  # a byte may move by a step
+    yield Baseline("inductor, library", _chain(quantise, scaled_mm.alternatives["library"]), check=check)
+    if vllm:
+        yield Baseline("inductor, cutlass", _chain(quantise, OPERATORS["scaled_mm"][0]), check=check)
+    yield Baseline("inductor, then ours", _chain(quantise, scaled_mm), check=check)
 
 
-def _distance(got: torch.Tensor, want: torch.Tensor) -> float:
-    return ((got.double() - want.double()).norm() / want.double().norm()).item()
+def _chain(quantise: Callable[..., Any], product: Callable[..., Any]) -> Callable[..., torch.Tensor]:
+    def run(*arguments: Any) -> torch.Tensor:
+        *of_norm, w, w_scale = arguments
+        q, scale = quantise(*of_norm)
+        return product(q, w, scale.view(-1), w_scale, None, torch.bfloat16, True)
+
+    return run
 
 
 @contextlib.contextmanager
@@ -110,36 +100,27 @@ def _prefetching(size: int | None) -> Iterator[None]:
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="helion_compile bench chains", description=__doc__)
-    parser.add_argument("--what", nargs="+", choices=["chain", "product"], default=["chain", "product"])
     parser.add_argument("--shapes", nargs="+", metavar="K,N", default=[f"{k},{n}" for k, n in SHAPES])
-    parser.add_argument("--m", type=int, nargs="+", default=[1, 16, 64, 256, 1024, 4096])
+    parser.add_argument("--m", type=int, nargs="+", default=[1, 16, 64, 256, 1024, 4096], help="tokens")
     parser.add_argument("--prefetch", type=int, choices=[0, 512, 1024, 2048, 4096], help="instead of what the configs say")
-    parser.add_argument("--json", help="write the rows to this file")
+    parser.add_argument("--vllm", nargs="?", const="", metavar="FILE", help="vLLM's CUTLASS too; FILE is its library")
+    parser.add_argument("--json", metavar="FILE", help="write the rows to this file, each when it is there")
+    parser.add_argument("--plot", metavar="PREFIX", help="draw PREFIX-speedup and PREFIX-roofline as SVG and PNG")
     options = parser.parse_args(argv)
     require_gpu("chains")
-    shapes = [tuple(map(int, shape.split(","))) for shape in options.shapes]
-    bandwidth = copy_bandwidth()
-    console = Console(soft_wrap=True)
-    console.print(f"{machine()}, copy {bandwidth / 1e12:.2f} TB/s")
+    if options.plot:
+        plots.require()
+    if options.vllm is not None:
+        try:
+            load(options.vllm or None)
+        except MissingLibrary as error:
+            parser.error(str(error))
+    rows = Rows(Limits(copy_bandwidth(), product_rate()), options.json)
     with _prefetching(options.prefetch):
-        rows = [measure(what, m, k, n, bandwidth) for what in options.what for k, n in shapes for m in options.m]
-    table = Table("what", "K", "N", "M", "ours µs", "theirs µs", "speed-up", "of reading the weights", "apart", "config")
-    for row in rows:
-        numbers = (f"{row['us']:.2f}", f"{row['theirs_us']:.2f}", f"{row['speedup']:.2f}", f"{row['reading_share']:.0%}")
-        sizes = (str(row[name]) for name in ("k", "n", "m"))
-        table.add_row(row["what"], *sizes, *numbers, f"{row['apart']:.1e}", json.dumps(row["config"]))
-    console.print(table)
-    for what in options.what:
-        for few in (True, False):
-            speedups = [row["speedup"] for row in rows if row["what"] == what and (row["m"] <= 64) == few]
-            if speedups:
-                mean = math.exp(sum(map(math.log, speedups)) / len(speedups))
-                losses = sum(speedup < 1 for speedup in speedups)
-                console.print(
-                    f"{what}, {'up to' if few else 'more than'} 64 tokens: geomean {mean:.2f}x, worst {min(speedups):.2f}x, "
-                    f"{losses} losses of {len(speedups)}"
-                )
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump({"machine": machine(), "copy_bandwidth": bandwidth, "rows": rows}, file, indent=2)
-    return 0
+        for k, n in (map(int, shape.split(",")) for shape in options.shapes):
+            for m in options.m:
+                rows.add(row_of(k, n, m, rows.limits, vllm=options.vllm is not None))
+    code = rows.end()
+    if options.plot:
+        plots.draw(rows.rows, rows.limits, options.plot)
+    return code

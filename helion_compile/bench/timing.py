@@ -1,8 +1,11 @@
-"""Timing on a GPU: device time under CUDA-graph replay, and host time of calls that only queue work."""
+"""Timing on a GPU: device time under CUDA-graph replay, host time of calls that only queue work, and what the GPU can do."""
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import datetime
+import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +15,7 @@ import torch
 
 from helion_compile.launcher import without_dependent_launch
 
-__all__ = ["device_us", "host_us", "machine", "require_gpu", "rotating"]
+__all__ = ["copy_bandwidth", "device_us", "host_us", "machine", "product_rate", "require_gpu", "rotating"]
 
 
 def require_gpu(command: str) -> None:
@@ -30,6 +33,8 @@ def rotating(make: Callable[[], tuple[Any, ...]], bytes_each: int) -> list[tuple
 def device_us(fn: Callable[..., Any], sets: Sequence[tuple[Any, ...]], repeats: int = 15, *, chained: bool = False) -> float:
     """Median device time of ``fn(*set)`` in µs, over the ``sets`` in turn, replayed as one CUDA graph.
 
+    Results live for a round of the sets: memory that is written again at once would stay in the L2 and cost no bandwidth.
+
     Args:
         chained: ``fn`` is several steps of which one may begin while the one before ends, as they do in a model.  A single
             kernel would overlap with the next call of itself, which no model makes.
@@ -39,10 +44,11 @@ def device_us(fn: Callable[..., Any], sets: Sequence[tuple[Any, ...]], repeats: 
     torch.cuda.synchronize()
     rounds = max(1, 64 // len(sets))
     graph = torch.cuda.CUDAGraph()
+    results: collections.deque[Any] = collections.deque(maxlen=len(sets))
     with torch.cuda.graph(graph), contextlib.nullcontext() if chained else without_dependent_launch():
         for _ in range(rounds):
             for each in sets:
-                fn(*each)
+                results.append(fn(*each))
     times = []
     for _ in range(repeats + 3):
         start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -69,8 +75,26 @@ def host_us(fn: Callable[[], Any], calls: int = 200, repeats: int = 25) -> float
     return statistics.median(times)
 
 
+def copy_bandwidth() -> float:
+    """Bytes a second, read and written, of a large copy by a kernel."""
+    x = torch.randn(2**28, device="cuda")
+    y = torch.empty_like(x)
+    return 2 * x.nbytes / (device_us(lambda: torch.add(x, 1.0, out=y), [()], repeats=5) * 1e-6)
+
+
+def product_rate() -> float | None:
+    """Operations a second of a large fp8 product by the library, with scales a row; None on a GPU without such products."""
+    if torch.cuda.get_device_capability() < (8, 9):
+        return None
+    size = 8192
+    a, b = (torch.randn(size, size, device="cuda").to(torch.float8_e4m3fn) for _ in range(2))
+    scale = torch.ones(size, 1, device="cuda")
+    options = {"out_dtype": torch.bfloat16, "use_fast_accum": True}
+    return 2 * size**3 / (device_us(lambda: torch._scaled_mm(a, b.t(), scale, scale.t(), **options), [()], repeats=5) * 1e-6)
+
+
 def machine() -> dict[str, str]:
-    """What a measurement has to say of where it was made."""
+    """What a measurement has to say of where and when it was made."""
     from importlib.metadata import PackageNotFoundError, version
 
     def installed(name: str) -> str:
@@ -80,4 +104,5 @@ def machine() -> dict[str, str]:
             return "none"
 
     names = ("torch", "triton", "helion", "transformers", "torchao", "vllm")
-    return {"gpu": torch.cuda.get_device_name(), **{name: installed(name) for name in names}}
+    gpu = {"gpu": torch.cuda.get_device_name(), "date": datetime.date.today().isoformat(), "python": platform.python_version()}
+    return gpu | {name: installed(name) for name in names}

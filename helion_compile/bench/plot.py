@@ -1,0 +1,82 @@
+"""``bench plot``: the pictures of rows that were measured before, from files of ``bench kernels`` and from config tables.
+
+Needs no GPU.  The rows of a config table have a time and Inductor's; their bytes and operations follow from the case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from helion_compile import registry
+from helion_compile.bench import plots
+from helion_compile.bench.work import Limits, work_of_case
+from helion_compile.config_rows import ConfigError, Row
+from helion_compile.errors import UnknownKernelError
+
+__all__ = ["main", "read"]
+
+
+def read(file: Path) -> tuple[list[dict[str, Any]], Limits | None]:
+    """The rows of a file, and the limits of the GPU that it names.
+
+    Raises:
+        ValueError: it is neither kind of file, in one sentence.
+    """
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from None
+    if isinstance(content, list):
+        return _of_table(file, content), None
+    if not (isinstance(content, dict) and "limits" in content and all("baselines" in row for row in content.get("rows", ()))):
+        raise ValueError(f"{file} holds neither the rows of bench kernels or chains nor a config table")
+    return content["rows"], Limits(**content["limits"])
+
+
+def _of_table(file: Path, content: list[Any]) -> list[dict[str, Any]]:
+    """Those that were measured; the table's folder is named as its kernel is."""
+    try:
+        kernel = registry.named(file.parent.name)
+        rows = [Row.from_json(fields) for fields in content]
+    except (UnknownKernelError, ConfigError) as error:
+        raise ValueError(f"{file} cannot be read as a table of configs: {error}") from None
+    found = []
+    for row in rows:
+        if row.us is None:
+            continue
+        facts = row.case.facts
+        work = work_of_case(kernel, row.case)
+        kinds = [f"{name} {value}" if value is not True else name for name, value in facts.items() if name in _KINDS and value]
+        width = {"k": facts["hidden_size"]} if "hidden_size" in facts else {n: facts[n] for n in ("k", "n") if n in facts}
+        of = {"kernel": ", ".join([kernel.name, *kinds]), "m": facts["num_tokens"], **width}
+        of |= {"bytes": work.bytes, "operations": work.operations, "products": work.products}
+        found.append({**of, "us": row.us, "baselines": dict(row.baselines)})
+    return found
+
+
+_KINDS = ("group", "kind", "residual", "static")
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="helion_compile bench plot", description=__doc__)
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument("--out", default="bench", metavar="PREFIX", help="of the files that are written")
+    parser.add_argument("--title", default="", help="the GPU, say")
+    parser.add_argument("--bandwidth", type=float, metavar="TB/s", help="of a copy, for a roofline of config tables")
+    options = parser.parse_args(argv)
+    plots.require()
+    rows: list[dict[str, Any]] = []
+    limits = None if options.bandwidth is None else Limits(options.bandwidth * 1e12)
+    for file in options.files:
+        try:
+            more, found = read(file)
+        except ValueError as error:
+            parser.error(str(error))
+        rows += more
+        limits = limits or found
+    for file in plots.draw(rows, limits, options.out, options.title):
+        print(file)
+    return 0

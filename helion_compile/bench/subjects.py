@@ -1,0 +1,180 @@
+"""What ``bench kernels`` measures: each kernel of the catalogue, in the kinds in which models call it.
+
+Arguments are those that the tuner makes for a case, so that rows and config tables speak of the same calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from helion_compile.case import Case
+from helion_compile.kernel import HelionKernel
+from helion_compile.kernels import activation_quant, norm_rope, quant, rms_norm_quant, rope, scaled_mm
+from helion_compile.tune.cases import Layer
+
+__all__ = ["LAYERS", "SUBJECTS", "Subject"]
+
+# hidden size, inner size, that of all query heads, of one head, heads of keys
+LAYERS = {
+    "Qwen3-8B": Layer(4096, 12288, 4096, 128, 8),
+    "Qwen3-32B": Layer(5120, 25600, 8192, 128, 8),
+    "Llama-3-8B": Layer(4096, 14336, 4096, 128, 8),
+    "Llama-3-70B": Layer(8192, 28672, 8192, 128, 8),
+}
+
+
+def _rows(**facts: Any) -> Callable[[int], Iterator[dict[str, Any]]]:
+    return lambda k: iter([{"hidden_size": k, **facts}])
+
+
+def _heads(pairs: str, **facts: Any) -> Callable[[int], Iterator[dict[str, Any]]]:
+    return lambda k: iter([{"head_dim": 128, "num_heads": k // 128, "turned": 128, "pairs": pairs, **facts}])
+
+
+def _weights(k: int) -> Iterator[dict[str, Any]]:
+    """The linears of ``LAYERS`` with so many inputs."""
+    seen = {facts["n"]: facts for layer in LAYERS.values() for facts in scaled_mm.shapes(layer) if facts["k"] == k}
+    return (seen[n] for n in sorted(seen))
+
+
+def _as_given(*args: Any) -> tuple[Any, ...]:
+    return args
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A kernel with some attributes, and what a model writes instead.
+
+    Attributes:
+        facts: takes K, gives the exact facts of its cases: one, or for products one for each N.
+        attributes: arguments of the kernel by name, in place of those that the tuner makes.
+        spelled: what Inductor is given; by default the kernel's ``reference``.
+        prepare: makes the arguments of ``spelled`` from those of the kernel.
+        adjust: changes the kernel's arguments.
+        library: the library's call, where it has one that does the same; Inductor is no baseline then.
+        check_eager: compare results with eager PyTorch's: Inductor does not keep the roundings of a model, and where two
+            products nearly cancel that is far.
+    """
+
+    kernel: HelionKernel
+    facts: Callable[[int], Iterator[dict[str, Any]]]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    spelled: Callable[..., Any] | None = None
+    prepare: Callable[..., tuple[Any, ...]] = _as_given
+    adjust: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    library: Callable[..., Any] | None = None
+    check_eager: bool = False
+
+    def case(self, facts: Mapping[str, Any], tokens: int) -> Case:
+        return Case(**{"dtype": "bf16", **facts, "num_tokens": tokens})
+
+    def arguments(self, case: Case, device: torch.device) -> tuple[Any, ...]:
+        """Fresh ones with random values."""
+        named = dict(zip(self.kernel.signature.parameters, self.kernel.inputs(case, device), strict=True))
+        return tuple(self.adjust(named | dict(self.attributes)).values())
+
+
+def _rotated_halves(x, cos, sin):
+    x1, x2 = x.chunk(2, -1)
+    return x * cos.unsqueeze(2) + torch.cat((-x2, x1), -1) * sin.unsqueeze(2)
+
+
+def _norm_rotated(x, cos, sin, weight, eps):
+    x32 = x.float()
+    normed = weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
+    return _rotated_halves(normed, cos, sin)
+
+
+def _stacked_pairs(x, cos, sin):
+    x1, x2, cos, sin = x[..., ::2], x[..., 1::2], cos.unsqueeze(2), sin.unsqueeze(2)
+    return torch.stack((x1 * cos - x2 * sin, x1 * sin + x2 * cos), -1).flatten(-2)
+
+
+def _written_pairs(x, cos, sin):
+    x1, x2, cos, sin = x[..., ::2], x[..., 1::2], cos.unsqueeze(2), sin.unsqueeze(2)
+    out = torch.empty_like(x)
+    out[..., ::2] = x1 * cos - x2 * sin
+    out[..., 1::2] = x1 * sin + x2 * cos
+    return out
+
+
+def _complex_pairs(x, frequencies):
+    turned = torch.view_as_complex(x.float().unflatten(-1, (-1, 2))) * frequencies.unsqueeze(2)
+    return torch.view_as_real(turned).flatten(-2).type_as(x)
+
+
+def _both_halves(x, cos1, sin1, cos2, sin2, *_):
+    return x, torch.cat((cos1, cos2), -1), torch.cat((sin1, sin2), -1)
+
+
+def _both_halves_and_weight(x, weight, cos1, sin1, cos2, sin2, eps, *_):
+    return *_both_halves(x, cos1, sin1, cos2, sin2), weight, eps
+
+
+def _one_of_each(x, cos1, sin1, *_):
+    return x, cos1, sin1
+
+
+def _parts_of_one(named: dict[str, Any]) -> dict[str, Any]:
+    """Tables of fp32 as the parts of one complex tensor, each used for both elements of a pair: Llama 4's."""
+    parts = torch.stack((named["cos1"].float(), named["sin1"].float()), -1)
+    cos, sin = parts[..., 0], parts[..., 1]
+    return named | {"cos1": cos, "sin1": sin, "cos2": cos, "sin2": sin, "stepwise": False}
+
+
+def _same_for_both(named: dict[str, Any]) -> dict[str, Any]:
+    return named | {"cos2": named["cos1"], "sin2": named["sin1"]}
+
+
+def _frequencies(x, cos1, sin1, *_):
+    return x, torch.complex(cos1, sin1)
+
+
+_HALVES = {"spelled": _rotated_halves, "prepare": _both_halves}
+_NEIGHBOURS = {"spelled": _stacked_pairs, "prepare": _one_of_each, "adjust": _same_for_both}
+_EXACT = {"attributes": {"exact": True}}
+_SILU_MUL = {"gated": True}
+
+SUBJECTS: dict[str, Subject] = {
+    "rms_norm_quant": Subject(rms_norm_quant, _rows(residual=False)),
+    "rms_norm_quant exact": Subject(rms_norm_quant, _rows(residual=False), **_EXACT),
+    "rms_norm_quant group": Subject(rms_norm_quant, _rows(residual=False, group=128)),
+    "rms_norm_quant static": Subject(rms_norm_quant, _rows(residual=False, static=True)),
+    "add_rms_norm_quant": Subject(rms_norm_quant, _rows(residual=True)),
+    "add_rms_norm_quant group": Subject(rms_norm_quant, _rows(residual=True, group=128)),
+    "add_rms_norm_quant static": Subject(rms_norm_quant, _rows(residual=True, static=True)),
+    "layer_norm_quant": Subject(rms_norm_quant, _rows(residual=False, kind="layer")),
+    "quant": Subject(quant, _rows()),
+    "quant group": Subject(quant, _rows(group=128)),
+    "quant static": Subject(quant, _rows(static=True)),
+    "activation_quant": Subject(activation_quant, _rows(**_SILU_MUL)),
+    "activation_quant exact": Subject(activation_quant, _rows(**_SILU_MUL), **_EXACT),
+    "activation_quant group": Subject(activation_quant, _rows(**_SILU_MUL, group=128)),
+    "activation_quant static": Subject(activation_quant, _rows(**_SILU_MUL, static=True)),
+    "activation_quant gelu": Subject(activation_quant, _rows(**_SILU_MUL), {"function": "gelu tanh"}),
+    "activation_quant alone": Subject(activation_quant, _rows(gated=False), {"function": "relu squared"}),
+    "rope": Subject(rope, _heads("halves"), **_HALVES),
+    "rope exact": Subject(rope, _heads("halves"), **_HALVES, **_EXACT, check_eager=True),
+    "rope of neighbours": Subject(rope, _heads("neighbours"), **_NEIGHBOURS),
+    "rope of neighbours, written": Subject(rope, _heads("neighbours"), **_NEIGHBOURS | {"spelled": _written_pairs}),
+    "rope of complex numbers": Subject(
+        rope, _heads("neighbours"), spelled=_complex_pairs, prepare=_frequencies, adjust=_parts_of_one
+    ),
+    "norm_rope": Subject(
+        norm_rope, _heads("halves", over_heads=False), spelled=_norm_rotated, prepare=_both_halves_and_weight
+    ),
+    "norm_rope exact": Subject(
+        norm_rope,
+        _heads("halves", over_heads=False),
+        spelled=_norm_rotated,
+        prepare=_both_halves_and_weight,
+        **_EXACT,
+        check_eager=True,
+    ),
+    "norm_rope over heads": Subject(norm_rope, _heads("halves", over_heads=True)),
+    "scaled_mm": Subject(scaled_mm, _weights, library=scaled_mm.alternatives["library"]),
+}
