@@ -5,9 +5,10 @@ Everything that Inductor can do stays: modes, options, caches, CUDA graphs, and 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from helion_compile import subclasses
 from helion_compile.compilations import forget, reports_of_this_call
+from helion_compile.errors import GradientError
 from helion_compile.floats import fix_eps
 from helion_compile.fusions import NUMERICS, fusions, identity
 from helion_compile.reports import stored
@@ -116,6 +118,7 @@ def helion(
     Raises:
         ValueError, TypeError: an option that neither we nor Inductor know, or one with a value it cannot have.
         RuntimeError: an unknown mode, or a value that Inductor does not take.
+        GradientError: the graph is compiled for training, and one of its operations has no derivative.
     """
     # Both trace the graph once more with this backend's own pass.
     from helion_compile import debugging
@@ -136,7 +139,8 @@ def helion(
         gm, example_inputs, parts_of = apart
         known = torch._inductor.config.unsafe_marked_cacheable_functions
         compiler.config["unsafe_marked_cacheable_functions"] = known | subclasses.CACHEABLE
-    compiled = compiler(gm, example_inputs)
+    with told_how_to_go_on(gm, example_inputs):
+        compiled = compiler(gm, example_inputs)
     if fusion_pass.records and key:
         stored.keep(key, told.found)
     elif not fusion_pass.records:
@@ -147,6 +151,26 @@ def helion(
 def training(inputs: Sequence[Any]) -> bool:
     """Whether a graph with these inputs is compiled as a forward/backward pair."""
     return torch.is_grad_enabled() and any(isinstance(each, torch.Tensor) and each.requires_grad for each in inputs)
+
+
+@contextlib.contextmanager
+def told_how_to_go_on(gm: torch.fx.GraphModule, inputs: Sequence[Any]) -> Iterator[None]:
+    """Within it, an operation without derivative is an error that says why one is asked for.
+
+    Products in fp8 have none, and a model whose norms have weights asks for it unless grad mode is off.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not (training(inputs) and str(error).startswith("derivative for ")):
+            raise
+        placeholders = [node.name for node in gm.graph.nodes if node.op == "placeholder"]
+        needing = [n for n, each in zip(placeholders, inputs, strict=True) if getattr(each, "requires_grad", False)]
+        raise GradientError(
+            f"{error}, and this graph is compiled for training, since grad mode is on and {len(needing)} of its inputs "
+            f"require grad ({needing[0]} first). Call the model under torch.no_grad() or torch.inference_mode(), or call "
+            f"model.requires_grad_(False) before."
+        ) from error
 
 
 HOOK = "post_grad_custom_pre_pass"

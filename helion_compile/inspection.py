@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
-from helion_compile.backend import Options, in_turn, inductor
+from helion_compile.backend import Options, in_turn, inductor, told_how_to_go_on
 from helion_compile.compilations import compilation
 from helion_compile.floats import fix_eps
 from helion_compile.reports.describing import describe
@@ -160,7 +160,7 @@ def inspecting_backend(
 
     def backend(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         fix_eps(module)
-        with torch._functorch.config.patch(enable_autograd_cache=False):
+        with torch._functorch.config.patch(enable_autograd_cache=False), told_how_to_go_on(module, inputs):
             return compile_fx(module, inputs, inner_compile=stop_before_code, config_patches=compiler.config)
 
     return backend

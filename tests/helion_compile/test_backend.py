@@ -1,5 +1,7 @@
 """``torch.compile(..., backend="helion")``: its name, its options, its neighbours in Inductor's hooks, its log."""
 
+import copy
+import io
 import logging
 import os
 import subprocess
@@ -7,6 +9,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import fp8_models
 import pytest
 import torch
 from torch._inductor.custom_graph_pass import CustomGraphPass
@@ -283,6 +286,95 @@ class TestFailure:
     def test_strict_raises(self):
         with pytest.raises(Exception, match="failed in build of 'quant' at .*no kernel today"):
             torch.compile(model, backend="helion", options={"strict": True})(*arguments())
+
+
+class Product(torch.nn.Module):
+    """A norm in front of a product in fp8, which has no derivative; its weight requires grad until somebody says otherwise."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(K, dtype=torch.bfloat16))
+        self.register_buffer("linear", torch.randn(K, K).to(torch.float8_e4m3fn).t())
+
+    def forward(self, x):
+        x32 = x.float()
+        norm = self.weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
+        q, scale = quantize(norm)
+        return torch._scaled_mm(q, self.linear, scale, torch.ones(1, K), out_dtype=torch.bfloat16)
+
+
+class TestHowModelsCome:
+    """What stands around ``torch.compile(model, backend="helion")`` in people's programs."""
+
+    x = torch.randn(8, K, generator=torch.Generator().manual_seed(0)).bfloat16()
+
+    @pytest.fixture(autouse=True)
+    def row_wise_products_on_a_cpu(self):
+        fp8_models.ensure_row_wise_scaled_mm_on_cpu()
+
+    @pytest.mark.filterwarnings("ignore:Error detected in torch")
+    @pytest.mark.parametrize("how", ["compile", "explain"])
+    def test_a_forgotten_no_grad_is_said(self, how):
+        explain = helion_compile.explain
+        call = explain if how == "explain" else lambda model, x: torch.compile(model, backend="helion")(x)
+        with pytest.raises(Exception, match="derivative for aten::_scaled_mm is not implemented, and this graph") as error:
+            call(Product(), self.x)
+        for part in ("grad mode is on", "1 of its inputs require grad", "weight", "torch.no_grad()", "requires_grad_(False)"):
+            assert part in str(error.value)
+        call(Product().requires_grad_(False), self.x)
+
+    @pytest.mark.parametrize("strict", [True, False])
+    @torch.no_grad()
+    def test_an_exported_model_fuses(self, strict):
+        exported = torch.export.export(Product(), (self.x,), strict=strict).module()
+        assert "_assert_tensor_metadata" in str(exported.graph)
+        report = helion_compile.explain(exported, self.x)
+        assert [each.site.fusion for each in report.sites] == ["rms_norm_quant"]
+
+    @torch.no_grad()
+    def test_what_reduce_overhead_means_beside_options(self, summary):
+        """torch.compile takes a mode or options; a mode's options can be given one by one."""
+        assert torch._inductor.list_mode_options("reduce-overhead") == {"triton.cudagraphs": True}
+        line = summary(options={"triton.cudagraphs": True, "numerics": "exact"})
+        assert line.startswith("1 x rms_norm_quant, 1 x quant (")
+
+    @torch.no_grad()
+    def test_copies_and_pickles_of_a_compiled_module(self):
+        compiled = torch.compile(Product(), backend="helion")
+        expected = compiled(self.x)
+        file = io.BytesIO()
+        torch.save(compiled, file)
+        file.seek(0)
+        for other in (copy.deepcopy(compiled), torch.load(file, weights_only=False)):
+            assert torch.equal(other(self.x), expected)
+
+    @torch.no_grad()
+    def test_compiled_twice(self, lines):
+        inner = torch.compile(model, backend="helion")
+        logged = lines(lambda: torch.compile(inner, backend="helion")(*arguments()))
+        assert [line.partition(" (")[0] for _, line in logged] == ["1 x rms_norm_quant, 1 x quant"]
+
+    def test_under_inference_mode_and_autocast(self, lines):
+        def called():
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+                return torch.compile(Product(), backend="helion", fullgraph=True)(self.x)
+
+        results = []
+        ((_, line),) = lines(lambda: results.append(called()))
+        assert line.startswith("1 x rms_norm_quant, 1 x matmul kept (") and results[0].is_inference()
+
+    @torch.no_grad()
+    def test_aot_inductor_is_refused_with_a_sentence(self, tmp_path):
+        """A package of machine code has no Python to launch a kernel from."""
+        from small_kernels import add
+
+        class Adding(torch.nn.Module):
+            def forward(self, x):
+                return add(x, x)
+
+        program = torch.export.export(Adding(), (self.x,))
+        with pytest.raises(Exception, match=r"test_add@\w+ cannot be called from a C\+\+ wrapper.*AOTInductor ask for"):
+            torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "a.pt2"))
 
 
 class TestLog:
