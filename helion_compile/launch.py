@@ -29,6 +29,7 @@ from helion_compile.plan import Plan, Unexplained, record
 from helion_compile.plans import Plans, making
 
 if TYPE_CHECKING:
+    from helion_compile.configs import Pick
     from helion_compile.kernel import HelionKernel
 
 __all__ = ["NOT_REPLAYED", "CallSite", "call", "call_functional", "facts_of", "is_tracing", "make_runner", "replay"]
@@ -325,7 +326,7 @@ def make_runner(
     facts: Any,
     outputs: tuple[torch.Tensor, ...] | None = None,
 ) -> Runner:
-    """The plan of a call with ``args``, or Helion's host function where there can be none; kept in ``store``.
+    """The plan of a call with ``args``, or what takes its place; kept in ``store``.
 
     A config from a table that turns out not to compile is marked as broken, and the next best one taken.
 
@@ -333,18 +334,8 @@ def make_runner(
         outputs: what the kernel has to write into; None where a plan allocates its own.
 
     Raises:
-        UnpreparedCaptureError: a CUDA graph is being captured.
+        UnpreparedCaptureError: a CUDA graph is being captured, and something would have to be compiled.
     """
-    alternative = _alternative(kernel, args)
-    if alternative is not None:  # nothing to compile, so a capture may meet it first
-        store.keep(facts, alternative, store.generation)
-        return alternative
-    if torch.cuda.is_current_stream_capturing():
-        raise UnpreparedCaptureError(
-            f"{kernel.name} was called for the first time with case ({kernel.case(*args)}) while a CUDA graph is being "
-            f"captured, where nothing can be compiled. Call it once with such arguments before the capture, or use "
-            f"helion_compile.warm_up with that number of tokens."
-        )
     with making():
         runner = store[facts]  # another thread may have been faster
         # A model calls a kernel in each of its layers, and a new number of tokens would need a plan for every one.
@@ -357,14 +348,17 @@ def make_runner(
                 break
             pick = kernel.pick(args)
             try:
-                runner = _explained(kernel, host_function(kernel, args, pick.config), args, outputs)
-            except torch.cuda.OutOfMemoryError:
+                runner = _alternative(kernel, pick)
+                if runner is None:
+                    _refuse_to_compile_in_a_capture(kernel, args)
+                    runner = _explained(kernel, host_function(kernel, args, pick.config), args, outputs)
+            except (torch.cuda.OutOfMemoryError, UnpreparedCaptureError):
                 raise
             except Exception as error:
                 if pick.row is None:
                     raise
                 kernel.table.mark_broken(pick.row, f"{type(error).__name__}: {error}")
-                runner = _alternative(kernel, args)  # the next best row may name one
+                runner = None  # the next best row
                 continue
             store.keep(facts, runner, generation)
             if elsewhere is not None and isinstance(runner, Plan):
@@ -372,15 +366,28 @@ def make_runner(
     return runner
 
 
-def _alternative(kernel: HelionKernel, args: tuple[Any, ...]) -> Alternative | None:
-    """What the tables, or the default config, choose for these arguments instead of the kernel."""
-    while name := ((pick := kernel.pick(args)).config or {}).get("alternative"):
-        if name in kernel.alternatives:
-            return Alternative(kernel.alternatives[name])
-        if pick.row is None:
-            raise ValueError(f"{kernel.name}: default_config names an alternative {name!r}, and alternatives= has none such.")
-        kernel.table.mark_broken(pick.row, f"the kernel has no alternative {name!r}")
-    return None
+def _alternative(kernel: HelionKernel, pick: Pick) -> Alternative | None:
+    """What the tables, or the default config, chose instead of the kernel.
+
+    Raises:
+        ValueError: something that the kernel does not have.
+    """
+    name = (pick.config or {}).get("alternative")
+    if name is None:
+        return None
+    if name not in kernel.alternatives:
+        where = "default_config" if pick.row is None else "a row"
+        raise ValueError(f"{kernel.name}: {where} names an alternative {name!r}, and alternatives= has none such.")
+    return Alternative(kernel.alternatives[name])
+
+
+def _refuse_to_compile_in_a_capture(kernel: HelionKernel, args: tuple[Any, ...]) -> None:
+    if torch.cuda.is_current_stream_capturing():
+        raise UnpreparedCaptureError(
+            f"{kernel.name} was called for the first time with case ({kernel.case(*args)}) while a CUDA graph is being "
+            f"captured, where nothing can be compiled. Call it once with such arguments before the capture, or use "
+            f"helion_compile.warm_up with that number of tokens."
+        )
 
 
 def _eager_facts(args: tuple[Any, ...]) -> Any:

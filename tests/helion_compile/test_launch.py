@@ -233,6 +233,25 @@ def test_a_capture_without_a_plan_is_refused(monkeypatch):
         stub(tensor((16, 4)), None, 1, 2.0)
 
 
+def test_a_capture_may_use_in_a_graph_what_an_eager_call_prepared(monkeypatch, triton):
+    same((X, None, 1, 2.0))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    site = CallSite(stub.key, 1, 1, lambda x: (x, None, 1, 2.0))
+    out = torch.empty(8, dtype=torch.int64)
+    site.call(X, out)
+    words = expected((X, None, 1, 2.0), out)
+    assert out[: len(words)].tolist() == words and len(triton.made) == 1
+
+
+def test_one_choice_a_plan(monkeypatch):
+    asked = []
+    pick = stub.pick
+    monkeypatch.setattr(stub, "pick", lambda args: asked.append(args) or pick(args))
+    for _ in range(3):
+        same((X, None, 1, 2.0))
+    assert len(asked) == 1
+
+
 def test_what_no_plan_explains_goes_through_the_host_function_with_one_warning(monkeypatch, caplog):
     launch._warned.clear()
 
