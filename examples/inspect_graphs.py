@@ -49,7 +49,7 @@ def main(folder="inside"):
     print(f"the page: {folder / 'report.html'}")
 
     # Names in a profiler's trace.
-    with torch.no_grad(), helion_compile.profiling(), profile() as profiler:
+    with torch.no_grad(), profile() as profiler:
         compiled(ids)
     ranges = [event.name for event in profiler.events() if "model.layers.0." in event.name]
     print(f"in a trace: {ranges[0]}")

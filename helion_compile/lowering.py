@@ -29,7 +29,7 @@ from torch._inductor.lowering import clone, empty_strided, register_lowering
 from torch._inductor.virtualized import V
 from torch.utils._ordered_set import OrderedSet
 
-from helion_compile import registry
+from helion_compile import ranges, registry
 from helion_compile.hop import helion_kernel
 from passes.source import Location
 
@@ -142,6 +142,10 @@ class HelionCall(ir.ExternKernel):
                 arguments.append(view)
             else:
                 arguments.append(wrapper.val_to_arg_str(arg))
+        if not getattr(wrapper, "helion_looks", False):  # once a function of the generated code
+            wrapper.helion_looks = True
+            wrapper.add_import_once(ranges.LOOK[0])
+            wrapper.writeline(ranges.LOOK[1])
         names = [f"tensor{index}" for index in range(len(passed))]
         symbols = list(map(str, self._symbols()))
         function = f"helion_{self.key.partition('@')[0]}_{self.get_operation_name()}"

@@ -53,6 +53,8 @@ class Telling:
         for report in stored or [GraphReport(GraphRecord(), training=self.training)]:
             if stored:
                 log.info("from Inductor's cache: %s", report.record.summary())
+                for line in report.record.details():
+                    log.debug("%s", line)
             self._tell(dataclasses.replace(report, name=compilation(), cached=True))
 
     def _tell(self, report: GraphReport) -> None:

@@ -172,10 +172,8 @@ class FusionPass(CustomGraphPass):
         self.records.append(record)
         if not record.error:
             self.log.info("%s", record.summary())
-        for site in record.sites:
-            self.log.debug("fused %s at %s: %s", site.fusion, site.location, " -> ".join(site.meanings))
-        for refusal in record.refusals:
-            self.log.debug("not fused %s at %s: %s", refusal.candidate, refusal.location, refusal.reason)
+        for line in record.details():
+            self.log.debug("%s", line)
         for name, callback, arguments in (
             ("on_record", self.on_record, (record,)),
             ("on_graph", self.on_graph, (graph, record)),

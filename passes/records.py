@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from passes.inventory import Found
@@ -114,6 +115,13 @@ class GraphRecord:
     def unclaimed(self) -> dict[str, int]:
         """How many were read but are part of no site: {"norm": 5} nobody quantises."""
         return dict(Counter(idle.name for idle in self.idle))
+
+    def details(self) -> Iterator[str]:
+        """A line for each site and each refusal."""
+        for site in self.sites:
+            yield f"fused {site.fusion} at {site.location}: {' -> '.join(site.meanings)}"
+        for refusal in self.refusals:
+            yield f"not fused {refusal.candidate} at {refusal.location}: {refusal.reason}"
 
     def summary(self) -> str:
         """One line: what was fused, kept, refused, and read without use."""
