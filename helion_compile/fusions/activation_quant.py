@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import torch
+
 from helion_compile.fusions.choosing import refused_or_left
 from helion_compile.fusions.quantizing import (
     quantizer_inputs,
@@ -13,13 +15,15 @@ from helion_compile.fusions.quantizing import (
     refuse_quantize,
     refuse_readers,
 )
-from helion_compile.fusions.tensors import Outputs, rows_of, rows_value, unpack, value_of
+from helion_compile.fusions.tensors import Outputs, Reason, rows_of, rows_value, unpack, value_of
 from helion_compile.hop import helion_kernel
 from helion_compile.kernels import activation_quant
 from passes.fusion import Chain, Emit, Fusion
 from passes.meanings import Activation, ActivationRounding, Quantize
 
 __all__ = ["KERNELS", "fusion"]
+
+aten = torch.ops.aten
 
 KERNELS = (activation_quant,)
 
@@ -47,12 +51,12 @@ def _refuse(chain: Chain, *, exact: bool) -> str | None:
     return (
         refuse_readers(chain, bit_equal=exact)
         or refuse_quantize(chain)
-        or refused_or_left(chain, activation_quant, exact, *_arguments(chain, exact, rows_value, value_of))
+        or refused_or_left(chain, activation_quant, exact, *_arguments(chain, exact, rows_value, value_of, _call))
     )
 
 
 def _build(chain: Chain, emit: Emit, *, exact: bool) -> Outputs:
-    arguments = _arguments(chain, exact, functools.partial(rows_of, emit), lambda node: node)
+    arguments = _arguments(chain, exact, functools.partial(rows_of, emit), lambda node: node, emit)
     results = unpack(emit, emit(helion_kernel, *arguments, kernel=activation_quant.name))
     outputs = quantizer_outputs(chain)
     if chain.wanted(Activation, "out"):
@@ -60,12 +64,16 @@ def _build(chain: Chain, emit: Emit, *, exact: bool) -> Outputs:
     return dict(zip(outputs, results, strict=True))
 
 
-def _arguments(chain: Chain, exact: bool, rows: Any, value: Any) -> tuple[Any, ...]:
+def _arguments(chain: Chain, exact: bool, rows: Any, value: Any, call: Any) -> tuple[Any, ...]:
     activation = chain[Activation].meaning
     scale, scale_ub = (None if node is None else value(node) for node in quantizer_inputs(chain))
+    x, up = rows(chain.inputs["x"]), rows(chain.inputs["up"]) if "up" in chain.inputs else None
+    if activation.joined:
+        width = value_of(chain.inputs["x"]).size(-1)
+        x, up = (call(aten.slice.Tensor, x, 1, *spot) for spot in ((0, width // 2), (width // 2, width)))
     return (
-        rows(chain.inputs["x"]),
-        rows(chain.inputs["up"]) if activation.gated else None,
+        x,
+        up,
         scale,
         scale_ub,
         activation.function.value,
@@ -74,3 +82,7 @@ def _arguments(chain: Chain, exact: bool, rows: Any, value: Any) -> tuple[Any, .
         exact,
         bool(chain.wanted(Activation, "out")),
     )
+
+
+def _call(target: Any, x: Any, *args: Any) -> Any:
+    return x if isinstance(x, Reason) else target(x, *args)

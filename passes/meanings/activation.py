@@ -38,7 +38,8 @@ class ActivationRounding(enum.Enum):
 class Activation(Meaning):
     """``out = f(x)``, or ``f(x) * up`` if ``gated``, element by element.
 
-    Inputs: ``x`` [..., K]; ``up`` [..., K] of ``x``'s dtype, if ``gated``.
+    Inputs: ``x`` [..., K]; ``up`` [..., K] of ``x``'s dtype, if ``gated``.  With ``joined``, ``x`` [..., 2 K] holds both,
+    what f is taken of in front and ``up`` behind it.
     Outputs: ``out`` [..., K] of ``dtype``.
     """
 
@@ -47,6 +48,7 @@ class Activation(Meaning):
     x_dtype: torch.dtype
     dtype: torch.dtype
     rounding: ActivationRounding
+    joined: bool = False
 
     def __str__(self) -> str:
         return text(

@@ -26,9 +26,12 @@ class Matmul(Meaning):
     int8: the products are summed in int32, which is exact.  The sum is converted to ``scale_dtype`` and multiplied by both
     scales, ``a_scale`` first if ``a_scale_first``, and the bias is added; each step gives ``scale_dtype``, and the last is
     converted to ``dtype``.  The product with the first scale is rounded to ``between_dtype``, if set, before the second.
+    With ``zero_points``, ``zero * zero_sums`` is taken off the sum before, in int32; ``zero_sums`` alone where it holds the
+    product already.
 
     Inputs: ``a`` [M, K] and ``b`` [K, N] of ``operands``, or ``b`` [N, K] if ``b_is_rows``; ``a_scale`` [M, 1] and
-    ``b_scale`` [1, N] or [N, 1] (TOKEN), one element (TENSOR) or one for each block (GROUP); ``bias`` [N] if ``bias``.
+    ``b_scale`` [1, N] or [N, 1] (TOKEN), one element (TENSOR) or one for each block (GROUP); ``bias`` [N] if ``bias``; with
+    ``zero_points``, int32 ``zero_sums`` [1, N], the sums of b's columns, and ``zero`` [M, 1] if each row has its own.
     Outputs: ``out`` [M, N] of ``dtype``.
     """
 
@@ -40,6 +43,7 @@ class Matmul(Meaning):
     a_scale_first: bool = False
     between_dtype: torch.dtype | None = None
     b_is_rows: bool = False
+    zero_points: bool = False  # of a
     bias: bool = False
     fast_accum: bool = False
 
@@ -52,6 +56,7 @@ class Matmul(Meaning):
             f"{dtype_name(self.scale_dtype)} scales" if self.scale_dtype != torch.float32 else "",
             f"rounded to {dtype_name(self.between_dtype)} between scales" if self.between_dtype else "",
             dtype_name(self.dtype),
+            "zero points" if self.zero_points else "",
             "bias" if self.bias else "",
             "fast accumulation" if self.fast_accum else "",
         )

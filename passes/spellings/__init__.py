@@ -6,6 +6,21 @@ the reason.
 ``SPELLINGS`` lists them in the order in which meanings feed one another.
 """
 
-from passes.spellings import activation, matmul, norm, opaque_matmul, quantize, rope, vllm_matmul, vllm_norm, vllm_quantize
+from passes.spellings import (
+    activation,
+    matmul,
+    norm,
+    opaque_matmul,
+    quantize,
+    rope,
+    vllm_activation,
+    vllm_matmul,
+    vllm_norm,
+    vllm_quantize,
+    vllm_rope,
+)
 
-SPELLINGS = (norm, vllm_norm, activation, rope, quantize, vllm_quantize, matmul, opaque_matmul, vllm_matmul)
+SPELLINGS = (
+    *(norm, vllm_norm, activation, vllm_activation, rope, vllm_rope),
+    *(quantize, vllm_quantize, matmul, opaque_matmul, vllm_matmul),
+)

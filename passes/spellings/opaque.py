@@ -19,10 +19,11 @@ from torch.fx import Node
 from passes.spellings.walk import Walk
 from passes.values import shape_of
 
-__all__ = ["OpaqueWalk", "name_of"]
+__all__ = ["UNKNOWN", "OpaqueWalk", "name_of"]
 
 aten = torch.ops.aten
 
+UNKNOWN = "this version of it is not known"  # in every refusal of an operator that is not what it was known to be
 _EMPTY = frozenset({aten.empty.memory_format, aten.empty_strided.default, aten.new_empty.default, aten.full.default})
 
 
@@ -62,8 +63,7 @@ class OpaqueWalk(Walk):
             if name not in self.arguments:
                 self.fail(
                     self.anchor,
-                    f"{self.name} has no argument {name!r}, it takes {', '.join(self.arguments)}: this version of it is "
-                    "not known",
+                    f"{self.name} has no argument {name!r}, it takes {', '.join(self.arguments)}: {UNKNOWN}",
                 )
         return tuple(self.arguments[name] for name in names)
 
@@ -83,7 +83,7 @@ class OpaqueWalk(Walk):
         """The nodes that hold the new value of an argument that the operator writes to."""
         self.get(name)
         if name not in self.written or not self.functionalized:
-            self.fail(self.anchor, f"{self.name} was known to write to {name!r}, and does not: this version is not known")
+            self.fail(self.anchor, f"{self.name} was known to write to {name!r}, and does not: {UNKNOWN}")
         return self._items(max(1, self.returned) + self.written.index(name))
 
     def forget(self, *names: str) -> None:

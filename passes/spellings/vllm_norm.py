@@ -8,11 +8,14 @@
     _C.fused_add_rms_norm(input!, residual!, weight, epsilon)   -> out in input, input + residual in residual
     _C.rms_norm_dynamic_per_token_quant(result!, input, weight, scale!, epsilon, scale_ub, residual!)
     _C.rms_norm_per_block_quant(result!, input, weight, scale!, epsilon, scale_ub, residual!, …)
+    _C.rms_norm_static_fp8_quant(result!, input, weight, scale, epsilon)
+    _C.fused_add_rms_norm_static_fp8_quant(result!, input, residual!, weight, scale, epsilon)
 
 Rounding is that of the native bodies in vLLM's ``ir/ops/layernorm.py`` and of ``csrc/layernorm_kernels.cu``: both round the
 normalised value to the weight's dtype before the weight; the IR takes the norm of the sum in fp32, the CUDA kernel that
-of the rounded sum.  The last two quantise the norm too (``vllm_quantize``) and take the sum in fp32; the normalised value is
-in no node, and the operator's own stands for it.
+of the rounded sum.  The last four quantise the norm too (``vllm_quantize``); the normalised value is in no node, and the
+operator's own stands for it.  Those with scales that they compute take the sum in fp32, those with one that is given the
+rounded sum (``csrc/layernorm_quant_kernels.cu``).
 """
 
 from __future__ import annotations
@@ -22,24 +25,31 @@ from torch.fx import Node
 
 from passes.meanings import Norm, NormRounding
 from passes.region import Region
-from passes.spellings.opaque import OpaqueWalk, name_of
+from passes.spellings.opaque import name_of
+from passes.spellings.vllm_operators import VllmWalk
 from passes.values import describe, dtype_of, known_equal, rounded, shape_of
 
-__all__ = ["ANCHORS", "FUSED", "NAME", "read"]
+__all__ = ["ANCHORS", "FUSED", "FUSED_STATIC", "NAME", "read"]
 
 NAME = "norm"
+_STATIC_SUM = "_C.fused_add_rms_norm_static_fp8_quant.default"
+FUSED_STATIC = frozenset({"_C.rms_norm_static_fp8_quant.default", _STATIC_SUM})
 FUSED = frozenset({"_C.rms_norm_dynamic_per_token_quant.default", "_C.rms_norm_per_block_quant.default"})
-ANCHORS = FUSED | {
-    "vllm_ir.rms_norm.default",
-    "vllm_ir.fused_add_rms_norm.default",
-    "_C.rms_norm.default",
-    "_C.fused_add_rms_norm.default",
-}
+ANCHORS = (
+    FUSED
+    | FUSED_STATIC
+    | {
+        "vllm_ir.rms_norm.default",
+        "vllm_ir.fused_add_rms_norm.default",
+        "_C.rms_norm.default",
+        "_C.fused_add_rms_norm.default",
+    }
+)
 
 
 def read(anchor: Node) -> Region | None:
     """The norm that such an operator computes; None where nobody reads its result."""
-    walk = OpaqueWalk(anchor)
+    walk = VllmWalk(anchor)
     name = name_of(anchor)
     if name.startswith("vllm_ir."):
         if walk.arguments.get("variance_size") is not None:
@@ -50,6 +60,11 @@ def read(anchor: Node) -> Region | None:
     if name in FUSED:
         walk.forget("result", "scale")
         return norm(walk, "input", "residual", {"out": (anchor,), "sum": walk.new("residual")}, unrounded_sum=True)
+    if name in FUSED_STATIC:
+        walk.forget("result")
+        residual = "residual" if name == _STATIC_SUM else None
+        total = walk.new("residual") if residual else ()
+        return norm(walk, "input", residual, {"out": (anchor,), "sum": total}, unrounded_sum=False)
     if "fused_add" in name:
         return norm(walk, "input", "residual", {"out": walk.new("input"), "sum": walk.new("residual")}, unrounded_sum=False)
     walk.forget("result")
@@ -57,7 +72,7 @@ def read(anchor: Node) -> Region | None:
 
 
 def norm(
-    walk: OpaqueWalk, x_name: str, residual_name: str | None, outputs: dict[str, tuple[Node, ...]], *, unrounded_sum: bool
+    walk: VllmWalk, x_name: str, residual_name: str | None, outputs: dict[str, tuple[Node, ...]], *, unrounded_sum: bool
 ) -> Region | None:
     """The region of an operator with ``weight`` and ``epsilon``; ``outputs`` are "out" and "sum"."""
     if not outputs["out"]:
@@ -90,7 +105,7 @@ def norm(
     return walk.region(meaning, inputs, {name: nodes for name, nodes in outputs.items() if nodes})
 
 
-def _rounding(walk: OpaqueWalk, x: torch.dtype, weight: torch.dtype | None) -> NormRounding:
+def _rounding(walk: VllmWalk, x: torch.dtype, weight: torch.dtype | None) -> NormRounding:
     """Without a weight, or with one in fp32, nothing is rounded before the end."""
     if weight in (None, torch.float32):
         return NormRounding.SCALE_THEN_CAST

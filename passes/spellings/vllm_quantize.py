@@ -6,11 +6,14 @@
     _C.dynamic_scaled_fp8_quant(result!, input, scale!)                          one scale a tensor
     _C.static_scaled_fp8_quant(result!, input, scale, group_shape)               a scale that is given
     _C.per_token_group_fp8_quant(input, output_q!, output_s!, group_size, eps, fp8_min, fp8_max, scale_ue8m0, …)
+    _C.static_scaled_int8_quant(result!, input, scale, azp)                      a given scale, and a zero point or none
     _C.rms_norm_dynamic_per_token_quant(result!, input, weight, scale!, epsilon, scale_ub, residual!)
     _C.rms_norm_per_block_quant(result!, input, weight, scale!, epsilon, scale_ub, residual!, group_size, …)
+    _C.rms_norm_static_fp8_quant, _C.fused_add_rms_norm_static_fp8_quant, _C.silu_and_mul_quant (result!, input, …, scale, …)
 
-The last two compute a norm as well (``vllm_norm``): the value between stands in no node, and the operator's own stands for
-it.  What is divided, multiplied and bounded is that of ``csrc``: ``quantization/w8a8/fp8`` and ``fused_kernels``.
+The last five compute a norm or an activation as well (``vllm_norm``, ``vllm_activation``): the value between stands in no
+node, and the operator's own stands for it.  What is divided, multiplied and bounded is that of ``csrc``:
+``quantization/w8a8`` and ``fused_kernels``.
 """
 
 from __future__ import annotations
@@ -20,8 +23,10 @@ from torch.fx import Node
 
 from passes.meanings import Granularity, Quantize, ScaleFormat, ScaleLayout, ScaleUse
 from passes.region import Region
-from passes.spellings.opaque import OpaqueWalk, name_of
-from passes.spellings.vllm_norm import FUSED
+from passes.spellings import vllm_activation
+from passes.spellings.opaque import name_of
+from passes.spellings.vllm_norm import FUSED, FUSED_STATIC
+from passes.spellings.vllm_operators import VllmWalk
 from passes.values import dtype_name, dtype_of, known_equal, rounded, same_shape, shape_of
 
 __all__ = ["ANCHORS", "NAME", "read"]
@@ -31,15 +36,25 @@ _TOKEN = "_C.dynamic_per_token_scaled_fp8_quant.default"
 _TENSOR = "_C.dynamic_scaled_fp8_quant.default"
 _STATIC = "_C.static_scaled_fp8_quant.default"
 _GROUP = "_C.per_token_group_fp8_quant.default"
-ANCHORS = frozenset({_TOKEN, _TENSOR, _STATIC, _GROUP}) | FUSED
+_INT8_STATIC = "_C.static_scaled_int8_quant.default"
+# Known, and why they are not read.
+_UNREAD = {
+    "_C.dynamic_scaled_int8_quant.default": "multiplies by 127 / amax in one division, which is another last bit than a "
+    "reciprocal gives; int8 by a scale that is given can be read",
+    "_C.per_token_group_fp8_quant_packed.default": "packs four scales into an int32; fp32 scales can be read",
+}
+_STATIC_BEHIND = FUSED_STATIC | {vllm_activation.FUSED}
+ANCHORS = frozenset({_TOKEN, _TENSOR, _STATIC, _GROUP, _INT8_STATIC, *_UNREAD}) | FUSED | _STATIC_BEHIND
 _QMAX = 448.0
 _FLOOR = 1 / (_QMAX * 512)  # min_scaling_factor
 
 
 def read(anchor: Node) -> Region | None:
     """The quantisation that such an operator computes; None where nobody reads its result."""
-    walk = OpaqueWalk(anchor)
+    walk = VllmWalk(anchor)
     name = name_of(anchor)
+    if name in _UNREAD:
+        walk.fail(anchor, f"{walk.name} {_UNREAD[name]}")
     if name == _GROUP:
         return _group(walk)
     if not (q := walk.new("result")):
@@ -47,7 +62,9 @@ def read(anchor: Node) -> Region | None:
     if name in FUSED:
         return _behind_norm(walk, q)
     (x,) = walk.tensors("input")
-    if name == _STATIC:
+    if name in _STATIC_BEHIND:
+        return _static(walk, anchor, q, x_dtype=dtype_of(x))
+    if name in (_STATIC, _INT8_STATIC):
         return _static(walk, x, q)
     inputs = {"x": x}
     facts = dict(granularity=Granularity.TENSOR, use=ScaleUse.MULTIPLY_RECIPROCAL)
@@ -57,7 +74,7 @@ def read(anchor: Node) -> Region | None:
     return _region(walk, q, walk.new("scale"), inputs, facts)
 
 
-def _bounded(walk: OpaqueWalk, inputs: dict[str, Node]) -> dict:
+def _bounded(walk: VllmWalk, inputs: dict[str, Node]) -> dict:
     """The floor under every scale, and the bound above the magnitude where one is given."""
     (scale_ub,) = walk.get("scale_ub")
     if scale_ub is not None:
@@ -65,16 +82,21 @@ def _bounded(walk: OpaqueWalk, inputs: dict[str, Node]) -> dict:
     return dict(scale_floor=rounded(_FLOOR, torch.float32), scale_ub=scale_ub is not None)
 
 
-def _static(walk: OpaqueWalk, x: Node, q: tuple[Node, ...]) -> Region:
+def _static(walk: VllmWalk, x: Node, q: tuple[Node, ...], x_dtype: torch.dtype | None = None) -> Region:
     (scale,) = walk.tensors("scale")
+    integers = name_of(walk.anchor) == _INT8_STATIC
+    if integers and walk.get("azp") != (None,):
+        walk.fail(walk.anchor, f"{walk.name} is given a zero point, which no quantiser with a given scale can have yet")
     if shape_of(scale) not in ((), (1,), (1, 1)):
         walk.fail(walk.anchor, f"{walk.name} is given scales of shape {list(shape_of(scale))}; a single one can be read")
     walk.forget("result")
     facts = dict(granularity=Granularity.TENSOR, dynamic=False, use=ScaleUse.MULTIPLY_RECIPROCAL)
-    return _region(walk, q, (), {"x": x, "scale": scale}, facts)
+    if integers:
+        facts |= dict(dtype=torch.int8, qmax=127.0, clamp=(-128.0, 127.0), use=ScaleUse.DIVIDE)
+    return _region(walk, q, (), {"x": x, "scale": scale}, facts, x_dtype)
 
 
-def _group(walk: OpaqueWalk) -> Region | None:
+def _group(walk: VllmWalk) -> Region | None:
     if not (q := walk.new("output_q")):
         return None
     (x,) = walk.tensors("input")
@@ -96,7 +118,7 @@ def _group(walk: OpaqueWalk) -> Region | None:
     return _region(walk, q, scale, {"x": x}, facts)
 
 
-def _behind_norm(walk: OpaqueWalk, q: tuple[Node, ...]) -> Region:
+def _behind_norm(walk: VllmWalk, q: tuple[Node, ...]) -> Region:
     (x,) = walk.tensors("input")
     scale = walk.new("scale")
     inputs = {"x": walk.anchor}
@@ -114,7 +136,7 @@ def _behind_norm(walk: OpaqueWalk, q: tuple[Node, ...]) -> Region:
     return _region(walk, q, scale, inputs, facts, x_dtype=dtype_of(x))
 
 
-def _layout(walk: OpaqueWalk, scale: tuple[Node, ...], x: Node, group: int) -> ScaleLayout:
+def _layout(walk: VllmWalk, scale: tuple[Node, ...], x: Node, group: int) -> ScaleLayout:
     """How the memory that the scales are written to is laid out."""
     if not scale:
         return ScaleLayout.ROW_MAJOR
@@ -134,23 +156,16 @@ def _layout(walk: OpaqueWalk, scale: tuple[Node, ...], x: Node, group: int) -> S
 
 
 def _region(
-    walk: OpaqueWalk,
+    walk: VllmWalk,
     q: tuple[Node, ...],
     scale: tuple[Node, ...],
     inputs: dict[str, Node],
     facts: dict,
     x_dtype: torch.dtype | None = None,
 ) -> Region:
-    dtype = dtype_of(q[0])
-    if dtype != torch.float8_e4m3fn:
-        walk.fail(walk.anchor, f"{walk.name} gives {dtype_name(dtype)}; fp8 e4m3 can be read")
-    meaning = Quantize(
-        x_dtype=x_dtype or dtype_of(inputs["x"]),
-        dtype=dtype,
-        qmax=_QMAX,
-        scale_dtype=torch.float32,
-        clamp=(-_QMAX, _QMAX),
-        **facts,
-    )
+    facts = dict(dtype=torch.float8_e4m3fn, qmax=_QMAX, clamp=(-_QMAX, _QMAX)) | facts
+    if (dtype := dtype_of(q[0])) != facts["dtype"]:
+        walk.fail(walk.anchor, f"{walk.name} gives {dtype_name(dtype)}; {dtype_name(facts['dtype'])} can be read")
+    meaning = Quantize(x_dtype=x_dtype or dtype_of(inputs["x"]), scale_dtype=torch.float32, **facts)
     outputs = {"q": q} | ({"scale": scale} if scale else {})
     return walk.region(meaning, inputs, outputs)
