@@ -1,6 +1,7 @@
 """What every fusion that turns heads asks of a chain, and the tensors that it hands to its kernel.
 
-Letters: ``B`` sequences, ``S`` tokens, ``H`` heads, ``D`` elements of a head, ``R`` of them turned.
+Letters: ``B`` sequences, ``S`` tokens, ``H`` heads, ``D`` elements of a head, ``R`` of them turned.  Where all tokens stand in
+one row, as in vLLM, values have no B: [S, H, D]; they are taken for those of one sequence.
 
 Inductor makes one kernel of a rotary embedding too, and puts it into that of a pointwise reader (the write to a KV cache, the
 copy that repeats keys for groups of queries) or producer.  So a fusion pays only where x lies in memory anyway and whoever
@@ -32,7 +33,7 @@ _ATTENTION = "_scaled_dot_product_"
 
 
 class Heads(NamedTuple):
-    """Where heads and tokens are in the value that is turned, and how the result lies in memory."""
+    """Where heads and tokens are in the value that is turned, seen in four dimensions, and how the result lies in memory."""
 
     dim: int  # of the heads in the turned value: 1 in [B, H, S, D], 2 in [B, S, H, D]
     heads_first: bool  # the result lies in memory as [B, H, S, D]
@@ -41,10 +42,13 @@ class Heads(NamedTuple):
 def heads_of(chain: Chain, meaning: type[Meaning]) -> Heads | Reason:
     """The layout of a chain that ends in ``meaning``, a rotary embedding, or a sentence why it is none that kernels take."""
     region = chain[meaning]
-    out = region.outputs["out"][0]
-    shape = shape_of(out)
-    if len(shape) != 4:
-        return Reason(f"the result has {len(shape)} dimensions, {list(shape)}; the kernel takes [B, S, H, D] or [B, H, S, D]")
+    out = value_of(region.outputs["out"][0])
+    shape = out.shape
+    if len(shape) not in (3, 4):
+        return Reason(
+            f"the result has {len(shape)} dimensions, {list(shape)}; the kernel takes [B, S, H, D], [B, H, S, D] or [S, H, D]"
+        )
+    out = out.unsqueeze(0) if len(shape) == 3 else out
     tables = [shape_of(region.inputs[name]) for name in ("cos", "sin", "freqs") if name in region.inputs]
     padded = [(*[1] * (4 - len(table)), *table) for table in tables]
     possible = (1,) if region.meaning.swapped else (2, 1)
@@ -53,11 +57,9 @@ def heads_of(chain: Chain, meaning: type[Meaning]) -> Heads | Reason:
         return Reason(f"the angles have shape {list(tables[0])} for {list(shape)}; angles that all heads share fuse")
     for dim in fitting:
         for heads_first in (False, True):
-            if _lies(value_of(out), dim, heads_first):
+            if _lies(out, dim, heads_first):
                 return Heads(dim, heads_first)
-    return Reason(
-        f"the result {list(shape)} lies in memory with strides {value_of(out).stride()}, which the kernel does not write"
-    )
+    return Reason(f"the result {list(shape)} lies in memory with strides {out.stride()}, which the kernel does not write")
 
 
 def refuse_heads(chain: Chain, meaning: type[Meaning]) -> str | None:
@@ -98,6 +100,8 @@ def head_arguments(chain: Chain, meaning: type[Meaning], heads: Heads, call: Cal
     else:
         cos, sin = at(region.inputs["cos"]), at(region.inputs["sin"])
     shape = shape_of(region.outputs["out"][0])
+    if len(shape) == 3:
+        shape, x = (1, *shape), call(aten.unsqueeze.default, x, 0)
     tokens = [(dim, shape[dim]) for dim in range(3) if dim != heads.dim]
     if not region.meaning.swapped and heads.dim == 1:
         x = call(aten.permute.default, x, [0, 2, 1, 3])

@@ -50,8 +50,8 @@ def _refuse(chain: Chain, *, exact: bool) -> str | None:
     if isinstance(heads, Reason):
         return heads
     width, out = shape_of(chain.inputs["x"])[-1], shape_of(chain[Rope].outputs["out"][0])
-    per_head = len(shape_of(chain.inputs["x"])) == 4 and known_equal(width, out[3])
-    over_heads = len(shape_of(chain.inputs["x"])) == 3 and known_equal(width, out[heads.dim] * out[3])
+    per_head = not _over_heads(chain) and known_equal(width, out[-1])
+    over_heads = _over_heads(chain) and known_equal(width, out[heads.dim - 4] * out[-1])
     if not (per_head or (over_heads and (rope.swapped or heads.dim == 2))):
         return f"the norm is over {width} values, the heads are {list(out)}; over a head or all heads of a token it fuses"
     return refused_or_left(
@@ -65,6 +65,11 @@ def _build(chain: Chain, emit: Emit, *, exact: bool) -> Outputs:
     return {(Rope, "out"): in_the_shape_of(heads, result, emit)}
 
 
+def _over_heads(chain: Chain) -> bool:
+    """Whether the norm reads all heads of a token as one row."""
+    return len(shape_of(chain.inputs["x"])) < len(shape_of(chain[Rope].outputs["out"][0]))
+
+
 def _arguments(chain: Chain, exact: bool, heads: Any, call: Any, at: Any) -> tuple[Any, ...]:
     norm, rope = chain[Norm].meaning, chain[Rope].meaning
     x, *tables = head_arguments(chain, Rope, heads, call, at)
@@ -75,7 +80,7 @@ def _arguments(chain: Chain, exact: bool, heads: Any, call: Any, at: Any) -> tup
         norm.eps,
         norm.weight_offset,
         norm.rounding is NormRounding.CAST_THEN_SCALE,
-        len(shape_of(chain.inputs["x"])) == 3,
+        _over_heads(chain),
         rope.pairs.value,
         rope.rounding is RopeRounding.EVERY_STEP,
         heads.heads_first,

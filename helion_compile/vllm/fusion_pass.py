@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import vllm
 from torch.fx import Graph
 from vllm.compilation.passes.inductor_pass import InductorPass
 
@@ -23,7 +24,8 @@ from helion_compile.vllm.log import log, off
 from helion_compile.vllm.options import checked
 from passes.chain import Chain
 from passes.records import GraphRecord
-from passes.spellings.opaque import name_of
+from passes.spellings.opaque import UNKNOWN, name_of
+from passes.spellings.vllm_operators import TRIED
 from passes.values import VIEWS
 
 __all__ = ["FusionPass"]
@@ -95,6 +97,13 @@ class FusionPass(InductorPass):
     def _made(self) -> passes.FusionPass:
         from helion_compile.fusions import fusions
 
+        if vllm.__version__ not in TRIED:
+            log.info(
+                "helion_compile: vLLM %s was not tested with; operators with the names and arguments that they have in %s are "
+                "read, others stay",
+                vllm.__version__,
+                " and ".join(TRIED),
+            )
         chosen = self._checked
         known = fusions(chosen.numerics)
         passes.FusionPass(known, disable=chosen.disable, only=chosen.only)  # a name that there is not is an error
@@ -139,6 +148,9 @@ class FusionPass(InductorPass):
         self.records.append(record)
         if record.error:
             off("a graph is compiled without fusions", record.error)
+        for refusal in record.refusals:
+            if UNKNOWN in refusal.reason:
+                off("operators stay as this vLLM has them", refusal.reason)
 
     @staticmethod
     def _graphs_log() -> logging.Logger:

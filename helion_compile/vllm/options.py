@@ -49,4 +49,6 @@ def checked(options: Mapping[str, Any]) -> Options:
         raise ValueError(
             f"there is no option {', '.join(map(repr, others))}; the options are {', '.join(Options.__dataclass_fields__)}"
         )
+    if ours.verify:
+        raise ValueError("verify is no option inside vLLM, which compiles a graph before there are values to run it on")
     return ours

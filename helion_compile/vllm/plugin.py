@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 from typing import Any
 
 from helion_compile.vllm.identity import identity
@@ -27,7 +28,7 @@ def register() -> None:
     if not wanted():
         return
     try:
-        from_environment()
+        _identity()  # what fails in it fails here, and not where vLLM asks for a hash
         _add_to_hash()
         _replace_manager()
     except Exception as error:
@@ -43,11 +44,27 @@ def _replace_manager() -> None:
     from vllm.platforms import current_platform
 
     platform = type(current_platform)
-    name = platform.get_pass_manager_cls()
-    if name == _MANAGER:
+    original = platform.get_pass_manager_cls
+    if getattr(original, "knows_helion_compile", False):
         return
-    _originals["manager"] = name
-    platform.get_pass_manager_cls = classmethod(lambda cls: _MANAGER)
+    _originals["manager"] = original()
+
+    def get_pass_manager_cls(cls: type) -> str:
+        return _manager()
+
+    get_pass_manager_cls.knows_helion_compile = True
+    platform.get_pass_manager_cls = classmethod(get_pass_manager_cls)
+
+
+def _manager() -> str:
+    """The name of our class, or vLLM's where ours cannot be made of it; asked for when vLLM is about to compile."""
+    module, _, name = _MANAGER.rpartition(".")
+    try:
+        getattr(importlib.import_module(module), name)
+    except Exception as error:
+        off("the plug-in is off", f"{type(error).__name__}: {error}")
+        return original_manager()
+    return _MANAGER
 
 
 def _add_to_hash() -> None:

@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-__all__ = ["graphs"]
+__all__ = ["graph", "graphs"]
 
 _DTYPES = {
     "bf16": torch.bfloat16,
@@ -39,11 +39,16 @@ _SMALL = {151936: 256, 40960: 64, 24576: 192, 12288: 96, 6144: 96, 4096: 64, 102
 
 def graphs(scheme: str, device: str = "cpu", *, small: bool = False) -> list[Graph]:
     """The recorded graphs of "token", "tensor" or "block", with fake values; nodes stand in the order of the recording."""
+    return [graph(scheme, index, device, small=small) for index in range(3)]
+
+
+def graph(scheme: str, index: int, device: str = "cpu", *, small: bool = False) -> Graph:
+    """One of them: that in front of attention, between two, or behind it."""
     text = (Path(__file__).parent / "graphs" / f"vllm-0.26_qwen3_fp8-{scheme}.txt").read_text()
     text = text.replace("<lambda>", "_").replace("type='cuda', index=0", f"type='{device}'")
     if small:
         text = re.sub(r"\b\d+\b", lambda found: str(_SMALL.get(int(found[0]), found[0])), text)
-    return [_Rebuilt(definition, device).graph for definition in ast.parse(_TYPED.sub(r"\1 = ", text)).body]
+    return _Rebuilt(ast.parse(_TYPED.sub(r"\1 = ", text)).body[index], device).graph
 
 
 class _Rebuilt:

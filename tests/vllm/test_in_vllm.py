@@ -29,8 +29,12 @@ from helion_compile.vllm import hooks, plugin
 from helion_compile.vllm.options import OPTIONS, SWITCH
 
 H200 = Gpu("NVIDIA H200", (9, 0))
-WHOLE = {"rms_norm_quant": 2, "activation_quant": 1, "quant": 1}
-SITES = [{"rms_norm_quant": 1}, WHOLE, WHOLE | {"rms_norm_quant": 1}]
+LAYER = {"rms_norm_quant": 2, "activation_quant": 1, "quant": 1, "norm_rope": 2}
+SITES = [
+    {"rms_norm_quant": 1, "norm_rope": 2},
+    LAYER,
+    {"rms_norm_quant": 1, "activation_quant": 1, "quant": 1},
+]
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +98,7 @@ def test_slot_route(config):
 
 def test_both_routes(config):
     plugin.register()
-    (_, middle, _) = recorded.graphs("token")
+    middle = recorded.graph("token", 1)
     slot = helion_compile.vllm.FusionPass()
     assert run(manager(config, slot), middle) == SITES[1]
     assert not slot.records[0].sites
@@ -103,7 +107,7 @@ def test_both_routes(config):
 def test_what_is_left_is_lowered_by_vllm(config):
     plugin.register()
     for scheme in ("token", "tensor", "block"):
-        middle = recorded.graphs(scheme)[1]
+        middle = recorded.graph(scheme, 1)
         assert run(manager(config), middle)["rms_norm_quant"] == 2
         assert not [node for node in middle.nodes if "vllm_ir" in str(node.target)]
 
@@ -145,7 +149,7 @@ def test_a_config_with_the_plugin_has_another_hash(config, monkeypatch):
 def test_options_of_the_plugin(config, monkeypatch):
     monkeypatch.setenv(OPTIONS, '{"disable": ["quant"]}')
     plugin.register()
-    assert "quant" not in run(manager(config), recorded.graphs("token")[1])
+    assert "quant" not in run(manager(config), recorded.graph("token", 1))
 
 
 def warnings(caplog):
@@ -176,7 +180,7 @@ def test_without_tables_for_the_gpu_one_warning_and_vllms_own_graph(config, monk
 def test_a_fusion_without_a_table_leaves_the_others(config, monkeypatch, caplog):
     monkeypatch.setattr(quant.table, "covers", lambda gpu: False)
     plugin.register()
-    assert run(manager(config), recorded.graphs("token")[1]) == {"rms_norm_quant": 2, "activation_quant": 1}
+    assert run(manager(config), recorded.graph("token", 1)) == {name: LAYER[name] for name in LAYER if name != "quant"}
     (found,) = warnings(caplog)
     assert found.startswith("helion_compile: quant left to vLLM: no table has configs of quant for NVIDIA H200")
 
@@ -192,7 +196,7 @@ def test_a_vllm_without_the_interfaces_starts(monkeypatch, caplog):
 def test_bad_options_leave_vllm_alone(config, monkeypatch, caplog):
     monkeypatch.setenv(OPTIONS, '{"fast": true}')
     plugin.register()
-    assert not run(manager(config), recorded.graphs("token")[0])
+    assert not run(manager(config), recorded.graph("token", 0))
     (found,) = warnings(caplog)
     assert "there is no option 'fast'" in found
 
