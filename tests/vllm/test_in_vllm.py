@@ -2,8 +2,12 @@
 
 import copy
 import logging
+import mmap
 import pickle
+import re
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import recorded
@@ -11,9 +15,11 @@ import torch
 
 pytest.importorskip("vllm.envs")  # "vllm" alone would find this folder
 
+import vllm
 from calls import Calls
 from vllm.compilation.passes.inductor_pass import InductorPass, pass_context
 from vllm.compilation.passes.ir import clone_elimination
+from vllm.compilation.passes.pass_manager import PostGradPassManager
 from vllm.config import CompilationConfig, DeviceConfig, VllmConfig
 from vllm.config.utils import Range
 from vllm.platforms import current_platform
@@ -25,8 +31,9 @@ from helion_compile.hop import helion_kernel
 from helion_compile.kernels import quant
 from helion_compile.kernels.quantization import quantization
 from helion_compile.vllm import fusion_pass as module
-from helion_compile.vllm import hooks, plugin
+from helion_compile.vllm import hooks, plugin, warming
 from helion_compile.vllm.options import OPTIONS, SWITCH
+from passes.spellings.vllm_operators import OPERATORS, TRIED
 
 H200 = Gpu("NVIDIA H200", (9, 0))
 LAYER = {"rms_norm_quant": 2, "activation_quant": 1, "quant": 1, "norm_rope": 2}
@@ -193,12 +200,109 @@ def test_a_vllm_without_the_interfaces_starts(monkeypatch, caplog):
     assert found.startswith("helion_compile: the plug-in is off: AttributeError")
 
 
-def test_bad_options_leave_vllm_alone(config, monkeypatch, caplog):
-    monkeypatch.setenv(OPTIONS, '{"fast": true}')
+def test_a_vllm_whose_modules_moved_keeps_its_pass_manager(config, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "helion_compile.vllm.manager", None)
+    plugin.register()
+    plugin.register()
+    for _ in range(2):
+        assert type(manager(config)) is PostGradPassManager
+    (found,) = warnings(caplog)
+    assert found.startswith("helion_compile: the plug-in is off: ModuleNotFoundError")
+
+
+def test_a_vllm_that_cannot_be_asked_for_its_gpu_starts(config, monkeypatch, caplog):
+    def fail():
+        raise AttributeError("another platform")
+
+    before = config.compute_hash()
+    monkeypatch.setattr("helion_compile.vllm.identity.gpu", fail)
+    plugin.register()
+    assert config.compute_hash() == before and type(manager(config)) is PostGradPassManager
+    assert warnings(caplog) == ["helion_compile: the plug-in is off: AttributeError: another platform"]
+
+
+def test_an_operator_with_an_argument_that_is_not_known_stays_and_is_told_once(config, monkeypatch, caplog):
+    name = "_C.per_token_group_fp8_quant.default"
+    known = OPERATORS[name]
+    fewer = known.arguments.replace("scale_ue8m0 ", "")
+    monkeypatch.setitem(OPERATORS, name, known._replace(arguments=fewer))
+    plugin.register()
+    for index in (1, 2):
+        assert "quant" not in run(manager(config), recorded.graph("block", index))
+    assert warnings(caplog) == [
+        "helion_compile: operators stay as this vLLM has them: _C.per_token_group_fp8_quant is given scale_ue8m0=True: this "
+        "version of it is not known"
+    ]
+
+
+def test_an_operator_that_was_renamed_leaves_the_other_fusions(config, monkeypatch, caplog):
+    monkeypatch.setattr("passes.spellings.vllm_norm.ANCHORS", frozenset())
+    plugin.register()
+    assert run(manager(config), recorded.graph("token", 1)) == {"activation_quant": 1, "quant": 3}
+    assert not warnings(caplog)
+
+
+@pytest.mark.parametrize(("version", "said"), [(TRIED[-1], 0), ("0.99.0", 1)])
+def test_another_version_is_tried(config, monkeypatch, caplog, version, said):
+    monkeypatch.setattr("vllm.__version__", version)
+    plugin.register()
+    with caplog.at_level(logging.INFO, "vllm.helion_compile"):
+        assert run(manager(config), recorded.graph("token", 1)) == LAYER
+    found = [record.getMessage() for record in caplog.records if "was not tested with" in record.getMessage()]
+    assert len(found) == said and all(text.startswith("helion_compile: vLLM 0.99.0 was not tested with") for text in found)
+    assert not warnings(caplog)
+
+
+@pytest.mark.parametrize(
+    ("options", "warning"),
+    [('{"fast": true}', "there is no option 'fast'"), ('{"verify": true}', "verify is no option inside vLLM")],
+)
+def test_bad_options_leave_vllm_alone(config, monkeypatch, caplog, options, warning):
+    monkeypatch.setenv(OPTIONS, options)
     plugin.register()
     assert not run(manager(config), recorded.graph("token", 0))
     (found,) = warnings(caplog)
-    assert "there is no option 'fast'" in found
+    assert warning in found
+
+
+def test_every_rank_has_the_same_identity(monkeypatch):
+    found = set()
+    for rank in range(2):
+        for name in ("RANK", "LOCAL_RANK", "VLLM_DP_RANK"):
+            monkeypatch.setenv(name, str(rank))
+        found.add(helion_compile.vllm.FusionPass().uuid())
+    assert len(found) == 1
+
+
+def test_the_table_knows_the_operators_of_this_vllm():
+    """Those of its IR, and those of its CUDA library, which cannot be loaded here but holds its schemas as text."""
+    library = Path(vllm.__file__).parent / "_C_stable_libtorch.abi3.so"
+    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for name, operator in OPERATORS.items():
+            namespace, called, _ = name.split(".")
+            if vllm.__version__ not in operator.seen or namespace not in ("_C", "vllm_ir"):
+                continue
+            if namespace == "vllm_ir":
+                found = str(getattr(torch.ops.vllm_ir, called).default._schema)
+            else:
+                (found,) = {each.decode() for each in re.findall(rb"\0" + called.encode() + rb"\([^)]*\)", content)}
+            arguments = {
+                argument.partition("=")[0].split()[-1] for argument in found.split("(", 1)[1].split(")")[0].split(",")
+            }
+            assert arguments == set(operator.arguments.split()), name
+
+
+def test_enforce_eager_compiles_nothing_and_warms_nothing(caplog):
+    class Runner:
+        def _dummy_run(self, tokens, **_):
+            return torch.zeros(tokens)
+
+    class Worker:
+        vllm_config = VllmConfig(device_config=DeviceConfig(device="cpu"))
+        model_runner = Runner()
+
+    warming.warm(Worker())
+    assert not warnings(caplog)
 
 
 def test_a_pass_that_fails_leaves_the_graph_and_says_so_once(config, monkeypatch, caplog):

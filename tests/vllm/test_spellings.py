@@ -653,29 +653,3 @@ def test_an_operator_of_another_name_is_not_found(another_version):
     graph = normed(op)
     before = str(graph)
     assert sites(graph) == [] and str(graph) == before
-
-
-def test_an_all_reduce_between_product_and_norm_stays():
-    calls = Calls()
-    product = calls.matmul(calls.input(4, 64, dtype=FP8), calls.input(4, 1, dtype=torch.float32), columns=64)
-    reduced = calls.call(ops.vllm.all_reduce.default, product, "tp:0")
-    out, total = calls.items(
-        calls.call(ops.vllm_ir.fused_add_rms_norm.default, reduced, calls.input(4, 64), calls.input(64), 1e-6), 0, 1
-    )
-    q, scale = calls.items(
-        calls.functional(
-            ops._C.dynamic_per_token_scaled_fp8_quant.default,
-            result=calls.empty(4, 64, dtype=FP8),
-            input=out,
-            scale=calls.empty(4, 1, dtype=torch.float32),
-            scale_ub=None,
-        ),
-        1,
-        2,
-    )
-    graph = calls.output(calls.matmul(q, scale), total)
-    fusion_pass = FusionPass(fusions(), strict=True)
-    fusion_pass(graph)
-    assert [site.fusion for site in fusion_pass.records[0].sites] == ["rms_norm_quant"]
-    (kernel,) = [node for node in graph.nodes if "helion_kernel" in str(node.target)]
-    assert kernel.args[0] is reduced
