@@ -23,7 +23,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from helion_compile.bench.kernels import copy_bandwidth
 from helion_compile.bench.timing import machine, require_gpu
+from helion_compile.bench.vllm_step import limits, roles_table
 
 __all__ = ["main"]
 
@@ -63,6 +65,9 @@ def main(argv: list[str]) -> int:
             rows = _measure(options, scheme, options.keep or Path(folder), console)
             results += rows
             _tell(console, scheme, rows)
+            if found := {row["variant"]: row["kernels"] for row in rows if row["kernels"]}:
+                title = f"{scheme}: one decode step of {options.profile}"
+                console.print(roles_table(title, found, limits(vars(options), options.profile, copy_bandwidth())))
     if options.json:
         with open(options.json, "w") as file:
             json.dump({"machine": machine(), "runs": [_plain(row) for row in results]}, file, indent=1)
@@ -149,13 +154,17 @@ def _tell(console: Console, scheme: str, rows: list[dict[str, Any]]) -> None:
 def _tell_logits(console: Console, rows: list[dict[str, Any]]) -> None:
     logits = {row["variant"]: row["logits"] for row in rows if row["logits"] is not None}
     base = logits.get("default")
+    distances = {}
     for variant, found in logits.items() if base is not None else ():
         if variant != "default":
-            distance = ((found - base).norm() / base.norm()).item()
+            distance = distances[variant] = ((found - base).norm() / base.norm()).item()
             same = (found.argmax(-1) == base.argmax(-1)).float().mean().item()
             console.print(
                 f"logits of {variant}: {distance:.5f} of the norm from default's; {same:.1%} of the first tokens equal"
             )
+    for variant in distances.keys() - {"eager"} if "eager" in distances else ():
+        nearer = distances[variant] <= distances["eager"]
+        console.print(f"{variant} is {'no farther' if nearer else 'FARTHER'} from vLLM's default than enforce_eager is")
 
 
 def _tell_kernels(console: Console, row: dict[str, Any]) -> None:
