@@ -108,12 +108,11 @@ def kernel_result(node):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_every_chain_of_a_model_once(name, dynamic):
-    (inspected,) = inspect(model_of(name), [ids_of(name, 2, 8)], {}, dynamic=dynamic)
+def test_every_chain_of_a_model_once(name):
+    """With sizes that are not known; test_architectures.py has the same with sizes that are."""
+    (inspected,) = inspect(model_of(name), [ids_of(name, 2, 8)], {}, dynamic=True)
     assert_all_chains_fused(name, inspected)
-    first = inspected.record.sites[0].shapes["x"]
-    assert first == "bf16[2, 8, 256]" if not dynamic else first.startswith("bf16[s")
+    assert inspected.record.sites[0].shapes["x"].startswith("bf16[s")
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,0 +1,307 @@
+"""Two layers of each kind of model, quantised by torchao: exact numbers of sites, and a reason for all that is in none.
+
+A layer's quantised activations are, but for models that merge linears or have one norm a layer: the results of two norms,
+which q, k, v and gate, up share, the input of o_proj, and the input of down_proj, an activation.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from unittest import mock
+
+import fp8_models
+import pytest
+import torch
+import torchao.quantization
+import transformers
+from torchao.kernel import intmm
+
+from helion_compile.inspection import inspect, inspecting_backend
+from passes.reading import read
+from passes.spellings import SPELLINGS
+from passes.spellings.opaque import name_of
+
+WIDTHS = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "vocab_size": 96}
+SHAPE = {**WIDTHS, "num_hidden_layers": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}
+NO_GROUPS = {key: value for key, value in SHAPE.items() if key != "num_key_value_heads"}
+NORM, ROPE = "the fusions in use take norm -> quantize or norm -> rope; here the result is read by", "the fusions in use take"
+FINAL_NORM = {("norm", f"{NORM} aten.mm.default"): 1}  # lm_head is not quantised
+EMBEDDED = {("rope", f"{ROPE} norm -> rope; here the result is read by aten._scaled_dot_product"): 4}
+# Post-norms: what an addition adds to the residual, and so the first of two sums of the next norm.
+POST_NORMS = {("norm", f"{NORM} a norm"): 4}
+NORM_ROPE = "norm_rope"
+HEAD = {"aten.mm.default": 1}
+
+
+@dataclass
+class Expected:
+    """What is in both layers: a fusion's numbers of merged copies in each, and what is left."""
+
+    config: dict = field(default_factory=lambda: SHAPE)
+    norms: tuple[int, ...] = (3, 2)  # rms_norm_quant: q, k, v; gate, up
+    activations: tuple[int, ...] = (1,)
+    quants: tuple[int, ...] = (1,)
+    embeddings: tuple[int, ...] = ()  # norm_rope
+    idle: dict = field(default_factory=lambda: FINAL_NORM | EMBEDDED)  # what was read but is in no site -> why
+    # Nodes that look like the beginning of something and are none, all of them: lm_head; attention in plain operations.
+    others: dict = field(default_factory=lambda: HEAD)
+    meaning: str = ""  # of the last norm that is quantised
+
+    @property
+    def linears(self):
+        return 2 * sum((*self.norms, *self.activations, *self.quants))
+
+    def merged(self):
+        by_fusion = {
+            "rms_norm_quant": self.norms,
+            "activation_quant": self.activations,
+            "quant": self.quants,
+            NORM_ROPE: self.embeddings,
+        }
+        return {name: sorted(2 * merged) for name, merged in by_fusion.items() if merged}
+
+
+RMS = "Norm(rms, eps=1e-06, bf16, cast then scale, +residual)"
+GEMMA = "Norm(rms, eps=1e-06, bf16, scale then cast, weight + 1, +residual)"
+LAYER = "Norm(layer, eps=1e-05, bf16, scale then cast, bf16 bias, +residual)"
+MODELS = {
+    "Llama": Expected(meaning=RMS),
+    "Qwen2": Expected(meaning=RMS),
+    "Qwen3": Expected({**SHAPE, "head_dim": 32}, embeddings=(1, 1), idle=FINAL_NORM, meaning=RMS),
+    "Gemma2": Expected(
+        {**SHAPE, "head_dim": 32},
+        # The logits' bound is a tanh, and with one in attention that is two products, a bound and a softmax.
+        idle=FINAL_NORM | POST_NORMS | {("rope", f"{ROPE} norm -> rope; here the result is read by aten.clone"): 4},
+        others=HEAD | {"aten.bmm.default": 4, "aten.tanh.default": 3, "aten.exp.default": 2},
+        meaning=GEMMA,
+    ),
+    "Gemma3Text": Expected(
+        {**SHAPE, "head_dim": 32}, embeddings=(1, 1), idle=FINAL_NORM | POST_NORMS, others=HEAD, meaning=GEMMA
+    ),
+    "Mistral": Expected(meaning=RMS),
+    "Phi3": Expected({**SHAPE, "pad_token_id": 0}, norms=(1, 1), meaning=RMS.replace("06", "05")),
+    "Granite": Expected({**SHAPE, "residual_multiplier": 0.22}, meaning=RMS.replace(")", ", x * 0.22 before)")),
+    "Olmo2": Expected(
+        norms=(),
+        embeddings=(1, 1),
+        quants=(3, 2, 1),  # of the sums that no norm is in front of
+        idle=FINAL_NORM | {("norm", f"{NORM} aten.add.Tensor"): 3, ("norm", f"{NORM} a norm"): 1},
+    ),
+    # Both norms of a layer read one sum, which the first takes.
+    "GPTNeoX": Expected(NO_GROUPS, norms=(1, 1), meaning=LAYER.replace(", +residual", "")),
+    "StableLm": Expected(meaning=LAYER),
+    "Cohere": Expected(norms=(5,), meaning=LAYER.replace(" bf16 bias,", "")),
+    "Bert": Expected(
+        NO_GROUPS,
+        norms=(3, 1),
+        idle={("norm", f"{NORM} whoever called the graph"): 1},
+        others={},
+        meaning=LAYER.replace("05", "12"),
+    ),
+}
+
+
+def config_of(name):
+    return getattr(transformers, f"{name}Config")(**MODELS[name].config)
+
+
+def model_of(name):
+    if name != "Bert":
+        return fp8_models.random_model(config_of(name))
+    torch.manual_seed(0)
+    return fp8_models.for_inference(transformers.BertModel(config_of(name), add_pooling_layer=False).bfloat16())
+
+
+def ids_of(model, tokens=8):
+    """Token ids [2, tokens] without 0 and 1, the padding of some: its embedding is zero, and a row of zeros quantises to NaN."""
+    return fp8_models.token_ids(model, 2, tokens).clamp(min=2)
+
+
+def quantized(model, config):
+    def chosen(module, name):
+        return isinstance(module, torch.nn.Linear) and name not in ("lm_head", "embed_out")
+
+    config.set_inductor_config = False  # the compiler's options are those of the whole process
+    # torchao refuses a machine without an fp8 GPU, but its aten form runs anywhere.
+    with mock.patch("torchao.quantization.quant_api._check_hardware_support"):
+        torchao.quantization.quantize_(model, config, filter_fn=chosen)
+    return model
+
+
+def sites_of(record):
+    found = {}
+    for site in record.sites:
+        found.setdefault(site.fusion, []).append(site.merged)
+    return {name: sorted(merged, reverse=True) for name, merged in found.items()}
+
+
+def unexplained(inspected):
+    """Nodes of the graph at which reading begins and that are in no stretch that was read or refused; and other products."""
+    anchors = set().union(*(spelling.ANCHORS for spelling in SPELLINGS if spelling.NAME in ("norm", "activation", "matmul")))
+    products = {torch.ops.aten.mm.default, torch.ops.aten.bmm.default, torch.ops.aten.addmm.default}
+    reading = read(inspected.module.graph)
+    told = {refusal.node for refusal in inspected.record.refusals}
+    return [
+        node
+        for node in inspected.module.graph.nodes
+        if (node.target in anchors | products or name_of(node) in anchors or narrows(node))
+        and node not in reading.owners
+        and node.name not in told
+    ]
+
+
+def narrows(node):
+    value = node.meta.get("val")
+    small = {torch.int8, torch.float8_e4m3fn, torch.float8_e5m2}
+    return node.target is torch.ops.prims.convert_element_type.default and value.dtype in small
+
+
+def assert_idle(record, expected):
+    found = Counter(
+        next((key for key in expected if key[0] == idle.name and idle.reason.startswith(key[1])), (idle.name, idle.reason))
+        for idle in record.idle
+    )
+    assert found == expected
+
+
+def the_one(inspected):
+    (one,) = inspected
+    assert not one.record.error and not one.training
+    return one
+
+
+def broken(inspected):
+    """What breaks its contract, of all sites; each was run."""
+    assert all(fused.verified for fused in inspected.report.fused)
+    return [compared.broken for fused in inspected.report.fused for compared in fused.verified if compared.broken]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_fp8_per_row(name):
+    expected = MODELS[name]
+    model = fp8_models.quantize_fp8_per_row(model_of(name))
+    inspected = the_one(inspect(model, [ids_of(model)], {}, verify=True))
+    record = inspected.record
+    assert sites_of(record) == {name: sorted(merged, reverse=True) for name, merged in expected.merged().items()}
+    assert not record.refusals
+    assert len(record.kept) == expected.linears and {site.fusion for site in record.kept} == {"matmul"}
+    assert_idle(record, expected.idle)
+    assert Counter(str(node.target) for node in unexplained(inspected)) == expected.others
+    norms = [site.meanings[0] for site in record.sites if site.fusion == "rms_norm_quant"]
+    assert norms[-1:] == [expected.meaning] * bool(norms)
+    assert broken(inspected) == []
+
+
+# Other schemes
+
+
+@pytest.fixture
+def int8_as_on_a_gpu(monkeypatch):
+    """What torchao writes of an int8 product on a GPU; on a CPU it writes others."""
+    monkeypatch.setattr(intmm, "_is_device", lambda *args: False)
+    monkeypatch.setattr(intmm, "safe_int_mm", torch._int_mm)
+
+
+def inspect_quantized(name, config, tokens=16):
+    model = quantized(model_of(name), config)
+    return the_one(inspect(model, [ids_of(model, tokens)], {}, verify=True))
+
+
+def of_int8(expected):
+    """Sites and idle stretches where products are in plain operations: Inductor puts a norm of q or k into their kernel."""
+    turned = 2 * sum(expected.embeddings)
+    apart = {(name, f"refused by {NORM_ROPE}, see there"): turned for name in ("norm", "rope")} if turned else {}
+    return {name: sorted(m, reverse=True) for name, m in expected.merged().items() if name != NORM_ROPE}, expected.idle | apart
+
+
+def assert_int8(inspected, expected):
+    sites, idle = of_int8(expected)
+    assert sites_of(inspected.record) == sites
+    assert_idle(inspected.record, idle)
+    assert Counter(str(node.target) for node in unexplained(inspected)) == expected.others
+    assert broken(inspected) == []
+    assert all(
+        refusal.reason.startswith("x comes from ") for refusal in inspected.record.refusals if refusal.candidate == NORM_ROPE
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_int8_per_row_on_a_gpu(name, int8_as_on_a_gpu):
+    inspected = inspect_quantized(name, torchao.quantization.Int8DynamicActivationInt8WeightConfig())
+    assert_int8(inspected, MODELS[name])
+    products = inspected.record.kept
+    assert len(products) == MODELS[name].linears
+    assert all("Matmul(int8, scaled by row and column, rounded to bf16" in product.meanings[0] for product in products)
+    assert {refusal.candidate for refusal in inspected.record.refusals} <= {NORM_ROPE}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_int8_per_row_on_a_cpu(name):
+    """An operand is shifted by 128 and the shift taken off again: no product that is read, but the bytes reach products."""
+    inspected = inspect_quantized(name, torchao.quantization.Int8DynamicActivationInt8WeightConfig())
+    assert_int8(inspected, MODELS[name])
+    assert not inspected.record.kept
+    reasons = [refusal.reason for refusal in inspected.record.refusals if refusal.candidate == "matmul"]
+    assert len(reasons) == MODELS[name].linears
+
+
+STATIC = {
+    "fp8": lambda: torchao.quantization.Float8StaticActivationFloat8WeightConfig(
+        act_quant_scale=torch.tensor([[[0.05]]]), granularity=torchao.quantization.PerTensor()
+    ),
+    "int8": lambda: torchao.quantization.Int8StaticActivationInt8WeightConfig(
+        act_quant_scale=torch.tensor([[[0.05]]]), granularity=torchao.quantization.PerTensor()
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", STATIC)
+@pytest.mark.parametrize("name", MODELS)
+def test_static_scales(name, scheme, int8_as_on_a_gpu):
+    """Each linear has a scale of its own, so q, k and v are three quantisers of one norm, which stay with Inductor."""
+    expected = MODELS[name]
+    inspected = inspect_quantized(name, STATIC[scheme]())
+    record = inspected.record
+    one_reader = {name: [1] * merged.count(1) for name, merged in expected.merged().items() if 1 in merged}
+    if scheme == "int8":
+        one_reader.pop(NORM_ROPE, None)
+    assert sites_of(record) == one_reader
+    assert len(record.kept) == expected.linears
+    several = sum(count for count in 2 * (expected.norms + expected.quants) if count > 1)
+    assert sum(idle.name == "quantize" for idle in record.idle) == several
+    by_scales = [refusal for refusal in record.refusals if refusal.candidate != NORM_ROPE]
+    assert sum(refusal.candidate == "quant" for refusal in by_scales) == several
+    assert all("static scales quantise one tensor, of which Inductor makes one kernel" in r.reason for r in by_scales)
+    assert Counter(str(node.target) for node in unexplained(inspected)) == expected.others
+    assert broken(inspected) == []
+
+
+@pytest.mark.slow
+def test_one_scale_for_the_whole_tensor_stays_with_inductor():
+    granularity = torchao.quantization.PerTensor()
+    config = torchao.quantization.Float8DynamicActivationFloat8WeightConfig(granularity=granularity)
+    inspected = inspect_quantized("Llama", config)
+    assert not inspected.record.sites
+    assert Counter(refusal.candidate for refusal in inspected.record.refusals) == {
+        "rms_norm_quant": 4,
+        "activation_quant": 2,
+        "quant": 8,
+    }
+    assert all(refusal.reason.startswith("one scale a tensor") for refusal in inspected.record.refusals)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_exact_changes_no_bit(name):
+    """Run node by node on a CPU, where the reference of a kernel calls the torch operations of the chain."""
+    model = fp8_models.quantize_fp8_per_row(model_of(name))
+    ids = ids_of(model)
+    found, outputs = [], []
+    for options in ({"numerics": "exact"}, {"only": []}):
+        torch._dynamo.reset()
+        outputs.append(torch.compile(model, backend=inspecting_backend(found, options=options))(ids)[0])
+    activation = {"GPTNeoX": "gelu", "Bert": "gelu", "Gemma2": "gelu tanh", "Gemma3Text": "gelu tanh"}.get(name, "silu")
+    assert any(f"Activation({activation}" in text for site in found[0].record.sites for text in site.meanings)
+    assert outputs[0].isfinite().all() and torch.equal(*outputs)
