@@ -17,7 +17,7 @@ from helion_compile.gpu import Gpu
 
 __all__ = ["describe", "main"]
 
-_PACKAGES = ("helion-compile", "torch", "triton", "helion", "transformers", "torchao", "vllm", "depyf")
+_PACKAGES = ("helion-compile", "triton", "helion", "transformers", "torchao", "vllm", "depyf")
 _VARIABLES = ("HELION_", "TORCHINDUCTOR_", "TORCH_", "TRITON_", "CUDA_VISIBLE_DEVICES", "PYTORCH_")
 
 
@@ -34,6 +34,7 @@ def main(argv: list[str]) -> int:
 
 def _facts() -> Iterator[tuple[str, str]]:
     yield "python", f"{platform.python_version()} on {platform.platform()}"
+    yield "torch", torch.__version__  # which names the build; the metadata may not
     for package in _PACKAGES:
         yield package, _version(package)
     yield from _gpus()

@@ -2,6 +2,7 @@
 
 import inspect_graphs
 import why_was_it_not_fused
+from needs import row_wise_products
 
 
 def test_why_was_it_not_fused(capsys):
@@ -16,6 +17,7 @@ def test_why_was_it_not_fused(capsys):
     assert "the scale is taken from" in others[2]
 
 
+@row_wise_products
 def test_inspect_graphs(tmp_path, capsys):
     inspect_graphs.main(tmp_path)
     text = capsys.readouterr().out

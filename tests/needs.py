@@ -1,0 +1,20 @@
+"""Marks for tests of what not every tested torch can do."""
+
+import pytest
+import torch
+
+__all__ = ["HAS_ROW_WISE_PRODUCTS", "row_wise_products"]
+
+
+def _multiplies_rows() -> bool:
+    a = torch.ones(16, 16).to(torch.float8_e4m3fn)
+    scale = torch.ones(16, 1)
+    try:
+        torch._scaled_mm(a, a.t(), scale, scale.t(), out_dtype=torch.bfloat16)
+    except RuntimeError:
+        return False
+    return True
+
+
+HAS_ROW_WISE_PRODUCTS = _multiplies_rows()
+row_wise_products = pytest.mark.skipif(not HAS_ROW_WISE_PRODUCTS, reason="this torch has no row-wise _scaled_mm on a CPU")
