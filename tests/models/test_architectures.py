@@ -112,7 +112,7 @@ def model_of(name):
 
 
 def ids_of(model, tokens=8):
-    """Token ids [2, tokens] without 0 and 1, the padding of some: its embedding is zero, and a row of zeros quantises to NaN."""
+    """Token ids [2, tokens] without 0 and 1, the padding of some: its embedding is zero, and a row of zeros becomes NaN."""
     return fp8_models.token_ids(model, 2, tokens).clamp(min=2)
 
 
