@@ -199,20 +199,18 @@ class HelionKernel:
     @functools.cached_property
     def helion(self) -> Any:
         """The ``helion.Kernel`` behind it; configs come from the table, so Helion itself never tunes."""
-        import helion
-
         if self._given is not None:
             return self._given
+        # Its heuristics ask for a GPU where code is made, which need not have one.
+        return self.new_helion_kernel(autotune_effort="none", disable_autotuner_heuristics=True)
+
+    def new_helion_kernel(self, **settings: Any) -> Any:
+        """Another ``helion.Kernel`` of the same function, with more of Helion's settings."""
+        import helion
+
         # What a host function may compute besides launching is watched where its plan is recorded.
         quiet = [helion.exc.TensorOperationInWrapper]
-        return helion.kernel(
-            self.fn,
-            static_shapes=False,
-            autotune_effort="none",
-            disable_autotuner_heuristics=True,  # they ask for a GPU where code is made, which need not have one
-            ignore_warnings=quiet,
-            key=_sizes_that_are_one,
-        )
+        return helion.kernel(self.fn, static_shapes=False, ignore_warnings=quiet, key=_sizes_that_are_one, **settings)
 
     @functools.cached_property
     def table(self) -> ConfigTable:

@@ -62,13 +62,20 @@ def us_of(config: dict, case) -> float:
     return 4.0 + away + (0.0 if config.get("pid_type", "flat") != "flat" else 0.5) + 0.001 * case["num_tokens"]
 
 
+def log(line):
+    if path := os.environ.get("FAKE_LOG"):
+        with open(path, "a") as file:
+            file.write(f"{line}\n")
+
+
 class Compiler:
     """The "code" is the config itself.  ``num_warps=1`` spills, and nothing compiles with 32.
 
-    FAKE_COMPILE_CRASH: this warp count kills the process.  FAKE_COMPILE_SECONDS: how long one takes.
+    FAKE_COMPILE_CRASH: this warp count kills the process.  FAKE_COMPILE_SECONDS: how long one takes.  FAKE_LOG: as below.
     """
 
     def compile(self, target, name, facts, config):
+        log(f"compiled {name} {Case.from_json(dict(facts))} {config_text(config)}")
         time.sleep(float(os.environ.get("FAKE_COMPILE_SECONDS", 0)))
         if str(config.get("num_warps")) == os.environ.get("FAKE_COMPILE_CRASH"):
             os.kill(os.getpid(), signal.SIGSEGV)
@@ -98,9 +105,7 @@ class Measurer:
             return {"library": LIBRARY_US}[entry]
         config = json.loads(source)
         warps = str(config["num_warps"])
-        if log := os.environ.get("FAKE_LOG"):
-            with open(log, "a") as file:
-                file.write(f"{careful} {self.case} {config_text(config)}\n")
+        log(f"{careful} {self.case} {config_text(config)}")
         if warps == os.environ.get("FAKE_CRASH"):
             os.kill(os.getpid(), signal.SIGSEGV)
         time.sleep(float(os.environ.get("FAKE_SECONDS", 0)))
@@ -152,8 +157,18 @@ class FakeSpace(Space):
                 yield f"pid_type {pid}", {**config, "pid_type": pid}
 
 
+def search(name, case, seconds, modules, environment):
+    """What Helion's autotuner would find: the best for few tokens, nothing for many."""
+    if case["num_tokens"] > 1:
+        raise ValueError(f"it found nothing in {seconds:.0f} s")
+    return {"block_sizes": [1], "num_warps": 8, "pid_type": "flat"}
+
+
 def main(argv) -> int:
-    """The command, with the fakes."""
+    """The command, with the fakes.
+
+    FAKE_KERNEL: which kernels.  FAKE_SPACE=helion: Helion's own space of configs.  FAKE_PROCESSES: that compile.
+    """
     import dataclasses
 
     from helion_compile.tune import __main__ as command
@@ -166,14 +181,15 @@ def main(argv) -> int:
             measurer="tune_fakes:Measurer",
             compiler="tune_fakes:Compiler",
             start="forkserver",
-            space=FakeSpace,
-            processes=1,
+            search=search,
+            space=Space if os.environ.get("FAKE_SPACE") == "helion" else FakeSpace,
+            processes=int(os.environ.get("FAKE_PROCESSES", 1)),
             baselines=1,
             modules=("tune_fakes",),
         )
 
     command._settings = settings
-    return command.main([os.environ.get("FAKE_KERNEL", "plus_one"), *argv])
+    return command.main([*os.environ.get("FAKE_KERNEL", "plus_one").split(), *argv])
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from helion_compile import registry
 from helion_compile.config_rows import ConfigError
 from helion_compile.errors import UnknownKernelError
 from helion_compile.tune.cases import TOKENS, TuneError, cases_of, read_model, read_shapes, read_tokens
+from helion_compile.tune.comparing import on_this_gpu, sample, summary
 from helion_compile.tune.tuner import EFFORTS, Settings, Tuner
 
 __all__ = ["main"]
@@ -31,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.dry_run:
             print("\n".join(f"{kernel.name} {case}" for kernel, case in work))
             return 0
-        return _tune(work, _settings(options))
+        settings = _settings(options)
+        tuner, code = _tune(work, settings)
+        return max(code, _compare(tuner, settings, options)) if options.compare_autotune and not settings.rank else code
     except (TuneError, UnknownKernelError, ConfigError) as error:
         print(f"tune: {error}", file=sys.stderr)
         return 1
@@ -75,15 +78,15 @@ def _settings(options: argparse.Namespace, environment: Mapping[str, str] = os.e
     )
 
 
-def _tune(work: list, settings: Settings) -> int:
-    console = Console(stderr=True, soft_wrap=True)
+def _tune(work: list, settings: Settings) -> tuple[Tuner, int]:
+    console = _console()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("remaining"),
-        TimeRemainingColumn(elapsed_when_finished=True, compact=True),
+        TimeRemainingColumn(compact=True),
     )
     started = time.monotonic()
     with Progress(*columns, console=console, disable=settings.rank != 0) as progress:
@@ -97,6 +100,8 @@ def _tune(work: list, settings: Settings) -> int:
         if tuner.skipped:
             progress.console.print(f"{len(tuner.skipped)} of {len(work)} cases were tuned before", highlight=False)
         rows = tuner.run()
+        if not (tuner.failed or tuner.left_out):
+            progress.update(task, completed=len(work) / settings.ranks)
     for (name, case), reason in tuner.failed.items():
         console.print(f"{name} ({case}) has no config: {reason}", highlight=False)
     if tuner.left_out:
@@ -105,7 +110,22 @@ def _tune(work: list, settings: Settings) -> int:
         )
     places = sorted({str(tuner._table(kernel).folders[0]) for kernel, _ in work})
     console.print(f"{len(rows)} rows in {', '.join(places)} after {time.monotonic() - started:.0f} s", highlight=False)
-    return 1 if tuner.failed or tuner.left_out else 0
+    return tuner, 1 if tuner.failed or tuner.left_out else 0
+
+
+def _compare(tuner: Tuner, settings: Settings, options: argparse.Namespace) -> int:
+    console = _console()
+    rows = sample(tuner.rows, options.compare_autotune)
+    console.print(f"{len(rows)} cases, each searched by Helion's full autotune for up to {options.autotune_budget:.0f} s")
+    done = on_this_gpu(
+        rows, settings, options.autotune_budget, lambda text: console.print(text, highlight=False), options.compare_json
+    )
+    console.print(summary(done), highlight=False)
+    return 0 if done and all(each.ratio is not None for each in done) else 1
+
+
+def _console() -> Console:
+    return Console(stderr=True, soft_wrap=True)
 
 
 def _journal_folder() -> Path:
@@ -130,6 +150,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--modules", nargs="+", default=[], metavar="MODULE", help="modules that define kernels of yours")
     parser.add_argument("--processes", type=int, default=0, help="compiling processes; one less than the CPU cores by default")
     parser.add_argument("--no-baselines", action="store_true", help="do not measure what Inductor makes of each reference")
+    parser.add_argument(
+        "--compare-autotune",
+        type=int,
+        default=0,
+        metavar="N",
+        help="then search N of the cases with Helion's full autotune too",
+    )
+    parser.add_argument(
+        "--autotune-budget", type=_duration, default=60.0, metavar="60s", help="of each of these searches; a minute by default"
+    )
+    parser.add_argument("--compare-json", type=Path, metavar="FILE", help="write the comparisons here")
     parser.add_argument("--dry-run", action="store_true", help="list the cases and measure nothing")
     return parser
 

@@ -16,7 +16,7 @@ from helion_compile.tune.worker import Worker, WorkerDied
 
 __all__ = ["COMPILER", "CompilePool"]
 
-COMPILE_SECONDS = 30.0  # of one config; half a second is usual, and ptxas can take hours over one kernel
+COMPILE_SECONDS = 60.0  # of one config; half a second is usual, and ptxas can take hours over one kernel
 COMPILER = "helion_compile.tune.compiling:Compiler"
 
 # Urgency, number of the request, its result, and what to compile.

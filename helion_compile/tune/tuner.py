@@ -19,6 +19,7 @@ from helion_compile.config_rows import Row
 from helion_compile.configs import ConfigTable
 from helion_compile.gpu import Gpu
 from helion_compile.kernel import HelionKernel
+from helion_compile.tune.autotune import autotuned
 from helion_compile.tune.baselines import Baselines
 from helion_compile.tune.candidates import Moves, Space
 from helion_compile.tune.cases import TuneError
@@ -64,6 +65,7 @@ class Settings:
     environment: Mapping[str, str] = field(default_factory=dict)
     measurer: str = GPU_MEASURER
     compiler: str = COMPILER
+    search: Callable[..., Mapping[str, Any]] = autotuned  # Helion's own, to compare with
     start: str = "spawn"  # of the measuring processes
     space: Callable[[HelionKernel, Case], Any] = Space
 
@@ -232,6 +234,12 @@ class Tuner:
         if budget is None:
             return float("inf")
         return max(0.0, 0.9 * budget - (time.monotonic() - self.started)) / max(families, 1)
+
+    @property
+    def rows(self) -> list[tuple[str, Row]]:
+        """Kernel and row of each case of ``work`` that is tuned, in this run or before."""
+        picks = [(kernel.name, self._table(kernel).pick(case, self.gpu)) for kernel, case in self._work]
+        return [(name, pick.row) for name, pick in picks if pick.row is not None and pick.origin == "exact"]
 
     # --- what is kept ---------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ from norms import NORMS
 from quantisers import QUANTISERS
 
 from helion_compile.case import Case
-from helion_compile.kernels import quant, rms_norm_quant
+from helion_compile.kernels import activation_quant, quant, rms_norm_quant
+from helion_compile.tune.candidates import Space
 from helion_compile.tune.compiling import Target
 from helion_compile.tune.pool import CompilePool
 
@@ -62,3 +63,22 @@ def test_every_quantiser_has_a_case_that_can_be_tuned(name):
     ):
         case = kernel.case(*args)
         assert kernel.case(*kernel.inputs(case, torch.device("meta"))) == case
+
+
+def test_no_config_of_the_longest_rows_takes_a_compiler_minutes(tmp_path):
+    """With one or two warps a thread would hold 512 and more elements: 68 and 14 s, and all of them spilled."""
+    case = Case(hidden_size=28672, gated=True, **BASE)
+    space = Space(activation_quant, case)
+    seeds = space.seeds([activation_quant.default_config(case)])
+    near = [config for seed in seeds for _, config in space.steps(seed)]
+    unrolled = [config for config in [*seeds, *near] if not any(config["reduction_loops"])]
+    assert {config["num_warps"] for config in unrolled} == {4, 8, 16, 32}
+    assert all(config["block_sizes"][0] * 32768 <= 256 * 32 * config["num_warps"] for config in unrolled)
+    pool = CompilePool(1, ("helion_compile.kernels",), H200, {"TRITON_CACHE_DIR": str(tmp_path)})
+    try:
+        chosen = [{**activation_quant.default_config(case), "num_warps": warps} for warps in (16, 32)]
+        for compiled in [pool.submit("activation_quant", case, config) for config in chosen]:
+            done = compiled.result(timeout=250)
+            assert not done.error and not done.spills
+    finally:
+        pool.stop()
