@@ -18,6 +18,7 @@ from torch._dynamo.variables import ConstantVariable, TupleVariable
 from torch._dynamo.variables.base import VariableTracker
 from torch._dynamo.variables.builder import VariableBuilder, wrap_fx_proxy
 
+from helion_compile.arguments import check_no_grad, check_types
 from helion_compile.errors import GradientError, KernelArgumentError
 from helion_compile.hop import helion_kernel
 
@@ -54,8 +55,8 @@ class HelionKernelVariable(VariableTracker):
             variables = kernel.bind(tuple(args), kwargs, default=ConstantVariable.create)
             proxies = tuple(map(_proxy, variables))
             examples = tuple(map(_example, proxies))
-            kernel.check_types(examples)
-            kernel.check_no_grad(examples)
+            check_types(kernel, examples)
+            check_no_grad(kernel, examples)
         except (KernelArgumentError, GradientError) as error:
             # Where a graph may break, the eager call raises the same error; elsewhere this is the user's own too.
             unimplemented(gb_type="Helion kernel call", context=kernel.key, explanation=str(error), hints=[])

@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, track_tensor_tree
 
 from helion_compile import registry
+from helion_compile.arguments import check_no_grad
 
 __all__ = ["call", "helion_kernel"]
 
@@ -59,7 +60,7 @@ def _dense(*args: Any, kernel: str) -> Any:
 
 @helion_kernel.py_impl(DispatchKey.Autograd)
 def _autograd(*args: Any, kernel: str) -> Any:
-    registry.find(kernel).check_no_grad(args)
+    check_no_grad(registry.find(kernel), args)
     with torch._C._AutoDispatchBelowAutograd():
         return helion_kernel(*args, kernel=kernel)
 

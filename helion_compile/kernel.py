@@ -10,20 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.autograd import forward_ad, profiler
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.autograd import profiler
 
 from helion_compile import launch, ranges, registry
+from helion_compile.arguments import check_types
 from helion_compile.case import Case
 from helion_compile.configs import ConfigTable, Gpu, Pick
-from helion_compile.errors import GradientError, KernelArgumentError
+from helion_compile.definition import (
+    check_names,
+    check_same_parameters,
+    checked_name,
+    checked_signature,
+    given_config,
+    settings_that_make_code,
+)
+from helion_compile.errors import KernelArgumentError
 from helion_compile.fingerprint import config_fingerprint, fingerprint
 from helion_compile.hop import helion_kernel
 from helion_compile.plans import Plans
 
 __all__ = ["HelionKernel", "kernel"]
-
-_ARGUMENT_TYPES = (torch.Tensor, bool, int, float, str, torch.dtype, torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 def kernel(
@@ -131,17 +137,17 @@ class HelionKernel:
         if not inspect.isfunction(inner):
             raise TypeError(f"kernel() takes a function or a helion.kernel, got {type(fn).__name__}.")
         self.fn = inner
-        self.name = _checked_name(name or inner.__name__)
-        self.signature = _checked_signature(self.name, inner)
+        self.name = checked_name(name or inner.__name__)
+        self.signature = checked_signature(self.name, inner)
         if reference is None:
             raise TypeError(
                 f"{self.name}: kernel() needs reference=, the same function in plain torch: it gives shapes while tracing "
                 f"and results where there is no GPU."
             )
-        _check_same_parameters(self.name, "reference", reference, self.signature)
-        _check_names(self.name, "mutates", mutates)
-        _check_names(self.name, "rounded", rounded)
-        _check_names(self.name, "nearest", nearest or ())
+        check_same_parameters(self.name, "reference", reference, self.signature)
+        check_names(self.name, "mutates", mutates)
+        check_names(self.name, "rounded", rounded)
+        check_names(self.name, "nearest", nearest or ())
         unknown = set(mutates) - self.signature.parameters.keys()
         if unknown:
             raise TypeError(
@@ -153,7 +159,7 @@ class HelionKernel:
         self._refuse = refuse
         self.mutates = tuple(n for n in self.signature.parameters if n in mutates)
         self.mutated_positions = tuple(i for i, n in enumerate(self.signature.parameters) if n in mutates)
-        self.default_config = default_config or _given_config(fn)
+        self.default_config = default_config or given_config(fn)
         self.rounded = tuple(rounded)
         self.nearest = None if nearest is None else tuple(nearest)
         self.inputs = inputs
@@ -164,7 +170,7 @@ class HelionKernel:
             raise TypeError(f"{self.name}: a kernel that writes to its arguments has no alternatives; drop one of the two.")
         self.restores_zeros = restores_zeros
         self._given = fn if fn is not inner else None
-        self._settings = _settings_that_make_code(self._given)
+        self._settings = settings_that_make_code(self._given)
         self.fingerprint_roots = (inner, reference, case, refuse, default_config, *self.alternatives.values())
         functools.update_wrapper(self, inner)
         self.plans = Plans()
@@ -243,49 +249,6 @@ class HelionKernel:
             for name, parameter in self.signature.parameters.items()
         )
 
-    def check_types(self, args: tuple[Any, ...]) -> None:
-        """Raise KernelArgumentError for an argument of a type that cannot enter a graph."""
-        for name, arg in zip(self.signature.parameters, args, strict=True):
-            if arg is not None and not isinstance(arg, _ARGUMENT_TYPES):
-                raise KernelArgumentError(
-                    f"{self.name}: argument {name!r} is a {type(arg).__name__}; a kernel takes tensors, None, numbers, "
-                    f"strings and dtypes. Pass the elements of a container one by one."
-                )
-            if isinstance(arg, torch.Tensor):
-                self._check_plain(name, arg)
-
-    def _check_plain(self, name: str, tensor: torch.Tensor) -> None:
-        if torch._C._functorch.is_batchedtensor(tensor):
-            found, instead = "inside torch.vmap", "Call the kernel outside of it, on the whole batch"
-        elif is_traceable_wrapper_subclass(tensor):
-            kind = type(tensor).__name__
-            found, instead = f"a {kind}, which wraps other tensors", "Pass the plain tensors that it is made of"
-        elif tensor.layout is not torch.strided:
-            found, instead = f"of layout {tensor.layout}", "Pass a strided tensor, such as its .to_dense()"
-        elif tensor.is_neg() or tensor.is_conj():
-            found, instead = "negated or conjugated lazily", "Pass its .resolve_conj().resolve_neg()"
-        else:
-            return
-        raise KernelArgumentError(f"{self.name}: argument {name!r} is {found}; a kernel reads plain memory. {instead}.")
-
-    def check_no_grad(self, args: tuple[Any, ...]) -> None:
-        """Raise GradientError where autograd would otherwise give a silent zero gradient."""
-        if forward_ad._current_level >= 0:
-            for name, arg in zip(self.signature.parameters, args, strict=True):
-                if isinstance(arg, torch.Tensor) and forward_ad.unpack_dual(arg).tangent is not None:
-                    raise GradientError(
-                        f"{self.name} was called with a tangent of forward-mode AD on {name!r}, and a Helion kernel has no "
-                        f"derivative. Pass forward_ad.unpack_dual({name}).primal."
-                    )
-        if not torch.is_grad_enabled():
-            return
-        for name, arg in zip(self.signature.parameters, args, strict=True):
-            if isinstance(arg, torch.Tensor) and arg.requires_grad:
-                raise GradientError(
-                    f"{self.name} was called with {name!r} requiring grad, and a Helion kernel has no backward. Call it under "
-                    f"torch.no_grad() or torch.inference_mode(), pass {name}.detach(), or train without it."
-                )
-
     def refuse(self, *args: Any) -> str | None:
         """Why the kernel cannot take these arguments, as a sentence, or None."""
         devices = {arg.device for arg in args if isinstance(arg, torch.Tensor)}
@@ -361,14 +324,14 @@ class HelionKernel:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         args = self.bind(args, kwargs)
         if profiler._is_profiler_enabled and not launch.is_tracing(args):
-            self.check_types(args)
+            check_types(self, args)
             with ranges.called_by(self.name, 1):
                 value = launch.replay(self, args)
                 return launch.call(self, args) if value is launch.NOT_REPLAYED else value
         value = launch.replay(self, args)
         if value is not launch.NOT_REPLAYED:
             return value
-        self.check_types(args)
+        check_types(self, args)
         if not launch.is_tracing(args):
             return launch.call(self, args)
         value = helion_kernel(*args, kernel=self.key)
@@ -398,61 +361,13 @@ def _memory(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _checked_name(name: Any) -> str:
-    if not (isinstance(name, str) and name.isidentifier() and name.isascii()):
-        raise TypeError(
-            f"a kernel was given the name {name!r}; generated code and config files need an identifier like rms_norm. "
-            f"Pass one as kernel(name=...)."
-        )
-    return name
-
-
-def _check_names(kernel: str, what: str, names: Any) -> None:
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"{kernel}: {what}={names!r}, where a tuple of names belongs, such as {what}=('x',).")
-
-
-def _given_config(fn: Any) -> Callable[[Case], Mapping[str, Any]] | None:
-    """The first config of a helion.kernel object, which its author chose."""
-    configs = getattr(fn, "configs", None)
-    return (lambda case: configs[0].config) if configs else None
-
-
-def _settings_that_make_code(given: Any) -> tuple[str, ...]:
-    """Of a helion.kernel object, the settings and configs that change what it computes or how well a config does."""
-    if given is None:
-        return ()
-    names = ("backend", "index_dtype", "dot_precision", "fast_math", "static_shapes", "allow_warp_specialize")
-    return (*(f"{name}={getattr(given.settings, name, None)}" for name in names), repr(given.configs))
-
-
-def _checked_signature(name: str, fn: Callable[..., Any]) -> inspect.Signature:
-    signature = inspect.signature(fn)
-    for parameter in signature.parameters.values():
-        if parameter.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
-            raise TypeError(
-                f"{name}: parameter {parameter} is {parameter.kind.description}; a kernel's parameters are plain ones, "
-                f"which a graph node can list in order."
-            )
-    return signature
-
-
-def _check_same_parameters(name: str, what: str, other: Callable[..., Any], signature: inspect.Signature) -> None:
-    if not callable(other):
-        raise TypeError(f"{name}: {what} is a {type(other).__name__}; pass a function with the kernel's parameters.")
-    theirs = list(inspect.signature(other).parameters)
-    if theirs != list(signature.parameters):
-        raise TypeError(
-            f"{name}: {what} takes ({', '.join(theirs)}), the kernel takes ({', '.join(signature.parameters)}); "
-            f"give both the same parameters in the same order."
-        )
-
-
 @functools.cache
 def _calling_convention() -> str:
     """A digest of how generated code calls kernels: compiled graphs in a cache must not meet another version of it."""
     folder = Path(__file__).parent
-    return hashlib.sha256(b"".join((folder / f).read_bytes() for f in ("hop.py", "lowering.py", "launch.py"))).hexdigest()
+    return hashlib.sha256(
+        b"".join((folder / f).read_bytes() for f in ("hop.py", "lowering.py", "call_site.py", "launch.py"))
+    ).hexdigest()
 
 
 def _sizes_that_are_one(*args: Any) -> tuple[tuple[bool, ...], ...]:

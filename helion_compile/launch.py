@@ -1,4 +1,4 @@
-"""Running a kernel: eagerly, behind the graph node, and from Inductor's generated code.
+"""Running a kernel, eagerly and behind the graph node, and making launch plans; generated code calls through ``call_site.py``.
 
 On a GPU each call replays a launch plan (``plan.py``), found by everything that the compiled Triton kernels were specialised
 on.  On other devices, and for empty tensors, ``reference`` runs.
@@ -19,20 +19,36 @@ from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from helion_compile import ranges, registry, sources
+from helion_compile import sources
+from helion_compile.arguments import check_no_grad
 from helion_compile.checking import is_checking, watch_arguments
 from helion_compile.collecting import collecting
 from helion_compile.counting import counters
 from helion_compile.errors import UnpreparedCaptureError
-from helion_compile.launcher import define
 from helion_compile.plan import Plan, Unexplained, record
 from helion_compile.plans import Plans, making
 
 if TYPE_CHECKING:
+    from helion_compile.call_site import CallSite
     from helion_compile.configs import Pick
     from helion_compile.kernel import HelionKernel
 
-__all__ = ["NOT_REPLAYED", "CallSite", "call", "call_functional", "facts_of", "is_tracing", "make_runner", "replay"]
+__all__ = [
+    "NOT_REPLAYED",
+    "Alternative",
+    "Runner",
+    "call",
+    "call_functional",
+    "device_of",
+    "facts_of",
+    "host_function",
+    "is_tracing",
+    "make_runner",
+    "reference",
+    "replay",
+    "runs_reference",
+    "warn_once",
+]
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +146,7 @@ def call(kernel: HelionKernel, args: tuple[Any, ...]) -> Any:
         UnpreparedCaptureError: something would have to be compiled while a CUDA graph is being captured.
     """
     args = tuple(map(_plain, args))
-    kernel.check_no_grad(args)
+    check_no_grad(kernel, args)
     kernel.check(args)
     if not is_checking():
         return _run(kernel, args)
@@ -160,160 +176,36 @@ def _plain(arg: Any) -> Any:
 
 
 def _run(kernel: HelionKernel, args: tuple[Any, ...]) -> Any:
-    if _runs_reference(args):
-        value = _reference(kernel, args)
+    if runs_reference(args):
+        value = reference(kernel, args)
         kernel.results(value)  # what no graph could hold is no result of an eager call either
         return value
-    with torch.cuda.device(_device_of(args)):
+    with torch.cuda.device(device_of(args)):
         addresses: list[int] = []
         facts = facts_of(args, addresses)
         runner = kernel.plans[facts]
         if runner is None:
             if collecting(kernel, args, kernel.plans, facts):
-                return _reference(kernel, args)
+                return reference(kernel, args)
             runner = make_runner(kernel, args, kernel.plans, facts)
         return runner.call(*addresses) if isinstance(runner, Plan) else runner(*args)
 
 
-def _device_of(args: Sequence[Any]) -> torch.device:
+def device_of(args: Sequence[Any]) -> torch.device:
+    """The device of the first tensor."""
     return next(arg.device for arg in args if isinstance(arg, torch.Tensor))
 
 
-def _runs_reference(args: Sequence[Any]) -> bool:
+def runs_reference(args: Sequence[Any]) -> bool:
+    """Whether there is nothing to launch on: no GPU, or no element."""
     tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
     return not tensors or any(not tensor.is_cuda or tensor.numel() == 0 for tensor in tensors)
 
 
-def _reference(kernel: HelionKernel, args: tuple[Any, ...]) -> Any:
+def reference(kernel: HelionKernel, args: tuple[Any, ...]) -> Any:
+    """What the kernel's ``reference`` gives; the kernel has no gradient, and neither has this."""
     with torch.no_grad():
         return kernel.reference(*args)
-
-
-# --- calls from generated code ------------------------------------------------------------------------------------------
-
-
-class CallSite:
-    """One place in Inductor's generated code that calls a kernel: ``site.call(*inputs, *outputs, *symbols)``.
-
-    Outputs are allocated already; inputs that the kernel writes to are written in place.  The graph fixes dtypes, devices and
-    constants, and with the values of the symbols all shapes and strides: a plan is found by these values and the alignment of
-    the tensors.  Where a graph has no symbols there is one plan for aligned tensors, and ``call`` becomes that.
-
-    Args:
-        key: the kernel's name and fingerprint.
-        inputs, outputs: how many tensors the call passes and fills.
-        arguments: takes the inputs and the symbols' values, gives the kernel's arguments.
-        place: where in the model this is, for profilers.
-
-    Raises:
-        UnknownKernelError: this process has not defined that kernel.
-    """
-
-    def __init__(
-        self, key: str, inputs: int, outputs: int, arguments: Callable[..., tuple[Any, ...]], place: str = ""
-    ) -> None:
-        self.kernel = registry.find(key)
-        self.name = f"{self.kernel.name} {place}".strip()
-        self.inputs = inputs
-        self.tensors = inputs + outputs
-        self.arguments = arguments
-        self.plans = Plans()
-        self._use(self.find)
-        self.plans.also_clear(self)
-        self.kernel.plans.also_clear(self.plans)
-        ranges.follow(self)
-
-    def clear(self) -> None:
-        """Called when the plans are dropped."""
-        self._use(self.find)
-
-    def use_ranges(self) -> None:
-        """Called when ranges for profilers are switched on or off."""
-        self._use(self._without_range)
-
-    def _use(self, call: Callable[..., None]) -> None:
-        self._without_range = call
-        self.call = ranges.in_range(self.name, call)
-
-    def find(self, *values: Any) -> None:
-        """Replay the plan for these values, or make it."""
-        symbols = values[self.tensors :]
-        addresses = [tensor.data_ptr() for tensor in values[: self.tensors]]
-        offsets = tuple([address & 15 for address in addresses])
-        facts = (tuple([_settled(value) for value in symbols]), offsets if any(offsets) else None)
-        runner = self.plans[facts]
-        if type(runner) is Plan:
-            runner.launch(*addresses)
-            return
-        args = self.arguments(*values[: self.inputs], *symbols)
-        outputs = values[self.inputs : self.tensors]
-        if runner is None:
-            runner = self._runner(args, outputs, facts)
-        if type(runner) is Plan:
-            runner.launch(*addresses)
-        elif type(runner) is Alternative:
-            runner.function(*args, out=outputs)
-        else:
-            _copy(self.kernel.results(runner(*args)), outputs)
-
-    def _runner(self, args: tuple[Any, ...], outputs: tuple[torch.Tensor, ...], facts: Any) -> Runner:
-        if _runs_reference(args):
-            return self._reference
-        reason = self.kernel.refuse(*args)
-        if reason:
-            _warn_once(self.kernel, f"runs its reference in a compiled graph: {reason}.")
-            return self._reference
-        with torch.cuda.device(_device_of(args)):
-            if collecting(self.kernel, args, self, facts, outputs):
-                return self._reference
-            return make_runner(self.kernel, args, self, facts, outputs)
-
-    def _reference(self, *args: Any) -> Any:
-        return _reference(self.kernel, args)
-
-    @property
-    def generation(self) -> int:
-        return self.plans.generation
-
-    def __getitem__(self, facts: Any) -> Runner | None:
-        return self.plans[facts]
-
-    def keep(self, facts: Any, runner: Runner, generation: int) -> bool:
-        """See :meth:`Plans.keep`."""
-        kept = self.plans.keep(facts, runner, generation)
-        if kept and isinstance(runner, Plan) and facts == ((), None):
-            self._use(self._only(runner))
-            if generation != self.plans.generation:  # dropped meanwhile
-                self.clear()
-        return kept
-
-    def _only(self, plan: Plan) -> Callable[..., None]:
-        """The plan's launch, taking tensors, and leaving unaligned ones to :meth:`find`."""
-        tensors = [f"t{index}" for index in range(self.tensors)]
-        body = [
-            *(f"a{index} = t{index}.data_ptr()" for index in range(self.tensors)),
-            f"if ({' | '.join(f'a{index}' for index in range(self.tensors))}) & 15:",
-            f"    return find({', '.join(tensors)})",
-            *plan.body,
-        ]
-        return define("call", tensors, body, {**plan.names, "find": self.find})
-
-
-def _settled(value: Any) -> Any:
-    """A symbol's value as a fact; see :func:`facts_of`."""
-    return struct.pack("d", value) if type(value) is float else value
-
-
-def _fits(plan: Plan, outputs: tuple[torch.Tensor, ...]) -> bool:
-    """Whether the kernel may write straight into these: what it was recorded with, and 16-byte aligned as fresh memory is."""
-    return len(plan.outputs) == len(outputs) and all(
-        buffer.holds(output) and output.data_ptr() % 16 == 0 for buffer, output in zip(plan.outputs, outputs, strict=True)
-    )
-
-
-def _copy(sources: tuple[torch.Tensor, ...], targets: tuple[torch.Tensor, ...]) -> None:
-    for source, target in zip(sources, targets, strict=True):
-        target.copy_(source)
 
 
 # --- making plans -------------------------------------------------------------------------------------------------------
@@ -390,6 +282,13 @@ def _refuse_to_compile_in_a_capture(kernel: HelionKernel, args: tuple[Any, ...])
         )
 
 
+def _fits(plan: Plan, outputs: tuple[torch.Tensor, ...]) -> bool:
+    """Whether the kernel may write straight into these: what it was recorded with, and 16-byte aligned as fresh memory is."""
+    return len(plan.outputs) == len(outputs) and all(
+        buffer.holds(output) and output.data_ptr() % 16 == 0 for buffer, output in zip(plan.outputs, outputs, strict=True)
+    )
+
+
 def _eager_facts(args: tuple[Any, ...]) -> Any:
     """The facts under which a call with these arguments is found outside of a graph; None where there are none."""
     try:
@@ -407,7 +306,7 @@ def _explained(
             raise Unexplained("its outputs are not laid out as its reference's")
     except Unexplained as reason:
         counters.unplanned += 1
-        _warn_once(kernel, f"is launched through Helion's own host function, which is slower: {reason}.")
+        warn_once(kernel, f"is launched through Helion's own host function, which is slower: {reason}.")
         return host
     counters.planned += 1
     return plan
@@ -416,7 +315,7 @@ def _explained(
 _warned: set[tuple[str, str]] = set()
 
 
-def _warn_once(kernel: HelionKernel, what: str) -> None:
+def warn_once(kernel: HelionKernel, what: str) -> None:
     """One warning for each kernel and kind of trouble, which comes first in ``what``; the details may differ each time."""
     kind = (kernel.key, what.partition(":")[0])
     if kind not in _warned:

@@ -6,7 +6,7 @@
 
 and above it, once, what is fixed at compile time:
 
-    helion_rms_norm_quant_op2 = helion_compile.launch.CallSite(
+    helion_rms_norm_quant_op2 = helion_compile.call_site.CallSite(
         "rms_norm_quant@1f3a5c77", 2, 2, lambda tensor0, tensor1: (tensor0, tensor1, None, 1e-06, ...), "model.layers.0…")
 
 The outputs are ordinary buffers that the call writes to, so Inductor's memory planning reuses their memory and nothing is
@@ -149,9 +149,9 @@ class HelionCall(ir.ExternKernel):
         names = [f"tensor{index}" for index in range(len(passed))]
         symbols = list(map(str, self._symbols()))
         function = f"helion_{self.key.partition('@')[0]}_{self.get_operation_name()}"
-        wrapper.add_import_once("import helion_compile.launch")
+        wrapper.add_import_once("import helion_compile.call_site")
         wrapper.add_import_once(
-            f"{function} = helion_compile.launch.CallSite({self.key!r}, {len(passed)}, {len(self.outputs)}, "
+            f"{function} = helion_compile.call_site.CallSite({self.key!r}, {len(passed)}, {len(self.outputs)}, "
             f"lambda {', '.join([*names, *symbols])}: ({', '.join(arguments)},), {self.place!r})"
         )
         passed += [output.codegen_reference() for output in self.outputs]

@@ -13,8 +13,8 @@ from launch_kernels import mixed, mixed_rows, rows_of_view, scale_in_place
 
 import helion_compile
 from helion_compile import Case, UnpreparedCaptureError, counters, launch, launcher
+from helion_compile.call_site import CallSite
 from helion_compile.configs import Gpu, Row
-from helion_compile.launch import CallSite
 from helion_compile.plan import Plan, Unexplained, record
 
 

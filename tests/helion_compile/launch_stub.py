@@ -94,7 +94,7 @@ def install(monkeypatch, hosts):
     monkeypatch.setattr(plan, "current_stream", lambda device: 0)
     monkeypatch.setattr(launch, "_current_device", lambda: None)
     monkeypatch.setattr(launch, "host_function", hosts)
-    monkeypatch.setattr(launch, "_runs_reference", lambda args: any(t.numel() == 0 for t in args if torch.is_tensor(t)))
+    monkeypatch.setattr(launch, "runs_reference", lambda args: any(t.numel() == 0 for t in args if torch.is_tensor(t)))
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(Gpu, "current", lambda: Gpu("NVIDIA H200", (9, 0)))

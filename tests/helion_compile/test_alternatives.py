@@ -5,12 +5,12 @@ import torch
 from launch_stub import StubKernel, host_of, install
 
 from helion_compile import kernel, launch
+from helion_compile.call_site import CallSite
 from helion_compile.case import Case
 from helion_compile.config_rows import Row
 from helion_compile.configs import ConfigTable
 from helion_compile.errors import UnpreparedCaptureError
 from helion_compile.gpu import Gpu
-from helion_compile.launch import CallSite
 
 H200 = Gpu("NVIDIA H200", (9, 0))
 

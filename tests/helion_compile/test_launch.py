@@ -13,8 +13,8 @@ from torch.autograd import forward_ad
 
 import helion_compile
 from helion_compile import Case, KernelArgumentError, UnpreparedCaptureError, counters, launch, plans
+from helion_compile.call_site import CallSite
 from helion_compile.configs import Gpu, Row
-from helion_compile.launch import CallSite
 from helion_compile.plan import Unexplained
 from helion_compile.plans import Plans
 

@@ -179,7 +179,7 @@ def test_the_config_is_chosen_by_the_real_sizes():
     """What `pick` gets at run time are the arguments of the call, whose case is asked for anew."""
     cases = []
     function = torch.compile(lambda x: add(x, x) + 0, fullgraph=True, dynamic=True)
-    with mock.patch("helion_compile.launch._reference", lambda kernel, args: cases.append(kernel.case(*args)) or args[0]):
+    with mock.patch("helion_compile.launch.reference", lambda kernel, args: cases.append(kernel.case(*args)) or args[0]):
         for rows in (5, 17, 300):
             function(torch.ones(rows, 2))
     assert [case.facts["num_tokens"] for case in cases] == [5, 17, 300]

@@ -8,7 +8,7 @@ from launch_stub import StubKernel, expected, host_of, install
 
 import helion_compile
 from helion_compile import Case, counters, launch
-from helion_compile.launch import CallSite
+from helion_compile.call_site import CallSite
 
 warm_up = helion_compile.warm_up
 module = sys.modules["helion_compile.warm_up"]
