@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from helion_compile.case import Case
+from helion_compile.tune.cases import TuneError
 from helion_compile.tune.journal import Journal
 from helion_compile.tune.worker import Worker, WorkerDied
 
@@ -61,6 +62,9 @@ class Baselines:
             except (WorkerDied, ValueError, OSError):
                 if self._ended.is_set():
                     return
-            journal.baseline(case, "inductor", us)
+            try:
+                journal.baseline(case, "inductor", us)
+            except TuneError:  # the search tells it, at its next measurement
+                break
             self._done()
         worker.stop()

@@ -74,7 +74,10 @@ def compare(
         done.append(found)
         report(str(found))
         if file is not None:
-            file.write_text(json.dumps([{**asdict(each), "ratio": each.ratio} for each in done], indent=1) + "\n")
+            try:
+                file.write_text(json.dumps([{**asdict(each), "ratio": each.ratio} for each in done], indent=1) + "\n")
+            except OSError as error:
+                report(f"{file} cannot be written: {error.strerror}")
     return done
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from helion_compile.case import Case
+from helion_compile.tune.cases import TuneError
 
 __all__ = ["Journal", "config_text"]
 
@@ -26,20 +30,24 @@ class Journal:
 
     Args:
         run: what the measurements depend on: kernel and its version, GPU, versions of the compilers.
+
+    Raises:
+        TuneError: it cannot be written, now or, by the methods, later.
     """
 
     def __init__(self, folder: Path, run: str, rank: int = 0) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.times: dict[tuple[Case, str], dict[str, Any]] = {}
         self.baselines: dict[tuple[Case, str], float] = {}
         self.done: dict[Case, dict[str, Any]] = {}
         self._lock = threading.Lock()
-        for path in sorted(folder.glob(f"{run}.*.jsonl")):
-            for line in path.read_bytes().split(b"\n"):
-                self._take(line)
         self.path = folder / f"{run}.{rank}.jsonl"
-        self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        os.write(self._file, b"\n")  # ends a line that was cut short
+        with self._told():
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in sorted(folder.glob(f"{run}.*.jsonl")):
+                for line in path.read_bytes().split(b"\n"):
+                    self._take(line)
+            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            os.write(self._file, b"\n")  # ends a line that was cut short
 
     def time(self, case: Case, config: Any, us: float | None, error: str | None = None, **more: Any) -> None:
         """A config's time for a case, or why it has none."""
@@ -59,7 +67,19 @@ class Journal:
         line = json.dumps(entry).encode()
         with self._lock:
             self._take(line)
-            os.write(self._file, line + b"\n")
+            with self._told():
+                if os.write(self._file, line + b"\n") <= len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise TuneError(
+                f"what is measured cannot be kept in {self.path}: {error.strerror}; make room, or name another folder with "
+                "--journal"
+            ) from None
 
     def _take(self, line: bytes) -> None:
         try:

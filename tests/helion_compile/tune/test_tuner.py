@@ -13,7 +13,9 @@ import pytest
 import tune_fakes
 
 from helion_compile.case import Case
+from helion_compile.tune import __main__ as command
 from helion_compile.tune import pool
+from helion_compile.tune.cases import TuneError
 from helion_compile.tune.compiling import Target
 from helion_compile.tune.journal import Journal, config_text
 from helion_compile.tune.tuner import share
@@ -93,11 +95,16 @@ def test_it_finds_the_best_config_and_says_all_of_it(folder):
 
 def test_what_was_tuned_is_not_measured_again(folder):
     options = ("--shapes", "hidden_size=4096", "--tokens", "1")
-    folder.tune(*options)
+    folder.tune(*options, "--quick")
     before, rows = folder.log.read_text(), folder.rows
-    said, code = folder.tune(*options)
+    said, code = folder.tune(*options, "--quick")
     assert code == 0 and "1 of 1 cases were tuned before" in said
     assert folder.log.read_text() == before and folder.rows == rows
+    # One round of steps changes the warps once; more of them go on from there.
+    quickly = folder.measured()
+    said, code = folder.tune(*options, "--full")
+    assert code == 0 and "tuned before" not in said and folder.rows[case(1)]["config"] == BEST
+    assert max(folder.measured().values()) == 1 and sum(folder.measured().values()) > sum(quickly.values())
 
 
 def test_a_config_that_kills_the_process_costs_one_process(folder):
@@ -196,8 +203,39 @@ def test_a_journal_survives_what_can_be_in_a_file(tmp_path):
     assert Journal(tmp_path, "other").times == {}
 
 
+def test_a_journal_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
+    with pytest.raises(TuneError, match="cannot be kept in /proc/none/run.0.jsonl: No such file or directory; make room, or"):
+        Journal(Path("/proc/none"), "run")
+    journal = Journal(tmp_path, "run")
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:5]))  # as much as there was room for
+    with pytest.raises(TuneError, match="No space left on device; make room, or name another folder with --journal"):
+        journal.time(case(1), BEST, 4.0)
+    monkeypatch.undo()
+    assert Journal(tmp_path, "run", rank=1).times == {}
+
+
+def test_each_rank_has_its_gpu_and_each_effort_its_rounds():
+    def settings(*options, **environment):
+        return command._settings(command._parser().parse_args(["quant", "--shapes", "hidden_size=64", *options]), environment)
+
+    def gpu_of(**environment):
+        return settings(**environment).environment
+
+    assert gpu_of() == {} and gpu_of(LOCAL_RANK="3") == {"CUDA_VISIBLE_DEVICES": "3"}
+    assert gpu_of(LOCAL_RANK="1", CUDA_VISIBLE_DEVICES="4,6") == {"CUDA_VISIBLE_DEVICES": "6"}
+    ranks = settings(RANK="9", WORLD_SIZE="16", LOCAL_WORLD_SIZE="8")
+    assert (ranks.rank, ranks.ranks, ranks.local_ranks) == (9, 16, 8)
+    assert [settings(*option).effort for option in ((), ("--quick",), ("--full",))] == ["normal", "quick", "full"]
+    assert [settings("--budget", text).budget for text in ("90s", "10m", "1.5h")] == [90, 600, 5400]
+    with pytest.raises(SystemExit):
+        settings("--quick", "--full")
+    with pytest.raises(SystemExit):
+        settings("--budget", "10")
+
+
 def test_a_worker_outlives_errors_and_is_replaced_after_death():
-    worker = Worker("tune_fakes:Measurer", (), {"FAKE_CRASH": "4"})
+    worker = Worker("tune_fakes:Measurer", (), {"FAKE_CRASH": "4"}, start="forkserver")
     try:
         assert worker.request("sleep", 0.0) == "awake"
         with pytest.raises(ValueError, match="KeyError: 'no such thing'"):
@@ -209,6 +247,9 @@ def test_a_worker_outlives_errors_and_is_replaced_after_death():
         with pytest.raises(WorkerDied, match="signal SIGSEGV"):
             worker.request("time", json.dumps({"num_warps": 4}), "plus_one", False, 9.0)
         assert worker.request("sleep", 0.0) == "awake" and worker.deaths == 2
+        with pytest.raises(WorkerDied, match="RuntimeError: CUDA error: an illegal memory access"):
+            worker.request("break_context")
+        assert worker.request("sleep", 0.0) == "awake" and worker.deaths == 3
     finally:
         worker.stop()
 
