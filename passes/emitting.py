@@ -24,7 +24,7 @@ aten = torch.ops.aten
 class Emitter:
     """The ``Emit`` that a fusion's ``build`` is given: nodes one behind the other, from ``after`` on.
 
-    All that is no view is called ``name``.
+    All that runs something is called ``name``.
     """
 
     def __init__(self, edits: Edits, chain: Chain, after: Node, name: str):
@@ -36,7 +36,8 @@ class Emitter:
         self._fake_mode = detect_fake_mode([node.meta["val"] for node in chain.inputs.values()])
 
     def __call__(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> Node:
-        node = self._edits.insert(self._after, target, args, kwargs, None if target in VIEWS else self._name)
+        name = None if target in VIEWS or target is aten.sym_size.int else self._name
+        node = self._edits.insert(self._after, target, args, kwargs, name)
         self.nodes.append(node)
         self._after = node
         for argument in node.all_input_nodes:

@@ -54,7 +54,8 @@ class Placement:
                 if producer in outputs:
                     raise Misplaced(
                         f"{describe(node)}, on which an input depends, is computed from the chain's own output "
-                        f"{describe(producer)}; one call cannot come both before and after it"
+                        f"{describe(producer)}, and one call cannot come both before and after it; with inputs that do not "
+                        f"depend on its outputs it fuses"
                     )
                 if producer not in seen and first < producer:
                     seen.add(producer)

@@ -47,7 +47,7 @@ def fusion(*, exact: bool) -> Fusion:
 def _refuse(chain: Chain, *, exact: bool) -> str | None:
     activation = chain[Activation].meaning
     if activation.dtype != activation.x_dtype:
-        return f"the activation takes {activation.x_dtype} and gives {activation.dtype}; the kernel gives its input's dtype"
+        return f"the activation takes {activation.x_dtype} and gives {activation.dtype}; of one dtype they fuse"
     return (
         refuse_readers(chain, bit_equal=exact)
         or refuse_quantize(chain)

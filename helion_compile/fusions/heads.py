@@ -59,14 +59,17 @@ def heads_of(chain: Chain, meaning: type[Meaning]) -> Heads | Reason:
         for heads_first in (False, True):
             if _lies(out, dim, heads_first):
                 return Heads(dim, heads_first)
-    return Reason(f"the result {list(shape)} lies in memory with strides {out.stride()}, which the kernel does not write")
+    return Reason(
+        f"the result {list(shape)} lies in memory with strides {out.stride()}; the kernel makes contiguous [B, S, H, D] or "
+        f"[B, H, S, D]"
+    )
 
 
 def refuse_heads(chain: Chain, meaning: type[Meaning]) -> str | None:
     """Why a kernel of its own would be more work than the code that Inductor makes."""
     region = chain[meaning]
     if region.meaning.dtype != region.meaning.x_dtype:
-        return f"x is {region.meaning.x_dtype} and the result {region.meaning.dtype}; the kernel gives its input's dtype"
+        return f"x is {region.meaning.x_dtype} and the result {region.meaning.dtype}; of one dtype they fuse"
     producer = chain.inputs["x"]
     while producer.target in VIEWS:
         producer = producer.args[0]
@@ -81,7 +84,8 @@ def refuse_heads(chain: Chain, meaning: type[Meaning]) -> str | None:
             what = "reshaped, which copies it, for" if copies else "read by"
             return (
                 f"the result is {what} {reader.node.target} at {Location.of(reader.node)}, into whose kernel Inductor puts "
-                f"this; alone it would be written and read once more"
+                f"this, which would else be written and read once more; read by attention, a matmul or the graph's results "
+                f"it fuses"
             )
     return None
 

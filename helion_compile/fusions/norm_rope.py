@@ -37,13 +37,13 @@ def fusion(*, exact: bool) -> Fusion:
 def _refuse(chain: Chain, *, exact: bool) -> str | None:
     norm, rope = chain[Norm].meaning, chain[Rope].meaning
     if norm.kind is not NormKind.RMS or norm.bias_dtype or norm.residual:
-        return f"the kernel computes RMSNorm without residual and bias, found {norm}"
+        return f"an RMSNorm without residual and bias fuses, found {norm}"
     if norm.root is not NormRoot.RSQRT or norm.factor_dtype != torch.float32:
-        return f"the kernel multiplies by rsqrt(mean + eps) in fp32, found {norm}"
+        return f"a product with rsqrt(mean + eps) in fp32 fuses, found {norm}"
     if norm.dtype != norm.x_dtype:
-        return f"the norm takes {norm.x_dtype} and gives {norm.dtype}; the kernel gives its input's dtype"
+        return f"the norm takes {norm.x_dtype} and gives {norm.dtype}; of one dtype they fuse"
     if chain.wanted(Norm, "out"):
-        return "the norm is also read without the embedding, and the kernel gives only the result of both"
+        return "the norm is also read without the embedding; read by the embedding alone it fuses"
     if reason := refuse_heads(chain, Rope):
         return reason
     heads = heads_of(chain, Rope)

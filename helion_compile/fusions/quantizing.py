@@ -92,7 +92,7 @@ def refuse_readers(chain: Chain, *, bit_equal: bool) -> str | None:
         if reader.node.op != "output" and not _ends_in_products(reader.node, reader.region):
             return (
                 f"the quantised bytes are also read by {reader.node.target} at {Location.of(reader.node)}, and a fused kernel "
-                f"may change a byte by one step; only matmuls may read them"
+                f"may change a byte by one step; with only matmuls reading them it fuses"
             )
     return None
 

@@ -37,7 +37,7 @@ def _refuse(chain: Chain, *, exact: bool) -> str | None:
     if exact:
         return "how a complex product is rounded is the device's own, which the kernel does not keep; use numerics='default'"
     if meaning.dtype != meaning.x_dtype:
-        return f"x is {meaning.x_dtype} and the result {meaning.dtype}; the kernel gives its input's dtype"
+        return f"x is {meaning.x_dtype} and the result {meaning.dtype}; of one dtype they fuse"
     heads = heads_of(chain, ComplexRope)
     if isinstance(heads, Reason):
         return heads

@@ -42,7 +42,7 @@ def _refuse(chain: Chain, exact: bool) -> str | None:
     if Granularity.GROUP in kinds:
         return "the scales are those of blocks; the kernel takes one a row and a column, or one a tensor"
     if meaning.zero_points:
-        return "the rows of a have zero points; the kernel multiplies what has none"
+        return "the rows of a have zero points; without them it fuses"
     if meaning.scale_dtype != torch.float32 and meaning.operands != torch.int8:
         return f"the scales are {meaning.scale_dtype}; the kernel takes torch.float32"
     if len(kinds) > 1 and meaning.operands != torch.int8:

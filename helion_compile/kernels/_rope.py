@@ -88,13 +88,14 @@ def _refuse_heads(x, tables, pairs):
         return "the number of heads or the size of a head is symbolic; mark it static"
     turned = 2 * cos1.size(-1)
     if not 0 < turned <= x.size(3):
-        return f"tables of {cos1.size(-1)} numbers turn {turned} elements, and a head has {x.size(3)}"
+        found = f"tables of {cos1.size(-1)} numbers turn {turned} elements, and a head has {x.size(3)}"
+        return f"{found}; it takes tables for a head or less"
     for name, table in tables.items():
         if table.dim() != 3 or table.dtype != cos1.dtype or table.size(-1) != cos1.size(-1):
             found = f"{name} is {table.dtype} {tuple(table.shape)}, cos1 {cos1.dtype} {tuple(cos1.shape)}"
             return f"{found}; they are alike, [B, S, R / 2]"
     if x.size(2) * x.size(3) > MAX_TOKEN:
-        return f"a token has {x.size(2) * x.size(3)} elements in its heads, more than {MAX_TOKEN}"
+        return f"a token has {x.size(2) * x.size(3)} elements in its heads; it takes at most {MAX_TOKEN}"
     reach = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True)) + 1
     if statically_known_true(reach >= 2**31) and statically_known_true(x.numel() < 2**31):
         return (

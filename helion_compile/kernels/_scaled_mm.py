@@ -93,7 +93,7 @@ def _refuse(a, w, a_scale, w_scale, bias, dtype, fast_accum):
     if any(isinstance(size, torch.SymInt) for size in (*w.shape, a.size(1))):
         return "the weight has a symbolic size; mark it static"
     if a.size(1) != w.size(1):
-        return f"a has rows of {a.size(1)} and w of {w.size(1)} elements"
+        return f"a has rows of {a.size(1)} and w of {w.size(1)} elements; it takes rows of one length"
     if w.size(1) % 16 or w.size(0) % 16:
         return f"the weight is {w.size(0)} by {w.size(1)}; it takes multiples of 16"
     if dtype not in _RESULTS:

@@ -75,7 +75,7 @@ def _scaled_mm(anchor: Node, given: dict[str, Any]) -> Region:
     walk = Walk(anchor)
     a, b, a_scale, b_scale, bias = (given.get(name) for name in ("self", "mat2", "scale_a", "scale_b", "bias"))
     if given.get("scale_result") is not None:
-        walk.fail(anchor, "a scaled result is not read yet; a product without scale_result is")
+        walk.fail(anchor, "a scaled result is not read yet; a product without scale_result can be read")
     kind = granularity(walk, shape_of(a)[0], shape_of(b)[1], a_scale, b_scale)
     return _region(walk, kind, given, a, b, a_scale, b_scale, bias)
 
@@ -84,12 +84,13 @@ def _scaled_mm_v2(anchor: Node, given: dict[str, Any]) -> Region:
     walk = Walk(anchor)
     recipes = given["recipe_a"], given["recipe_b"]
     if any(len(scales) != 1 for scales in (given["scale_a"], given["scale_b"], *recipes)):
-        walk.fail(anchor, "two levels of scales are not read yet; one scale for each operand is")
+        walk.fail(anchor, "two levels of scales are not read yet; one scale for each operand can be read")
     if any(given.get(name) for name in ("contraction_dim",)) or any(map(any, (given["swizzle_a"], given["swizzle_b"]))):
-        walk.fail(anchor, "swizzled scales and other contracted dimensions are not read yet")
+        walk.fail(anchor, "swizzled scales and other contracted dimensions are not read yet; plain ones can be read")
     kinds = {_RECIPES.get(recipe, Granularity.GROUP) for (recipe,) in recipes}
     if len(kinds) > 1:
-        walk.fail(anchor, f"the two operands have scales of different kinds (recipes {recipes[0]} and {recipes[1]})")
+        found = f"recipes {recipes[0]} and {recipes[1]}"
+        walk.fail(anchor, f"the two operands have scales of different kinds ({found}); two of one kind can be read")
     (a_scale,), (b_scale,) = given["scale_a"], given["scale_b"]
     return _region(walk, kinds.pop(), given, given["self"], given["mat2"], a_scale, b_scale, given.get("bias"))
 
@@ -208,5 +209,6 @@ def _side(walk: Walk, scale: Node, rows: Any, columns: Any, known: dict[str, Nod
     else:
         walk.fail(scale, f"expected a factor a row or a column of [{rows}, {columns}], found one of shape {list(shape)}")
     if side in known:
-        walk.fail(scale, f"both factors of the product are of its {'rows' if side == 'a_scale' else 'columns'}")
+        sides = "rows" if side == "a_scale" else "columns"
+        walk.fail(scale, f"both factors of the product are of its {sides}; one of its rows and one of its columns can be read")
     return side

@@ -23,7 +23,8 @@ __all__ = ["UNKNOWN", "OpaqueWalk", "name_of"]
 
 aten = torch.ops.aten
 
-UNKNOWN = "this version of it is not known"  # in every refusal of an operator that is not what it was known to be
+# In every refusal of an operator that is not what it was known to be.
+UNKNOWN = "this version of it is not known; one that docs/spellings.md names can be read"
 _EMPTY = frozenset({aten.empty.memory_format, aten.empty_strided.default, aten.new_empty.default, aten.full.default})
 
 

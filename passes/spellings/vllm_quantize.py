@@ -86,7 +86,7 @@ def _static(walk: VllmWalk, x: Node, q: tuple[Node, ...], x_dtype: torch.dtype |
     (scale,) = walk.tensors("scale")
     integers = name_of(walk.anchor) == _INT8_STATIC
     if integers and walk.get("azp") != (None,):
-        walk.fail(walk.anchor, f"{walk.name} is given a zero point, which no quantiser with a given scale can have yet")
+        walk.fail(walk.anchor, f"{walk.name} is given a zero point with a given scale; without one it can be read")
     if shape_of(scale) not in ((), (1,), (1, 1)):
         walk.fail(walk.anchor, f"{walk.name} is given scales of shape {list(shape_of(scale))}; a single one can be read")
     walk.forget("result")
@@ -132,7 +132,8 @@ def _behind_norm(walk: VllmWalk, q: tuple[Node, ...]) -> Region:
             scale_layout=_layout(walk, scale, x, group),
         )
         if walk.arguments.get("scale_ue8m0"):
-            walk.fail(walk.anchor, f"{walk.name} rounds scales to powers of two (scale_ue8m0) in a way that is not read yet")
+            found = f"{walk.name} rounds scales to powers of two (scale_ue8m0) in a way that is not read yet"
+            walk.fail(walk.anchor, f"{found}; without scale_ue8m0 it fuses")
     return _region(walk, q, scale, inputs, facts, x_dtype=dtype_of(x))
 
 

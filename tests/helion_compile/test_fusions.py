@@ -62,7 +62,9 @@ class TestLeftAlone:
             q, scale = torchao(rms_norm(x, weight))
             return q.float().abs() @ b, scale
 
-        self.refused(function, randn(8, K), weight_of(K), randn(K, 16).float(), reason="only matmuls may read them")
+        self.refused(
+            function, randn(8, K), weight_of(K), randn(K, 16).float(), reason="with only matmuls reading them it fuses"
+        )
 
     def test_a_static_scale_for_each_of_several_linears(self):
         def function(x, weight, *scales):

@@ -69,7 +69,7 @@ def found_sites(record):
 def assert_only_keys_are_refused(name, record):
     assert len(record.refusals) == 2 * (name == "qwen3")
     for refusal in record.refusals:
-        assert refusal.candidate == "norm_rope" and "alone it would be written and read once more" in refusal.reason
+        assert refusal.candidate == "norm_rope" and "which would else be written and read once more" in refusal.reason
 
 
 def assert_all_chains_fused(name, inspected):

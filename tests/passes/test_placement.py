@@ -96,7 +96,8 @@ def test_an_input_that_depends_on_an_output():
     graph = capture(program, X, RESIDUAL, WEIGHT).graph
     assert misplaced(graph) == (
         f"{describe(named(graph, aten.sin.default))}, on which an input depends, is computed from the chain's own "
-        "output aten.add.Tensor (add); one call cannot come both before and after it"
+        "output aten.add.Tensor (add), and one call cannot come both before and after it; with inputs that do not depend on "
+        "its outputs it fuses"
     )
     # Without the addition in it the chain depends on nothing of its own.
     fused(graph, stubs.NORM_QUANTIZE)

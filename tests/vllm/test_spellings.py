@@ -332,7 +332,7 @@ def test_product_with_zero_points(zero, inputs):
 def test_no_kernel_multiplies_what_has_zero_points(monkeypatch):
     monkeypatch.setattr("helion_compile.fusions.scaled_mm.DEVICES", ("cpu",))
     refusal = reason_of_fusion(integer_product(True), "scaled_mm")
-    assert refusal == "the rows of a have zero points; the kernel multiplies what has none"
+    assert refusal == "the rows of a have zero points; without them it fuses"
 
 
 def test_product_of_a_scale_a_tensor_and_one_a_column():

@@ -84,7 +84,8 @@ def _scaled(walk: Walk, values: Iterable[Node], x: Node) -> tuple[Node | None, N
         if _is_vector(factor, weight, hidden):
             if len(readers) > 1:
                 others = ", ".join(describe(user) for _, user in readers if user is not product)
-                walk.fail(value, f"the normalised value is also read before the weight is applied, by {others}")
+                found = f"the normalised value is also read before the weight is applied, by {others}"
+                walk.fail(value, f"{found}; without that reader it fuses")
             _step_to(walk, factor, weight)
             return product, weight, offset
         if len(readers) == 1 and weight.op in ("placeholder", "get_attr"):

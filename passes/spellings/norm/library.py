@@ -35,7 +35,7 @@ def read(anchor: Node) -> Region | None:
         if user in outputs:
             continue
         if walk.take(user).users:
-            walk.fail(user, f"{describe(user)} reads the statistics of {describe(anchor)}; fused they are not kept")
+            walk.fail(user, f"{describe(user)} reads the statistics of {describe(anchor)}; without that reader it fuses")
     if not outputs:
         return None
     eps = given.get("eps")

@@ -67,7 +67,7 @@ def _refuse_others(walk: Walk, node: Node) -> None:
             "digits that mean((x - mean(x))²) keeps, and only the latter is read",
         )
     if node is walk.anchor.args[0] and _is_statistic(node):
-        walk.fail(walk.anchor, "there is no eps under the root; with mean + eps or variance + eps under it, it is a norm")
+        walk.fail(walk.anchor, "there is no eps under the root; with mean + eps or variance + eps under it, it fuses")
 
 
 def _constant_eps(walk: Walk, add: Node, eps: Any) -> float:

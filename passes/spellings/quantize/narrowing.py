@@ -66,7 +66,10 @@ class _Bounds:
             found = f"[{self.low}, {self.high}]"
             self.walk.fail(self.walk.anchor, f"the values are clamped to {found}; a clamp on both sides fuses")
         if self.low > self.high:
-            self.walk.fail(self.walk.anchor, f"the values are clamped to [{self.low:g}, {self.high:g}], which is empty")
+            self.walk.fail(
+                self.walk.anchor,
+                f"the values are clamped to [{self.low:g}, {self.high:g}], which is empty; bounds in their order fuse",
+            )
         return self.low, self.high
 
 

@@ -43,8 +43,8 @@ def static_scale(walk: Walk, use: Use) -> Node | None:
     if not _one_element(use.source):
         walk.fail(
             walk.anchor,
-            f"the scale comes from {describe(root)} of shape {list(shape_of(use.source) or ())}: one static scale for all "
-            "values fuses, several are not read yet",
+            f"the scale comes from {describe(root)} of shape {list(shape_of(use.source) or ())}, and several static scales "
+            "are not read yet; one for all values fuses",
         )
     return walk.through_views(use.source)
 
@@ -154,7 +154,8 @@ class Scale:
         self.dtype = dtype_of(node)
         self._check_rounding(node)
         if dtype_of(walk.take(inverse)) != self.dtype:
-            walk.fail(inverse, f"1 / amax is in {dtype_name(dtype_of(inverse))}, but its product in {dtype_name(self.dtype)}")
+            found = f"1 / amax is in {dtype_name(dtype_of(inverse))}, but its product in {dtype_name(self.dtype)}"
+            walk.fail(inverse, f"{found}; computed in one dtype it fuses")
         amax = walk.through_views(inverse.args[0])
         self.read(amax)
         return amax
@@ -216,7 +217,8 @@ class Scale:
             self.amax_floor = low or self.amax_floor
             self.amax_ceiling = self.amax_ceiling if high is None else high
             if self.amax_floor and self.amax_ceiling is not None and self.amax_floor > self.amax_ceiling:
-                walk.fail(node, f"max |x| is bounded to [{self.amax_floor:g}, {self.amax_ceiling:g}], which is empty")
+                found = f"[{self.amax_floor:g}, {self.amax_ceiling:g}]"
+                walk.fail(node, f"max |x| is bounded to {found}, which is empty; bounds in their order fuse")
         walk.take(node)
         return inner
 
@@ -259,8 +261,7 @@ class Scale:
         if found is None:
             self.walk.fail(
                 node,
-                f"expected amax / qmax with a constant qmax, found {describe(node)} of {node.args}; "
-                "so is amax * (1 / qmax) with a Python number",
+                f"expected amax / qmax, or amax * (1 / qmax), with a constant qmax, found {describe(node)} of {node.args}",
             )
         self.dtype = dtype_of(node)
         self.division, self.qmax = found

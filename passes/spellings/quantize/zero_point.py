@@ -27,12 +27,13 @@ def read_zero_point(walk: Walk, narrowing: Narrowing, scale: Scale) -> tuple[Nod
     if low is None:
         walk.fail(
             narrowing.zero,
-            f"{describe(narrowing.zero)} is added to the rounded values, but the scale is that of a magnitude, not of the "
-            "range max(x, 0) - min(x, 0)",
+            f"{describe(narrowing.zero)} is added to the rounded values, but the scale is that of a magnitude; one of the "
+            "range max(x, 0) - min(x, 0) fuses",
         )
     bounds = narrowing.clamp
     if bounds is None or bounds[1] - bounds[0] != scale.qmax:
-        walk.fail(walk.anchor, f"the range is divided by {scale.qmax:g}, but the values are clamped to {bounds}")
+        found = f"the range is divided by {scale.qmax:g}, but the values are clamped to {bounds}"
+        walk.fail(walk.anchor, f"{found}; divided by the width of the clamp it fuses")
     zero = _in_int8(walk, narrowing.zero)
     value = _unbounded(walk, zero.args[0], bounds)
     difference = walk.to(value, SUB, "low - round(min(x, 0) / scale)")
@@ -46,8 +47,8 @@ def read_zero_point(walk: Walk, narrowing: Narrowing, scale: Scale) -> tuple[Nod
         walk.fail(quotient, f"expected min(x, 0) / scale, with the x and the scale of the values, found {quotient.args}")
     for node in (quotient, difference):
         if dtype_of(node) != scale.dtype:
-            found = dtype_name(dtype_of(node))
-            walk.fail(node, f"the zero point is computed in {found}, but the scale in {dtype_name(scale.dtype)}")
+            found = f"the zero point is computed in {dtype_name(dtype_of(node))}, but the scale in {dtype_name(scale.dtype)}"
+            walk.fail(node, f"{found}; computed in one dtype they fuse")
     walk.through_views(least)
     while divisor is not lossless(scale.out):
         divisor = walk.take(divisor, cheap=True).args[0]
@@ -83,5 +84,6 @@ def _unbounded(walk: Walk, value: Any, bounds: tuple[float, float]) -> Any:
         else:
             break
     if (low, high) != bounds:
-        walk.fail(walk.anchor, f"the zero point is clamped to ({low}, {high}), but the values to {bounds}")
+        found = f"the zero point is clamped to ({low}, {high}), but the values to {bounds}"
+        walk.fail(walk.anchor, f"{found}; clamped alike they fuse")
     return value

@@ -170,7 +170,9 @@ class TestLeftAlone:
             cache[:, :, 1:] = rotate_half(q, cos.unsqueeze(1), sin.unsqueeze(1))[:, :, 1:]
             return cache
 
-        self.refused(program, *arguments(), reason="into whose kernel Inductor puts this; alone it would be written and read")
+        self.refused(
+            program, *arguments(), reason="into whose kernel Inductor puts this, which would else be written and read"
+        )
 
     def test_keys_that_are_repeated_for_groups(self):
         def program(hidden, weight, cos, sin, kv):
@@ -179,7 +181,9 @@ class TestLeftAlone:
             k = k[:, :, None].expand(B, H, 2, S, D).reshape(B, 2 * H, S, D)
             return k @ kv.repeat(1, 2, 1, 1).transpose(2, 3)
 
-        self.refused(program, *arguments(), reason="into whose kernel Inductor puts this; alone it would be written and read")
+        self.refused(
+            program, *arguments(), reason="into whose kernel Inductor puts this, which would else be written and read"
+        )
 
     def test_an_x_that_a_pointwise_kernel_makes(self):
         def program(hidden, *rest):

@@ -110,7 +110,7 @@ def test_what_they_refuse():
     assert "turn 32 elements, and a head has 16" in reason(four=tables(torch.bfloat16, 16))
     assert "they are alike" in reason(four=[*four[:3], four[3].float()])
     huge = torch.empty(16, dtype=torch.bfloat16).as_strided((1, 1, 8192, 16), (0, 0, 0, 1))
-    assert "more than 65536" in reason(huge)
+    assert "it takes at most 65536" in reason(huge)
 
     def behind_norm(weight, four=four):
         return norm_rope.refuse(x, weight, *four, 1e-6, 0.0, True, False, "halves", True, False, False)
