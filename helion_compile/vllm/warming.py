@@ -32,7 +32,9 @@ def warm(worker: Any) -> None:
     try:
         largest = worker.vllm_config.scheduler_config.max_num_batched_tokens
         calls = calls_of(_dummy_run(worker.model_runner))
+        dry = time.perf_counter() - started
         if not calls:
+            log.info("helion_compile: a step of the model calls no kernel of ours")
             return
         log.info("helion_compile: a step of the model calls %s", _counted(call.kernel.name for call in calls.elements()))
         origins: Counter[str] = Counter()
@@ -47,10 +49,11 @@ def warm(worker: Any) -> None:
             done = warm_up(run, [largest], lambda tokens: (tokens,), between=True)
         torch.cuda.empty_cache()
         log.info(
-            "helion_compile: configs for up to %d tokens: %s; %s; %.1f s in all",
+            "helion_compile: configs for up to %d tokens: %s; %s; dry runs %.1f s, %.1f s in all",
             largest,
             _counted(origins.elements()),
             done,
+            dry,
             time.perf_counter() - started,
         )
     except Exception as error:
