@@ -14,6 +14,7 @@ import sys
 import time
 
 PROMPT = "The three laws of thermodynamics are"
+RESULT = "result: "
 
 
 def generate(model, batch, new):
@@ -44,7 +45,8 @@ def run(arguments, switch):
     done = subprocess.run(command, env={**os.environ, "HELION_COMPILE_VLLM": switch}, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(f"vLLM ended with {done.returncode}; what it said is above.")
-    return json.loads(done.stdout.splitlines()[-1])
+    # vLLM logs to the same stream, also behind what this prints.
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith(RESULT)).removeprefix(RESULT))
 
 
 def main():
@@ -55,7 +57,7 @@ def main():
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(generate(arguments.model, arguments.batch, arguments.new)))
+        print(RESULT + json.dumps(generate(arguments.model, arguments.batch, arguments.new)), flush=True)
         return
     import torch
 

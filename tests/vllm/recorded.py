@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-__all__ = ["graph", "graphs"]
+__all__ = ["SITES", "graph", "graphs"]
 
 _DTYPES = {
     "bf16": torch.bfloat16,
@@ -32,6 +32,20 @@ _DTYPES = {
 _OPERATORS = {ast.FloorDiv: operator.floordiv, ast.Mult: operator.mul, ast.Add: operator.add, ast.Sub: operator.sub}
 _TYPED = re.compile(r'^(\s*\w+): "[^"]*" = ', re.MULTILINE)
 
+
+_QUERIES_AND_KEYS = {"norm_rope": 2}
+_NORM = {"rms_norm_quant": 1}
+_BEHIND_ATTENTION = {"quant": 1, "rms_norm_quant": 1, "activation_quant": 1}
+# In the recording vLLM had fused the block scheme's activation with its quantiser, in an operator that is left alone.
+_OF_BLOCKS = {"quant": 1, "rms_norm_quant": 1}
+
+
+def _sites(behind_attention: dict[str, int]) -> list[dict[str, int]]:
+    return [_NORM | _QUERIES_AND_KEYS, behind_attention | {"rms_norm_quant": 2} | _QUERIES_AND_KEYS, behind_attention]
+
+
+# How often each fusion is made in the three graphs of a scheme.
+SITES = {"token": _sites(_BEHIND_ATTENTION), "tensor": _sites(_BEHIND_ATTENTION), "block": _sites(_OF_BLOCKS)}
 
 # Sizes for a CPU, of the same proportions where the graph asks for it: heads of 2, 32 for queries and 8 for keys.
 _SMALL = {151936: 256, 40960: 64, 24576: 192, 12288: 96, 6144: 96, 4096: 64, 1024: 16, 128: 2, 64: 1}

@@ -17,6 +17,7 @@ pytest.importorskip("vllm.envs")  # "vllm" alone would find this folder
 
 import vllm
 from calls import Calls
+from recorded import SITES
 from vllm.compilation.passes.inductor_pass import InductorPass, pass_context
 from vllm.compilation.passes.ir import clone_elimination
 from vllm.compilation.passes.pass_manager import PostGradPassManager
@@ -36,12 +37,7 @@ from helion_compile.vllm.options import OPTIONS, SWITCH
 from passes.spellings.vllm_operators import OPERATORS, TRIED
 
 H200 = Gpu("NVIDIA H200", (9, 0))
-LAYER = {"rms_norm_quant": 2, "activation_quant": 1, "quant": 1, "norm_rope": 2}
-SITES = [
-    {"rms_norm_quant": 1, "norm_rope": 2},
-    LAYER,
-    {"rms_norm_quant": 1, "activation_quant": 1, "quant": 1},
-]
+LAYER = SITES["token"][1]
 
 
 @pytest.fixture(autouse=True)
@@ -85,13 +81,14 @@ def ours(made):
     return found
 
 
-def test_plugin_route(config):
+@pytest.mark.parametrize("scheme", SITES)
+def test_plugin_route(config, scheme):
     plugin.register()
     plugin.register()
-    for index, graph in enumerate(recorded.graphs("token")):
+    for graph, sites in zip(recorded.graphs(scheme), SITES[scheme], strict=True):
         made = manager(config)
-        assert run(made, graph) == SITES[index]
-        assert Counter(site.fusion for site in ours(made).records[0].sites) == SITES[index]
+        assert run(made, graph) == sites
+        assert Counter(site.fusion for site in ours(made).records[0].sites) == sites
 
 
 def test_slot_route(config):
@@ -99,15 +96,15 @@ def test_slot_route(config):
     given = CompilationConfig(inductor_compile_config={"post_grad_custom_post_pass": fusion_pass})
     kept = given.inductor_compile_config["post_grad_custom_post_pass"]
     assert isinstance(kept, InductorPass) and copy.deepcopy(kept) is kept
-    for index, graph in enumerate(recorded.graphs("token")):
-        assert run(manager(config, kept), graph) == SITES[index]
+    for graph, sites in zip(recorded.graphs("token"), SITES["token"], strict=True):
+        assert run(manager(config, kept), graph) == sites
 
 
 def test_both_routes(config):
     plugin.register()
     middle = recorded.graph("token", 1)
     slot = helion_compile.vllm.FusionPass()
-    assert run(manager(config, slot), middle) == SITES[1]
+    assert run(manager(config, slot), middle) == LAYER
     assert not slot.records[0].sites
 
 
