@@ -1,5 +1,6 @@
 """Compiles one call of each kernel in the modules named on the command line, and tells what came out of Inductor's caches.
 
+After ``--save FILE`` or ``--load FILE`` the caches' content goes to a file or comes from one, as from machine to machine.
 Run by test_caches.py in processes of its own; prints one line of JSON: module -> what happened.
 """
 
@@ -50,6 +51,12 @@ def quantised(x):
 
 def main(names):
     told = {}
+    how, file, *rest = names
+    if how in ("--save", "--load"):
+        names = rest
+    if how == "--load":
+        with open(file, "rb") as artifacts:
+            torch.compiler.load_cache_artifacts(artifacts.read())
     for name in names:
         kernel = importlib.import_module(name).kernel
         told[name] = happened(lambda x, kernel=kernel: kernel(x), X, backend="inductor")
@@ -57,6 +64,10 @@ def main(names):
     with torch.no_grad():
         told["backend"] = happened(quantised, X.bfloat16(), backend="helion")
     told["picked"] = dict(quant.table.pick(CASE, H200).config or {})
+    if how == "--save":
+        content, _ = torch.compiler.save_cache_artifacts()
+        with open(file, "wb") as artifacts:
+            artifacts.write(content)
     print(json.dumps(told))
 
 

@@ -94,16 +94,21 @@ class Processes:
         table.write_text(json.dumps([{"case": {}, "config": {"block_sizes": [1], **config}}]))
 
     def run(self):
-        env = os.environ | {
-            "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "cache"),
-            "HELION_COMPILE_CONFIG_DIR": str(self.folder / "configs"),
-            "PYTHONPATH": os.pathsep.join([str(HERE.parent.parent), str(self.folder), os.environ.get("PYTHONPATH", "")]),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        command = [sys.executable, str(HERE / "cached_program.py"), *EDITS]
-        done = subprocess.run(command, env=env, cwd=self.folder, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(done.stdout.splitlines()[-1])
+        return run(self.folder, "cache", *EDITS)
+
+
+def run(folder, cache, *arguments):
+    """What a process told that has the modules in ``folder`` and the caches in ``cache`` below it."""
+    env = os.environ | {
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / cache),
+        "HELION_COMPILE_CONFIG_DIR": str(folder / "configs"),
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent.parent), str(folder), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    command = [sys.executable, str(HERE / "cached_program.py"), *arguments]
+    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +163,19 @@ def test_a_retuned_table_counts_at_once(processes):
     assert processes.warm["picked"]["num_warps"] == 4 and processes.edited["picked"]["num_warps"] == 8
     assert_from_cache(processes.warm["backend"])
     assert_compiled(processes.edited["backend"])
+
+
+@pytest.mark.slow
+def test_caches_that_travel_as_a_file_are_served_and_never_stale(tmp_path):
+    """``torch.compiler.save_cache_artifacts``: compile on one machine, load on another, where a kernel may be edited."""
+    (tmp_path / "kept.py").write_text(MODULE.replace("NAME", "kept"))
+    (tmp_path / "shared_by_kept.py").write_text(SHARED)
+    saved = run(tmp_path, "here", "--save", str(tmp_path / "artifacts"), "kept")
+    loaded = run(tmp_path, "there", "--load", str(tmp_path / "artifacts"), "kept")
+    (tmp_path / "shared_by_kept.py").write_text(SHARED.replace("4.0", "5.0"))
+    edited = run(tmp_path, "elsewhere", "--load", str(tmp_path / "artifacts"), "kept")
+    for name in ("kept", "backend"):
+        assert_compiled(saved[name])
+        assert_from_cache(loaded[name])
+    assert_compiled(edited["kept"])
+    assert_from_cache(edited["backend"])
