@@ -93,7 +93,7 @@ class Options:
             strict=self.strict,
             disable=self.disable,
             only=self.only,
-            identity=identity(self.numerics),
+            identity=f"{identity(self.numerics)} {stored.sources()}",
             on_record=on_record,
             log=log,
             **{"keep_code": True, **more},  # a report shows it

@@ -33,7 +33,7 @@ from passes.source import Location
 from passes.symbols import symbols_in
 from passes.values import spelled
 
-__all__ = ["LIMIT", "find", "keep", "key_of"]
+__all__ = ["LIMIT", "find", "keep", "key_of", "sources"]
 
 LIMIT = 256  # files, of about 18 kB a decoder layer
 # Passes of the user, which Inductor's portable configuration leaves out.
@@ -58,7 +58,6 @@ def key_of(module: GraphModule, inputs: Sequence[Any], config: Mapping[str, Any]
     values = [node.meta.get("example_value", given) for node, given in zip(placeholders, inputs, strict=True)]
     facts = [
         torch.__version__,
-        _sources(),
         Gpu.current() if torch.cuda.is_available() else None,
         (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cuda")),
         (torch.is_autocast_enabled("cpu"), torch.get_float32_matmul_precision()),
@@ -118,8 +117,11 @@ def _forget_oldest(folder: Path) -> None:
 
 
 @functools.cache
-def _sources() -> str:
-    """A hash of what makes a report of the pass's record."""
+def sources() -> str:
+    """A hash of what makes a report of the pass's record.
+
+    Part of the pass's identity in Inductor's cache: code that was kept without its report must not be served.
+    """
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())

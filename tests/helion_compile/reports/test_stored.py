@@ -68,6 +68,13 @@ def test_what_was_told_is_told_again(dynamic, caplog):
     assert whole.to_html().startswith("<!doctype html>")
 
 
+def test_code_that_an_earlier_version_left_is_not_served_without_its_report(monkeypatch):
+    compiled_anew(quantize, X)
+    monkeypatch.setattr(stored, "sources", lambda: "of another version")
+    graph = compiled_anew(quantize, X)
+    assert not graph.cached and len(graph.fused) == 1
+
+
 def test_why_nothing_was_fused_is_told_again():
     first = compiled_anew(product, X)
     again = compiled_anew(product, X)
