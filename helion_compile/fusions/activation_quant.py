@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
 
-from helion_compile.fusions.choosing import refused_or_left
-from helion_compile.fusions.quantizing import (
-    quantizer_inputs,
-    quantizer_outputs,
-    quantizer_text,
-    refuse_quantize,
-    refuse_readers,
-)
-from helion_compile.fusions.tensors import Outputs, Reason, rows_of, rows_value, unpack, value_of
-from helion_compile.hop import helion_kernel
+from helion_compile.fusions.quantizing import into_quantizer
+from helion_compile.fusions.tensors import Operands, value_of
 from helion_compile.kernels import activation_quant
-from passes.fusion import Chain, Emit, Fusion
-from passes.meanings import Activation, ActivationRounding, Quantize
+from passes.fusion import Chain, Fusion
+from passes.meanings import Activation, ActivationRounding
 
 __all__ = ["KERNELS", "fusion"]
 
@@ -36,53 +27,35 @@ _ROUNDING = {
 
 def fusion(*, exact: bool) -> Fusion:
     """Activation -> Quantize as one ``activation_quant``."""
-    return Fusion(
-        "activation_quant",
-        (Activation, Quantize),
-        refuse=functools.partial(_refuse, exact=exact),
-        build=functools.partial(_build, exact=exact),
+    return into_quantizer(
+        activation_quant,
+        Activation,
+        exact=exact,
+        same_bits=exact,
+        tensors=_tensors,
+        attributes=_attributes,
+        outputs=lambda chain: ["out"] if chain.wanted(Activation, "out") else [],
+        refuse=_refuse,
     )
 
 
-def _refuse(chain: Chain, *, exact: bool) -> str | None:
+def _refuse(chain: Chain) -> str | None:
     activation = chain[Activation].meaning
     if activation.dtype != activation.x_dtype:
         return f"the activation takes {activation.x_dtype} and gives {activation.dtype}; of one dtype they fuse"
-    return (
-        refuse_readers(chain, bit_equal=exact)
-        or refuse_quantize(chain)
-        or refused_or_left(chain, activation_quant, exact, *_arguments(chain, exact, rows_value, value_of, _call))
-    )
+    return None
 
 
-def _build(chain: Chain, emit: Emit, *, exact: bool) -> Outputs:
-    arguments = _arguments(chain, exact, functools.partial(rows_of, emit), lambda node: node, emit)
-    results = unpack(emit, emit(helion_kernel, *arguments, kernel=activation_quant.name))
-    outputs = quantizer_outputs(chain)
-    if chain.wanted(Activation, "out"):
-        outputs.append((Activation, "out"))
-    return dict(zip(outputs, results, strict=True))
+def _tensors(chain: Chain, operands: Operands) -> tuple[Any, Any]:
+    """What the function is taken of, and what it is multiplied by."""
+    x, up = chain.inputs["x"], chain.inputs.get("up")
+    if not chain[Activation].meaning.joined:
+        return operands.rows(x), None if up is None else operands.rows(up)
+    both, width = operands.rows(x), value_of(x).size(-1)
+    gate, up = (operands.call(aten.slice.Tensor, both, 1, *spot) for spot in ((0, width // 2), (width // 2, width)))
+    return gate, up
 
 
-def _arguments(chain: Chain, exact: bool, rows: Any, value: Any, call: Any) -> tuple[Any, ...]:
+def _attributes(chain: Chain) -> tuple[str, str]:
     activation = chain[Activation].meaning
-    scale, scale_ub = (None if node is None else value(node) for node in quantizer_inputs(chain))
-    x, up = rows(chain.inputs["x"]), rows(chain.inputs["up"]) if "up" in chain.inputs else None
-    if activation.joined:
-        width = value_of(chain.inputs["x"]).size(-1)
-        x, up = (call(aten.slice.Tensor, x, 1, *spot) for spot in ((0, width // 2), (width // 2, width)))
-    return (
-        x,
-        up,
-        scale,
-        scale_ub,
-        activation.function.value,
-        _ROUNDING[activation.rounding],
-        quantizer_text(chain[Quantize].meaning),
-        exact,
-        bool(chain.wanted(Activation, "out")),
-    )
-
-
-def _call(target: Any, x: Any, *args: Any) -> Any:
-    return x if isinstance(x, Reason) else target(x, *args)
+    return activation.function.value, _ROUNDING[activation.rounding]

@@ -17,7 +17,7 @@ import torch
 from torch._ops import HigherOrderOperator, OpOverload
 from torch.fx import Node
 
-from helion_compile.fusions.tensors import Reason, value_of
+from helion_compile.fusions.tensors import Operands, Reason, value_of
 from passes.fusion import Chain, Emit
 from passes.meanings import ComplexRope, Meaning, RopePairs, RopeTable
 from passes.source import Location
@@ -90,19 +90,15 @@ def refuse_heads(chain: Chain, meaning: type[Meaning]) -> str | None:
     return None
 
 
-def head_arguments(chain: Chain, meaning: type[Meaning], heads: Heads, call: Callable[..., Any], at: Callable[[Node], Any]):
-    """x [B, S, H, D] and cos1, sin1, cos2, sin2 [B, S, R / 2], as views.
-
-    Args:
-        call: calls an operator on what ``at`` gives for nodes: nodes in a graph, or fake tensors.
-    """
-    region = chain[meaning]
-    x = at(chain.inputs["x"])
+def head_arguments(chain: Chain, meaning: type[Meaning], heads: Heads, operands: Operands) -> tuple[Any, ...]:
+    """x [B, S, H, D] and cos1, sin1, cos2, sin2 [B, S, R / 2], as views."""
+    region, call = chain[meaning], operands.call
+    x = operands.of(chain.inputs["x"])
     if isinstance(region.meaning, ComplexRope):
-        both = call(aten.view_as_real.default, at(region.inputs["freqs"]))
+        both = call(aten.view_as_real.default, operands.of(region.inputs["freqs"]))
         cos, sin = (call(aten.select.int, both, -1, index) for index in (0, 1))
     else:
-        cos, sin = at(region.inputs["cos"]), at(region.inputs["sin"])
+        cos, sin = operands.of(region.inputs["cos"]), operands.of(region.inputs["sin"])
     shape = shape_of(region.outputs["out"][0])
     if len(shape) == 3:
         shape, x = (1, *shape), call(aten.unsqueeze.default, x, 0)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from helion_compile.fusions.choosing import refused_or_left
-from helion_compile.fusions.heads import head_arguments, heads_of, in_the_shape_of, refuse_heads
-from helion_compile.fusions.tensors import Outputs, Reason, value_of
+from helion_compile.fusions.heads import Heads, head_arguments, heads_of, in_the_shape_of, refuse_heads
+from helion_compile.fusions.tensors import Fakes, Nodes, Operands, Outputs, Reason
 from helion_compile.hop import helion_kernel
 from helion_compile.kernels import norm_rope
 from passes.fusion import Chain, Emit, Fusion
@@ -54,14 +54,12 @@ def _refuse(chain: Chain, *, exact: bool) -> str | None:
     over_heads = _over_heads(chain) and known_equal(width, out[heads.dim - 4] * out[-1])
     if not (per_head or (over_heads and (rope.swapped or heads.dim == 2))):
         return f"the norm is over {width} values, the heads are {list(out)}; over a head or all heads of a token it fuses"
-    return refused_or_left(
-        chain, norm_rope, exact, *_arguments(chain, exact, heads, lambda target, *args: target(*args), value_of)
-    )
+    return refused_or_left(chain, norm_rope, exact, *_arguments(chain, exact, heads, Fakes()))
 
 
 def _build(chain: Chain, emit: Emit, *, exact: bool) -> Outputs:
     heads = heads_of(chain, Rope)
-    result = emit(helion_kernel, *_arguments(chain, exact, heads, emit, lambda node: node), kernel=norm_rope.name)
+    result = emit(helion_kernel, *_arguments(chain, exact, heads, Nodes(emit)), kernel=norm_rope.name)
     return {(Rope, "out"): in_the_shape_of(heads, result, emit)}
 
 
@@ -70,12 +68,12 @@ def _over_heads(chain: Chain) -> bool:
     return len(shape_of(chain.inputs["x"])) < len(shape_of(chain[Rope].outputs["out"][0]))
 
 
-def _arguments(chain: Chain, exact: bool, heads: Any, call: Any, at: Any) -> tuple[Any, ...]:
+def _arguments(chain: Chain, exact: bool, heads: Heads, operands: Operands) -> tuple[Any, ...]:
     norm, rope = chain[Norm].meaning, chain[Rope].meaning
-    x, *tables = head_arguments(chain, Rope, heads, call, at)
+    x, *tables = head_arguments(chain, Rope, heads, operands)
     return (
         x,
-        at(chain.inputs["weight"]) if norm.weight_dtype else None,
+        operands.of(chain.inputs["weight"]) if norm.weight_dtype else None,
         *tables,
         norm.eps,
         norm.weight_offset,

@@ -1,20 +1,27 @@
-"""What every fusion that ends in a quantiser asks of it and hands to its kernel."""
+"""Something -> quantise as one call of a kernel: what all such fusions ask of the quantiser and hand to the kernel."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch.fx import Node
 
+from helion_compile.fusions.choosing import refused_or_left
+from helion_compile.fusions.tensors import Fakes, Nodes, Operands, Outputs, unpack
+from helion_compile.hop import helion_kernel
+from helion_compile.kernel import HelionKernel
 from helion_compile.kernels.quantization import quantization
-from passes.fusion import Chain
-from passes.meanings import Granularity, Matmul, Quantize, ScaleDivision, ScaleFormat, ScaleLayout, ScaleUse
+from passes.fusion import Chain, Emit, Fusion
+from passes.meanings import Granularity, Matmul, Meaning, Quantize, ScaleDivision, ScaleFormat, ScaleLayout, ScaleUse
 from passes.region import Region
 from passes.source import Location
 from passes.spellings import vllm_matmul
 from passes.spellings.opaque import name_of
 from passes.values import CASTS, VIEWS, number
 
-__all__ = ["quantizer_inputs", "quantizer_outputs", "quantizer_text", "refuse_quantize", "refuse_readers"]
+__all__ = ["into_quantizer", "quantizer_text"]
 
 aten = torch.ops.aten
 
@@ -33,8 +40,53 @@ _LAYOUT = {
 _MATMULS = frozenset({aten._scaled_mm.default, aten._int_mm.default, aten.mm.default, aten.addmm.default, aten.bmm.default})
 
 
+def into_quantizer(
+    kernel: HelionKernel,
+    *front: type[Meaning],
+    exact: bool,
+    tensors: Callable[[Chain, Operands], Sequence[Any]],
+    attributes: Callable[[Chain], Sequence[Any]] = lambda chain: (),
+    outputs: Callable[[Chain], Sequence[str]] | None = None,
+    refuse: Callable[[Chain], str | None] = lambda chain: None,
+    same_bits: bool = False,
+) -> Fusion:
+    """``front`` -> Quantize, or a quantiser alone, as one call of ``kernel``, whose name the fusion takes.
+
+    The kernel takes (*tensors, static scale, upper bound of amax, *attributes, quantiser, exact), and at last, where it has
+    ``outputs`` of its own, whether the front's "out" is wanted.  It returns what the quantiser has, then ``outputs``.
+
+    Args:
+        tensors: the front's inputs.
+        attributes: those of the front's meaning.
+        outputs: names of what the kernel returns of the front.
+        refuse: why a front is none that the kernel computes.
+        same_bits: whether the kernel's bytes are those of the original, so that anything may read them.
+    """
+
+    def arguments(chain: Chain, operands: Operands) -> tuple[Any, ...]:
+        scales = (None if node is None else operands.of(node) for node in _inputs(chain))
+        wanted = [bool(chain.wanted(*front, "out"))] if outputs else []
+        quantizer = quantizer_text(chain[Quantize].meaning)
+        return *tensors(chain, operands), *scales, *attributes(chain), quantizer, exact, *wanted
+
+    def why_not(chain: Chain) -> str | None:
+        return (
+            refuse(chain)
+            or (None if same_bits else _refuse_readers(chain))
+            or _refuse_quantize(chain)
+            or refused_or_left(chain, kernel, exact, *arguments(chain, Fakes()))
+        )
+
+    def build(chain: Chain, emit: Emit) -> Outputs:
+        results = unpack(emit, emit(helion_kernel, *arguments(chain, Nodes(emit)), kernel=kernel.name))
+        own = [(*front, name) for name in outputs(chain)] if outputs else []
+        return dict(zip([*_outputs(chain), *own], results, strict=True))
+
+    return Fusion(kernel.name, (*front, Quantize), refuse=why_not, build=build)
+
+
 def quantizer_text(meaning: Quantize) -> str:
-    """The attributes as kernels take them; of a meaning that :func:`refuse_quantize` lets through."""
+    """The attributes as kernels take them; of a meaning that is not refused."""
     dynamic = meaning.dynamic
     return quantization(
         meaning.dtype,
@@ -53,20 +105,20 @@ def quantizer_text(meaning: Quantize) -> str:
     )
 
 
-def quantizer_inputs(chain: Chain) -> tuple[Node | None, Node | None]:
+def _inputs(chain: Chain) -> tuple[Node | None, Node | None]:
     """The static scale and the upper bound of the largest magnitude, where the quantiser has them."""
     meaning = chain[Quantize].meaning
     return None if meaning.dynamic else chain.inputs["scale"], chain.inputs["scale_ub"] if meaning.scale_ub else None
 
 
-def quantizer_outputs(chain: Chain) -> list[tuple[type[Quantize], str]]:
+def _outputs(chain: Chain) -> list[tuple[type[Quantize], str]]:
     """Names of the quantiser's outputs, in the order in which kernels return them."""
     meaning = chain[Quantize].meaning
     present = {"q": True, "scale": meaning.dynamic, "zero": meaning.zero_point}
     return [(Quantize, name) for name, is_there in present.items() if is_there]
 
 
-def refuse_quantize(chain: Chain) -> str | None:
+def _refuse_quantize(chain: Chain) -> str | None:
     """Why no kernel takes a quantiser of this kind; what of its attributes a kernel computes is the kernel's to say."""
     meaning = chain[Quantize].meaning
     if meaning.granularity is Granularity.TENSOR and meaning.dynamic:
@@ -84,10 +136,8 @@ def refuse_quantize(chain: Chain) -> str | None:
     return None
 
 
-def refuse_readers(chain: Chain, *, bit_equal: bool) -> str | None:
+def _refuse_readers(chain: Chain) -> str | None:
     """A matmul, and who gets the values from the graph, may meet a last-bit difference; other readers may depend on bytes."""
-    if bit_equal:
-        return None
     for reader in chain.readers(Quantize, "q"):
         if reader.node.op != "output" and not _ends_in_products(reader.node, reader.region):
             return (

@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from helion_compile.fusions.heads import head_arguments, heads_of, in_the_shape_of
-from helion_compile.fusions.tensors import Outputs, Reason, refused_by, value_of
+from helion_compile.fusions.heads import Heads, head_arguments, heads_of, in_the_shape_of
+from helion_compile.fusions.tensors import Fakes, Nodes, Operands, Outputs, Reason, refused_by
 from helion_compile.hop import helion_kernel
 from helion_compile.kernels import rope
 from passes.fusion import Chain, Emit, Fusion
@@ -41,14 +41,14 @@ def _refuse(chain: Chain, *, exact: bool) -> str | None:
     heads = heads_of(chain, ComplexRope)
     if isinstance(heads, Reason):
         return heads
-    return refused_by(rope, *_arguments(chain, heads, lambda target, *args: target(*args), value_of))
+    return refused_by(rope, *_arguments(chain, heads, Fakes()))
 
 
 def _build(chain: Chain, emit: Emit, *, exact: bool) -> Outputs:
     heads = heads_of(chain, ComplexRope)
-    result = emit(helion_kernel, *_arguments(chain, heads, emit, lambda node: node), kernel=rope.name)
+    result = emit(helion_kernel, *_arguments(chain, heads, Nodes(emit)), kernel=rope.name)
     return {(ComplexRope, "out"): in_the_shape_of(heads, result, emit)}
 
 
-def _arguments(chain: Chain, heads: Any, call: Any, at: Any) -> tuple[Any, ...]:
-    return *head_arguments(chain, ComplexRope, heads, call, at), "neighbours", False, heads.heads_first, False
+def _arguments(chain: Chain, heads: Heads, operands: Operands) -> tuple[Any, ...]:
+    return *head_arguments(chain, ComplexRope, heads, operands), "neighbours", False, heads.heads_first, False

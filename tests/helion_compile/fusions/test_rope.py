@@ -205,7 +205,7 @@ class TestLeftAlone:
             q = weight * (x32 / torch.sqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-6)).to(hidden.dtype)
             return F.scaled_dot_product_attention(rotate_half(q.transpose(1, 2), cos[:, None], sin[:, None]), kv, kv)
 
-        self.refused(program, *arguments(), reason="the kernel multiplies by rsqrt(mean + eps) in fp32, found Norm(rms")
+        self.refused(program, *arguments(), reason="a product with rsqrt(mean + eps) in fp32 fuses, found Norm(rms")
 
     def test_a_part_of_a_head(self):
         def program(hidden, weight, cos, sin, kv):

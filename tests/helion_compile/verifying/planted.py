@@ -9,7 +9,7 @@ import torch
 
 import helion_compile
 from helion_compile.fusions.quantizing import quantizer_text
-from helion_compile.fusions.tensors import rows_of, unpack
+from helion_compile.fusions.tensors import Nodes, unpack
 from helion_compile.hop import helion_kernel
 from helion_compile.kernels import quant
 from passes.fusion import Fusion
@@ -66,7 +66,7 @@ def as_catalogue(how: str) -> types.SimpleNamespace:
     wrong = kernel(how)
 
     def build(chain, emit):
-        x = rows_of(emit, chain.inputs["x"])
+        x = Nodes(emit).rows(chain.inputs["x"])
         attributes = quantizer_text(chain[Quantize].meaning)
         results = unpack(emit, emit(helion_kernel, x, None, None, attributes, False, kernel=wrong.name))
         return {(Quantize, "q"): next(results), (Quantize, "scale"): next(results)}
