@@ -46,5 +46,6 @@ def refused(function, *args, reason, still=(), **options):
     assert fused(record) == list(still)
     reasons = [refusal.reason for refusal in record.refusals]
     assert any(reason in found for found in reasons), reasons
+    assert all(refusal.found and refusal.remedy for refusal in record.refusals), reasons
     unfused, _ = run(function, *args, only=[])
     assert_bit_equal(torch.utils._pytree.tree_leaves(result), torch.utils._pytree.tree_leaves(unfused))

@@ -5,7 +5,7 @@ On a CPU, where a kernel is its reference; tests/gpu/kernels shows that the kern
 
 import pytest
 import torch
-from conformance import arguments
+from conformance import argument, arguments
 from numerics import fp8_steps
 from spelled_norms import NORMS
 from spelled_quantisers import QUANTISERS
@@ -83,3 +83,53 @@ def test_norms(row):
         assert_bit_equal(results, expected)
     else:  # eager has a kernel of its own, which sums in another order
         assert fp8_steps(results[0], expected[0]).max() <= 1
+
+
+CASES = [
+    (row, dtype, numerics, dynamic)
+    for row in (*NORMS, *QUANTISERS)
+    for dtype in row.dtypes
+    for numerics in ("default", "exact")
+    for dynamic in (False, True)
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("row", "dtype", "numerics", "dynamic"), CASES, ids=str)
+def test_within_the_contract(row, dtype, numerics, dynamic):
+    """Each row in each dtype, with sizes known and unknown; norms also behind an addition whose sum others read."""
+    args = arguments(row, dtype)
+    verify(row, row.function if row in QUANTISERS else quantised(row), args, numerics, dynamic)
+    if row.residual:
+
+        def function(residual, x, **others):
+            total = x + residual
+            return *quantised(row)(x=total, **others), total
+
+        verify(row, function, {**args, "residual": argument("residual", row, dtype)}, numerics, dynamic)
+
+
+def quantised(row):
+    def function(**args):
+        out = row.function(**args)
+        norm, *total = out if isinstance(out, tuple) else (out,)
+        return *torchao(norm), *total
+
+    return function
+
+
+def verify(row, function, args, numerics, dynamic):
+    """Run one site against what it replaces; or find the row refused, with a reason and a remedy."""
+    for name in ("x", "residual"):
+        if dynamic and name in args:
+            torch._dynamo.mark_dynamic(args[name], 0)
+    found = []
+    torch._dynamo.reset()
+    backend = inspecting_backend(found, options={"strict": True, "numerics": numerics}, verify=True)
+    torch.compile(function, backend=backend, dynamic=None if dynamic else False, fullgraph=True)(**args)
+    (report,) = (inspected.report for inspected in found)
+    if not report.fused:
+        assert str(row) in (REFUSED if numerics == "exact" else IN_DEFAULT_TOO)
+        return
+    (site,) = report.fused
+    assert site.verified and [compared.broken for compared in site.verified if compared.broken] == []

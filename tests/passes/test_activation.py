@@ -226,6 +226,7 @@ class TestRefused:
         assert not reading.regions
         (refusal,) = reading.refusals
         assert refusal.candidate == "activation"
+        assert refusal.found and refusal.remedy, refusal.reason
         return refusal.reason
 
     def test_quick_gelu(self):

@@ -29,6 +29,7 @@ def refused(function, *args):
     assert not reading.regions
     (refusal,) = reading.refusals
     assert refusal.location.file == __file__
+    assert refusal.found and refusal.remedy, refusal.reason
     return refusal.reason
 
 

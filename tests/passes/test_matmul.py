@@ -247,6 +247,7 @@ def refusal_of(build):
     graph = Graph()
     reading = graph.read(*build(graph))
     assert not reading.regions
+    assert reading.refusals[0].found and reading.refusals[0].remedy
     return reading.refusals[0].reason
 
 

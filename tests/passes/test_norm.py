@@ -37,6 +37,7 @@ def refused(function, *args, dynamic=False):
     (refusal,) = reading.refusals
     assert refusal.candidate == "norm"
     assert refusal.location.file == programs.__file__ or refusal.location.file == __file__
+    assert refusal.found and refusal.remedy, refusal.reason
     return refusal.reason
 
 

@@ -229,6 +229,7 @@ class TestRefused:
         assert not reading.regions
         (refusal,) = reading.refusals
         assert refusal.candidate == "rope"
+        assert refusal.found and refusal.remedy, refusal.reason
         return refusal.reason
 
     def test_the_wrong_half_negated(self):
