@@ -6,8 +6,9 @@ the way.
 
 from helion_compile.kernels._activation_quant import activation_quant
 from helion_compile.kernels._norm_quant import rms_norm_quant
+from helion_compile.kernels._norm_rope import norm_rope
 from helion_compile.kernels._quant import quant
-from helion_compile.kernels._rope import norm_rope, rope
+from helion_compile.kernels._rope import rope
 from helion_compile.kernels._scaled_mm import scaled_mm
 
 __all__ = ["activation_quant", "norm_rope", "quant", "rms_norm_quant", "rope", "scaled_mm"]

@@ -9,10 +9,12 @@ import torch
 from helion_compile.kernels import (
     _activation_quant,
     _norm_quant,
+    _norm_rope,
     _quant,
     _rope,
     activation,
     activation_quant,
+    heads,
     norm_rope,
     normalization,
     quant,
@@ -40,7 +42,7 @@ def bodies(monkeypatch):
         "ordered_bits": lambda values: (bits := values.view(torch.int32)) ^ ((bits >> 31) & 0x7FFFFFFF),
     }
     replaced |= dict.fromkeys(("let_next_begin", "wait_for_previous"), lambda: None)
-    for module in (normalization, quantizing, activation, _norm_quant, _quant, _activation_quant, _rope):
+    for module in (normalization, quantizing, activation, _norm_quant, _quant, _activation_quant, heads, _rope, _norm_rope):
         for name, function in replaced.items():
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, function)
