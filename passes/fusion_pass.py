@@ -251,8 +251,9 @@ class _Rewriting:
         if self.owner.keep_originals:
             new = {old: new for replacement in replacements for _, old, new in replacement.outputs}
             for replacement, site in zip(replacements, record.sites, strict=True):
-                inputs = list(replacement.chain.inputs.values())
-                record.originals[site.node] = original(replacement.outputs, inputs, new)
+                chain = replacement.chain
+                within = {node for region in chain.regions for node in region.nodes}
+                record.originals[site.node] = original(replacement.outputs, chain.inputs.values(), new, within)
         dead = self._replace(replacements)
         record.kept += [left.site(self.owner.keep, dead) for left in self.left]
         if dead:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.fx import Graph, GraphModule, Node
+
+from passes.values import RESHAPES
 
 __all__ = ["Original", "original"]
 
@@ -21,13 +23,20 @@ class Original:
     names: tuple[str, ...]  # what the meanings call the outputs: "q", "scale", "sum"
 
 
-def original(outputs: Sequence[tuple[str, Node, Node]], inputs: Sequence[Node], replaced: Mapping[Node, Node]) -> Original:
+def original(
+    outputs: Sequence[tuple[str, Node, Node]],
+    inputs: Collection[Node],
+    replaced: Mapping[Node, Node],
+    within: Collection[Node],
+) -> Original:
     """Copy what computes ``outputs`` from ``inputs``, in a graph in which both still stand.
 
     Args:
         outputs: name, old and new node of each.
-        inputs: where the copy begins; it also begins at graph inputs and at nodes that ``replaced`` has.
+        inputs: where the copy begins; it also begins at graph inputs, at nodes that ``replaced`` has, and at what the chain's
+            copies share under views of their own.
         replaced: old -> new node, for all replacements in the graph.
+        within: the nodes of the chain's regions, behind which the copy does not go.
     """
     ends = {old for _, old, _ in outputs}
     nodes = set(ends)
@@ -36,7 +45,8 @@ def original(outputs: Sequence[tuple[str, Node, Node]], inputs: Sequence[Node], 
     while pending:
         for producer in pending.pop().all_input_nodes:
             elsewhere = producer in replaced and producer not in ends
-            if producer in inputs or elsewhere or producer.op in ("placeholder", "get_attr"):
+            outside = producer not in within and producer.target not in RESHAPES
+            if producer in inputs or elsewhere or outside:
                 starts[producer] = None
             elif producer not in nodes:
                 nodes.add(producer)

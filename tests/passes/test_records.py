@@ -171,3 +171,20 @@ class TestSites:
         given = dict(zip((node.name for node in captured.graph.find_nodes(op="placeholder")), (X, X + 1, WEIGHT), strict=True))
         found = dict(zip(original.names, original.module(*[given[name] for name in original.inputs]), strict=True))
         assert_same_bits([found["q"], found["scale"], found["sum"]], program(X, X + 1, WEIGHT))
+
+    def test_the_original_of_copies_under_views_of_their_own_begins_where_they_part(self):
+        """What computes the value that both look at is no part of it: it may differ from what the rewritten graph computes."""
+
+        def program(x):
+            y = torch.sin(x)
+            return [programs.torchao_quantize(y.unsqueeze(0)) for _ in range(2)]
+
+        fusion_pass = FusionPass(stubs.ALL, strict=True, keep_originals=True)
+        capture(program, X, graph_pass=fusion_pass)
+        (record,) = fusion_pass.records
+        (site,) = record.sites
+        assert site.merged == 2
+        original = record.originals[site.node]
+        assert torch.ops.aten.sin.default not in [node.target for node in original.module.graph.nodes]
+        given = [X if name == "sin" else X.unsqueeze(0) for name in original.inputs]
+        assert_same_bits(original.module(*given)[0], programs.torchao_quantize(X.unsqueeze(0))[0])
