@@ -19,7 +19,7 @@ from passes.region import Region
 from passes.source import Location
 from passes.spellings import vllm_matmul
 from passes.spellings.opaque import name_of
-from passes.values import CASTS, VIEWS, number
+from passes.values import CASTS, VIEWS, known_equal, number, shape_of
 
 __all__ = ["into_quantizer", "quantizer_text"]
 
@@ -133,6 +133,9 @@ def _refuse_quantize(chain: Chain) -> str | None:
             f"{len(others) + 1} static scales quantise one tensor, of which Inductor makes one kernel and we as many as there "
             "are scales; one scale for all of them fuses"
         )
+    first, last = (shape_of(region.inputs["x"])[-1] for region in (chain.regions[0], chain.regions[-1]))
+    if meaning.dynamic and not known_equal(first, last):
+        return f"rows of {first} elements are quantised in rows of {last}; rows that stay as they are fuse"
     return None
 
 

@@ -89,6 +89,15 @@ class TestLeftAlone:
 
         self.refused(function, randn(4, 8, K), reason="is no view of rows; make it contiguous before")
 
+    def test_rows_that_are_quantised_in_other_rows(self):
+        """A norm of each head, quantised by the token: the row that has one scale is not the one that has one mean."""
+
+        def function(x, weight):
+            return torchao(rms_norm(x.view(-1, 4, K // 4), weight).view(-1, K))
+
+        reason = f"rows of {K // 4} elements are quantised in rows of {K}"
+        self.refused(function, randn(8, K), weight_of(K // 4), reason=reason, still=["quant"], numerics="exact")
+
     def test_a_norm_over_another_dimension(self):
         def function(x, weight):
             x32 = x.float()

@@ -10,6 +10,7 @@ from capture import scaled_mm
 
 from passes.fusion import Fusion
 from passes.meanings import Matmul, Meaning, Norm, Quantize
+from passes.values import known_equal, shape_of
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
@@ -79,7 +80,14 @@ def build_matmul(chain, emit):
     return {(Matmul, "out"): emit(matmul_alone, *(chain.inputs.get(name) for name in names), dtype)}
 
 
-NORM_QUANTIZE = Fusion("norm_quantize", (Norm, Quantize), build_norm_quantize)
+def refuse_other_rows(chain):
+    normed, quantised = (shape_of(chain[meaning].inputs["x"])[-1] for meaning in (Norm, Quantize))
+    if chain[Quantize].meaning.dynamic and not known_equal(normed, quantised):
+        return f"rows of {normed} elements are quantised in rows of {quantised}"
+    return None
+
+
+NORM_QUANTIZE = Fusion("norm_quantize", (Norm, Quantize), build_norm_quantize, refuse_other_rows)
 NORM = Fusion("norm", (Norm,), build_norm)
 QUANTIZE = Fusion("quantize", (Quantize,), build_quantize)
 MATMUL = Fusion("matmul", (Matmul,), build_matmul)
