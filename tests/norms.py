@@ -68,12 +68,17 @@ def t5(x, weight, _, rstd):
     return weight * (x.float() * rstd.to(x.dtype)).to(x.dtype)
 
 
+def moments(x):
+    """Variance and mean as torch's LayerNorm is decomposed to compute them."""
+    return torch.var_mean(x.float(), -1, correction=0, keepdim=True)
+
+
 def layer(x, weight, bias, rstd):
-    return ((x.float() - x.float().mean(-1, keepdim=True)) * rstd * weight + bias).to(x.dtype)
+    return ((x.float() - moments(x)[1]) * rstd * weight + bias).to(x.dtype)
 
 
 def layer_cast_then_scale(x, weight, bias, rstd):
-    return weight * ((x.float() - x.float().mean(-1, keepdim=True)) * rstd).to(x.dtype) + bias
+    return weight * ((x.float() - moments(x)[1]) * rstd).to(x.dtype) + bias
 
 
 def granite(x, residual):
@@ -88,8 +93,7 @@ def vllm(x, residual):
 
 class _Layer(SpelledNorm):
     def factor_of(self, x):
-        x32 = x.float()
-        return super().factor_of(x32 - x32.mean(-1, keepdim=True))
+        return self.root(moments(x)[0] + EPS)
 
 
 def _fixed(kind, spelled, *, text=None, **attributes):

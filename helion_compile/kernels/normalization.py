@@ -171,8 +171,11 @@ def normalize_reference(
         if not how.unrounded_sum:
             values = maybe_rounded(values, x.dtype)
     if how.kind == "layer":
-        values = values - values.mean(-1, keepdim=True)
-    squared = values.pow(2).mean(-1, keepdim=True) + eps
+        # As torch's LayerNorm is decomposed, in its order of summation; models that write their own sum twice.
+        variance, mean = torch.var_mean(values, -1, correction=0, keepdim=True)
+        values, squared = values - mean, variance + eps
+    else:
+        squared = values.pow(2).mean(-1, keepdim=True) + eps
     if how.root == "sqrt":
         values = values / maybe_rounded(torch.sqrt(squared), how.factor_dtype)
     else:

@@ -336,6 +336,18 @@ class TestNumerics:
         assert fused(record) == ["rms_norm_quant"]
         assert_bit_equal(results, chain(*args))
 
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    def test_exact_keeps_the_bits_of_torchs_layer_norm(self, dtype):
+        """Its mean and variance come from one torch.var_mean, whose bits are not those of two torch.mean."""
+
+        def function(x, weight, bias):
+            return torchao(nn.functional.layer_norm(x, (K,), weight, bias))
+
+        args = randn(64, K, dtype=dtype) * 3 + 1, weight_of(K, dtype), randn(K, seed=3, dtype=dtype)
+        results, record = run(function, *args, numerics="exact")
+        assert fused(record) == ["rms_norm_quant"]
+        assert_bit_equal(results, run(function, *args, only=[])[0])
+
     @pytest.mark.parametrize("quantize", [torchao, vllm, plain])
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     def test_exact_is_eager_for_special_rows(self, quantize, dtype):
