@@ -12,7 +12,7 @@ from torch._inductor import config
 from torch._inductor.compile_fx import compile_fx, fake_tensor_prop
 from torch._inductor.fx_passes.post_grad import reorder_for_locality, view_to_reshape
 
-__all__ = ["Captured", "capture", "scaled_mm"]
+__all__ = ["Captured", "capture", "runnable", "scaled_mm"]
 
 
 class Captured:
@@ -47,7 +47,7 @@ class Captured:
             self._pass(gm.graph)
         gm.recompile()
         self.modules.append(gm)
-        forward = _runnable(gm).forward
+        forward = runnable(gm).forward
 
         def run(*args: Any) -> Any:
             self.arguments = list(args)
@@ -62,7 +62,7 @@ def scaled_mm(a, b, a_scale, b_scale, bias=None, scale_result=None, out_dtype=No
     return (out if bias is None else out + bias).to(out_dtype)
 
 
-def _runnable(gm: torch.fx.GraphModule) -> torch.fx.GraphModule:
+def runnable(gm: torch.fx.GraphModule) -> torch.fx.GraphModule:
     copied = copy.deepcopy(gm)
     for node in copied.graph.find_nodes(op="call_function", target=torch.ops.aten._scaled_mm.default):
         node.target = scaled_mm
