@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-__all__ = ["HAS_ROW_WISE_PRODUCTS", "row_wise_products"]
+__all__ = ["HAS_ROW_WISE_PRODUCTS", "row_wise_products", "uint8_products"]
 
 
 def _multiplies_rows() -> bool:
@@ -18,3 +18,14 @@ def _multiplies_rows() -> bool:
 
 HAS_ROW_WISE_PRODUCTS = _multiplies_rows()
 row_wise_products = pytest.mark.skipif(not HAS_ROW_WISE_PRODUCTS, reason="this torch has no row-wise _scaled_mm on a CPU")
+
+
+def _multiplies_uint8() -> bool:
+    try:
+        torch._int_mm(torch.ones(32, 32, dtype=torch.uint8), torch.ones(32, 32, dtype=torch.int8))
+    except RuntimeError:
+        return False
+    return True
+
+
+uint8_products = pytest.mark.skipif(not _multiplies_uint8(), reason="this torch has no _int_mm of uint8 on a CPU")

@@ -133,9 +133,11 @@ def _refuse_quantize(chain: Chain) -> str | None:
             f"{len(others) + 1} static scales quantise one tensor, of which Inductor makes one kernel and we as many as there "
             "are scales; one scale for all of them fuses"
         )
-    first, last = (shape_of(region.inputs["x"])[-1] for region in (chain.regions[0], chain.regions[-1]))
-    if meaning.dynamic and not known_equal(first, last):
-        return f"rows of {first} elements are quantised in rows of {last}; rows that stay as they are fuse"
+    taken = shape_of(chain[Quantize].inputs["x"])
+    for made in map(shape_of, chain.regions[0].outputs.get("out", ())):
+        # An operator that normalises and quantises has no tensor in between.
+        if meaning.dynamic and taken and made and not known_equal(made[-1], taken[-1]):
+            return f"rows of {made[-1]} elements are quantised in rows of {taken[-1]}; rows that stay as they are fuse"
     return None
 
 

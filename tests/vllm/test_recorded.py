@@ -98,6 +98,8 @@ def compiled(graph, fusion_pass=None):
     if fusion_pass:
         patches["post_grad_custom_post_pass"] = fusion_pass
     inputs = [node.meta["val"] for node in graph.find_nodes(op="placeholder")]
+    for node in graph.output_node().all_input_nodes:
+        node.meta["example_value"] = node.meta["val"]  # where torch 2.11 looks for the sizes' symbols, as Dynamo leaves them
     with torch.no_grad():
         return standalone_compile(graph.module, inputs, dynamic_shapes="from_graph", options={"config_patches": patches})
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from needs import row_wise_products
 
 from helion_compile.bench import chains, kernels, layers, rows, vllm_library
 from helion_compile.bench.rows import Baseline, Rows, distance, measure, steps_apart, summary
@@ -56,6 +57,7 @@ def test_every_subject_makes_a_row_whose_results_agree(no_gpu, name):
     assert row["share"] == row["limit_us"] / 2.0 and row["operations"] > 0 and row["config"]
 
 
+@row_wise_products
 def test_a_product_is_measured_against_the_library(no_gpu):
     facts = {"k": 64, "n": 48, "operands": "e4m3", "scales": "row", "fast_accum": True}
     row = kernels.row_of("scaled_mm", facts, 64, 16, LIMITS, device="cpu")
@@ -63,6 +65,7 @@ def test_a_product_is_measured_against_the_library(no_gpu):
     assert row["products"] == 2 * 16 * 48 * 64 and row["n"] == 48
 
 
+@row_wise_products
 def test_a_chain_is_measured_against_all_ways_to_mix_it(no_gpu):
     row = chains.row_of(64, 48, 16, LIMITS, device="cpu")
     assert row["baselines"] == {"inductor, library": 3.0, "inductor, then ours": 1.0} and not row["wrong"], row["notes"]

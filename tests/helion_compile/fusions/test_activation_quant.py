@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fusing import assert_bit_equal, fused, randn, refused, run, torchao
+from needs import row_wise_products
 from numerics import fp8_steps, relative_error, rows_with_special_values
 from torch._inductor.utils import run_and_get_code
 
@@ -77,6 +78,7 @@ def test_the_activation_read_elsewhere_is_a_result_too():
     assert_bit_equal(results, run(program, *args, only=[])[0])
 
 
+@row_wise_products
 @pytest.mark.parametrize(
     "halves",
     [lambda x: x.chunk(2, dim=-1), lambda x: x.split(K, dim=-1), lambda x: (x[..., :K], x[..., K:])],

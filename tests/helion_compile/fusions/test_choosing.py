@@ -3,6 +3,7 @@
 import pytest
 import torch
 from fusing import fused, randn, run, torchao
+from needs import row_wise_products
 
 from helion_compile import fusions
 from helion_compile.case import Case
@@ -81,6 +82,7 @@ def test_some_cases_stay_and_most_do_not():
     assert all(row.case["num_tokens"] <= 2 for row in beaten)
 
 
+@row_wise_products
 def test_projections_share_one_quantiser_that_stays():
     def projections(x, weight, w):
         normed = norm(x, weight)
