@@ -28,8 +28,11 @@ COMMANDS = {
 def main(argv: list[str]) -> int:
     name = next((name for name in COMMANDS if argv[: len(name.split())] == name.split()), None)
     if name is None:
-        asked = " ".join(argv) or "nothing"
         known = "\n".join(f"  python -m helion_compile {name:16} {text}" for name, (_, text) in COMMANDS.items())
+        if argv[:1] in (["-h"], ["--help"]):
+            print(f"Commands, each with a --help of its own:\n{known}")
+            return 0
+        asked = " ".join(argv) or "nothing"
         print(f"There is no command in {asked!r}. Commands:\n{known}", file=sys.stderr)
         return 2
     return importlib.import_module(COMMANDS[name][0]).main(argv[len(name.split()) :])

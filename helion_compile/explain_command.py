@@ -6,7 +6,9 @@ import argparse
 import contextlib
 import json
 import logging
+import os
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +28,7 @@ QUANTIZE: dict[str, Callable[[], Any]] = {
     "fp8-tensor": lambda: _torchao().Float8DynamicActivationFloat8WeightConfig(granularity=_torchao().PerTensor()),
     "int8": lambda: _torchao().Int8DynamicActivationInt8WeightConfig(),
 }
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _VOCABULARY = 1024  # of a model made from its config: embedding and lm_head are not what a report is about
 
 
@@ -35,9 +38,11 @@ class CommandError(ValueError):
 
 def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
-    # torchao tells of optional CUDA libraries, which this has no use for.
-    logging.getLogger("torchao").setLevel(logging.ERROR)
+    # torchao tells of optional CUDA libraries, and torch of how torchao registers its enums: of no use to a reader here.
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
+        _check(options)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = _model(options)
@@ -53,6 +58,13 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _count(text: str) -> int:
+    """For argparse: a number of things of which there has to be one."""
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no count; give 1 or more")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="helion_compile explain", description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -63,8 +75,10 @@ def _parser() -> argparse.ArgumentParser:
         help="a config.json: random weights, a small vocabulary; or a checkpoint folder: its weights and quantisation",
     )
     parser.add_argument("--quantize", choices=(*QUANTIZE, "none"), default="none", help="quantise the linears first")
-    parser.add_argument("--layers", type=int, help="keep the first N layers (default: 2 of a config, all of a folder)")
-    parser.add_argument("--shape", type=int, nargs=2, default=(2, 16), metavar=("B", "T"), help="of the token ids")
+    parser.add_argument(
+        "--layers", type=_count, metavar="N", help="keep the first N layers (default: 2 of a config, all of a folder)"
+    )
+    parser.add_argument("--shape", type=_count, nargs=2, default=(2, 16), metavar=("B", "T"), help="of the token ids")
     parser.add_argument("--dynamic", action="store_true", help="with symbolic sizes, as for a server")
     parser.add_argument("--numerics", choices=NUMERICS, default="default")
     parser.add_argument("--verify", action="store_true", help="run each fused site against the original")
@@ -74,21 +88,46 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check(options: argparse.Namespace) -> None:
+    """What would fail only after the model was made and traced."""
+    if not options.model.exists():
+        raise CommandError(f"there is no {options.model}; name a config.json, or the folder of a checkpoint")
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:
+        raise CommandError(
+            f"--device {options.device} is none that torch {torch.__version__} can use here: {_in_a_line(error)}; give "
+            f"--device cpu"
+        ) from None
+    for file in filter(None, (options.html, options.json)):
+        if file.is_dir() or not os.access(file.parent, os.W_OK):
+            found = "it is a folder" if file.is_dir() else f"there is no folder {file.parent} that can be written to"
+            raise CommandError(f"{file} cannot be written, {found}; name a file in a folder that is there")
+
+
+def _in_a_line(error: Exception) -> str:
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …").rstrip(".")
+
+
 def _model(options: argparse.Namespace) -> torch.nn.Module:
     try:
         import transformers
     except ImportError:
         raise CommandError("a model is made by transformers, which is not installed: pip install transformers") from None
-    if not options.model.exists():
-        raise CommandError(f"there is no {options.model}; name a config.json, or the folder of a checkpoint")
-    if options.model.is_dir() and any(options.model.glob("*.safetensors")):
+    if options.model.is_dir() and any(file for name in _WEIGHTS for file in options.model.glob(name)):
         layers = {} if options.layers is None else {"num_hidden_layers": options.layers}
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            options.model, dtype=torch.bfloat16, local_files_only=True, **layers
-        )
+        made, source = transformers.AutoModelForCausalLM.from_pretrained, options.model
+        more = {"local_files_only": True, **layers}
     else:
-        model = transformers.AutoModelForCausalLM.from_config(_config(options), dtype=torch.bfloat16)
-    model.config.use_cache = False  # a KV cache is state of Python that the chains do not depend on
+        made, source, more = transformers.AutoModelForCausalLM.from_config, _config(options), {}
+    try:
+        model = made(source, dtype=torch.bfloat16, **more)
+    except Exception as error:  # of transformers, about what the files say
+        raise CommandError(
+            f"transformers {transformers.__version__} makes no causal language model of {options.model}: "
+            f"{_in_a_line(error)}; helion_compile.explain(model, *inputs) takes any module"
+        ) from error
+    model.config.get_text_config().use_cache = False  # a KV cache is state of Python that the chains do not depend on
     model = model.to(options.device).eval().requires_grad_(False)
     if options.quantize != "none":
         _quantize(model, options.quantize)
@@ -102,15 +141,29 @@ def _config(options: argparse.Namespace) -> Any:
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
         config = transformers.AutoConfig.for_model(**facts)
-    except (OSError, TypeError, ValueError, KeyError) as error:
+    except Exception as error:  # besides OSError and ValueError, what transformers' own checks raise
         raise CommandError(
-            f"{file} is no config of a Hugging Face model that transformers {transformers.__version__} knows: {error}"
+            f"{file} is no config of a Hugging Face model that transformers {transformers.__version__} knows: "
+            f"{_in_a_line(error)}"
         ) from None
-    config.num_hidden_layers = options.layers or min(2, config.num_hidden_layers)
-    config.vocab_size = min(config.vocab_size, _VOCABULARY)
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "quantization_config"):
-        if getattr(config, name, None) is not None:
-            setattr(config, name, None)
+    if "quantization_config" in facts and options.quantize == "none":
+        print(
+            f"explain: the quantization_config of {file} is for weights, which are random here, and is left out: name a "
+            f"folder that has the weights, or choose with --quantize",
+            file=sys.stderr,
+        )
+    text = config.get_text_config()
+    if not hasattr(text, "vocab_size"):
+        raise CommandError(
+            f"{file} is of a {config.model_type}, which reads no tokens; helion_compile.explain(model, *inputs) takes any "
+            f"module"
+        )
+    text.num_hidden_layers = options.layers or min(2, text.num_hidden_layers)
+    text.vocab_size = min(text.vocab_size, _VOCABULARY)
+    for each in (config, text):
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id", "quantization_config"):
+            if getattr(each, name, None) is not None:
+                setattr(each, name, None)
     return config
 
 
@@ -140,7 +193,9 @@ def _on_any_device() -> Iterator[None]:
 
 
 def _explain(model: torch.nn.Module, options: argparse.Namespace) -> Any:
-    ids = torch.randint(model.config.vocab_size, tuple(options.shape), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(
+        model.config.get_text_config().vocab_size, tuple(options.shape), generator=torch.Generator().manual_seed(0)
+    )
     with torch.no_grad():
         return explain(
             model,

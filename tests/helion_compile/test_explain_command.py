@@ -71,6 +71,10 @@ def test_a_checkpoint(tmp_path, capsys):
         ("{", "is no config of a Hugging Face model"),
         ('{"model_type": "no_such_model"}', "is no config of a Hugging Face model"),
         ("{}", "is no config of a Hugging Face model"),
+        ("[1]", "is no config of a Hugging Face model"),
+        ('{"model_type": "qwen3", "hidden_size": "a"}', "'hidden_size' expected int, got str"),
+        ('{"model_type": "vit"}', "which reads no tokens; helion_compile.explain(model, *inputs) takes any module"),
+        ('{"model_type": "t5"}', "makes no causal language model of"),
     ],
 )
 def test_what_is_no_model(tmp_path, capsys, content, message):
@@ -80,3 +84,56 @@ def test_what_is_no_model(tmp_path, capsys, content, message):
     assert explain("--model", file) == 1
     found = capsys.readouterr().err
     assert found.startswith("explain: ") and message in found and str(file) in found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--layers", 0), "'0' is no count; give 1 or more"),
+        (("--shape", -1, 4), "'-1' is no count; give 1 or more"),
+        (("--quantize", "fp4"), "invalid choice: 'fp4' (choose from"),
+    ],
+)
+def test_what_is_no_count_or_choice(config, capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        explain("--model", config, *arguments)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--html", "--json"])
+def test_a_file_that_cannot_be_written_is_told_before_the_model_is_made(config, tmp_path, capsys, option):
+    for file, found in ((tmp_path, "it is a folder"), (tmp_path / "no" / "file", "there is no folder")):
+        assert explain("--model", config, option, file) == 1
+        out, err = capsys.readouterr()
+        assert not out and err.startswith(f"explain: {file} cannot be written, {found}")
+
+
+def test_a_device_that_is_not_there(config, capsys):
+    assert explain("--model", config, "--device", "meta:banana") == 1
+    assert "explain: --device meta:banana is none that torch" in capsys.readouterr().err
+
+
+def test_a_quantisation_that_is_left_out_is_told(config, capsys):
+    config.write_text(json.dumps(CONFIG | {"quantization_config": {"quant_method": "fp8"}}))
+    assert explain("--model", config, "--layers", 1) == 0
+    assert f"the quantization_config of {config} is for weights, which are random here" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_model_whose_language_model_is_a_part(tmp_path, capsys):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"model_type": "gemma3", "text_config": CONFIG | {"model_type": "gemma3_text"}}))
+    assert explain("--model", file, "--layers", 1, "--quantize", "fp8-row") == 0
+    assert "rms_norm_quant in model.language_model.layers.0" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("quantize", "total"), [("fp8-tensor", "Total: 2 norm_rope, 14 matmul kept"), ("int8", "2 quant,")])
+def test_the_other_ways_to_quantise(config, capsys, quantize, total):
+    assert explain("--model", config, "--quantize", quantize) == 0
+    assert total in capsys.readouterr().out
+
+
+def test_help_lists_the_commands(capsys):
+    assert __main__.main(["--help"]) == 0
+    assert "python -m helion_compile explain " in capsys.readouterr().out
