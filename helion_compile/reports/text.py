@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from helion_compile.reports.cause import causes
+from helion_compile.reports.model import Cost
 from passes.source import Location
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ def _blocks(graph: GraphReport) -> Iterator[Block]:
     record = graph.record
     if record.error:
         yield f"Nothing fused: {record.error}", [], "bold red"
+    if graph.fused:
+        yield _layers(graph)
     for group in _alike(graph.fused, _fused_key):
         yield _fused(group)
     for group in _alike(record.refusals, _refusal_key):
@@ -113,6 +116,18 @@ def _blocks(graph: GraphReport) -> Iterator[Block]:
         yield f"{count} x {' -> '.join(meanings)}: left to {who}", because, "dim"
     for group in _alike(record.idle, _idle_key):
         yield _idle(group)
+
+
+def _layers(graph: GraphReport) -> Block:
+    """What the graph costs, and each of its layers; those that cost the same are told once."""
+    before, after = Cost.of(graph.record.lines_before), Cost.of(graph.record.lines_after)
+    named = [layer for layer in graph.layers if layer.name]
+    lines = []
+    for group in _alike(named, lambda layer: (_NUMBER.sub("*", layer.name), layer.before, layer.after)):
+        where = _modules(Location(layer.name, "", 0) for layer in group)
+        lines.append(f"{where}: {_change(group[0].before, group[0].after).removeprefix('as written ')}")
+    fields = [("" if number else "layers", line) for number, line in enumerate(lines)]
+    return f"cost: {_change(before, after)}", fields, "bold"
 
 
 def _fused(group: list[FusedSite]) -> Block:
@@ -135,16 +150,19 @@ def _fused(group: list[FusedSite]) -> Block:
 
 
 def _costs(fused: FusedSite) -> Iterator[tuple[str, str]]:
-    before, after = fused.before, fused.after
-    if before.kernels:
-        yield (
-            "cost",
-            f"as written {before.kernels} kernels that move {_size(before.bytes)}; "
-            f"now {after.kernels} and {_size(after.bytes)}",
-        )
+    if fused.before.kernels:
+        yield "cost", _change(fused.before, fused.after)
     if fused.config.us is not None:
         against = ", ".join(f"{name} {us:g}" for name, us in fused.config.baselines.items())
         yield "table", f"{fused.config.us:g} µs a call{f' ({against})' if against else ''}"
+
+
+def _change(before: Cost, after: Cost) -> str:
+    saved = before.bytes - after.bytes
+    return (
+        f"as written {before.kernels} kernels that move {_size(before.bytes)}; now {after.kernels} and {_size(after.bytes)}"
+        f"{f', {_size(saved)} saved' if saved > 0 else ''}"
+    )
 
 
 def _verified(group: list[FusedSite]) -> Iterator[tuple[str, str]]:

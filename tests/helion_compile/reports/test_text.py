@@ -7,6 +7,7 @@ import pytest
 from helion_compile.reports.model import Config, Cost, FusedSite, GraphReport, Report
 from helion_compile.reports.text import render
 from helion_compile.verifying import Compared
+from passes.listing import Line
 from passes.records import GraphRecord, Idle, Refusal, Site
 from passes.source import Location
 
@@ -76,7 +77,7 @@ def test_everything_is_in_it_at_any_width(width):
         "14 x Matmul(scaled by row and column, bf16): left to the library",
         "not used: norm in model.norm (5 times)",
         "reason no fusion in use takes a norm",
-        "cost as written 27 kernels that move 509 kB; now 1 and 29.2 kB",
+        "cost as written 27 kernels that move 509 kB; now 1 and 29.2 kB, 480 kB saved",
         "table 2.5 µs a call (inductor 3.5)",
         "Total: 1 rms_norm_quant, 14 matmul kept, 1 refused.",
     ):
@@ -95,6 +96,21 @@ def test_the_same_in_many_layers_is_told_once():
     assert "  rms_norm_quant in model.layers.0-3,5,7-8,10.mlp.gate_proj (8 times)\n" in text
     assert text.count("config") == 1
     assert "Total: 8 rms_norm_quant, 0 refused." in text
+
+
+def test_the_cost_of_a_graph_and_of_each_layer_alike_ones_once():
+    def line(layer, kernels, size):
+        return Line(f"node_{layer}", "", Location(f"model.layers.{layer}.mlp" if layer else "", FILE, 81), kernels, size)
+
+    before = (line("", 2, 1000), *(line(layer, 30, 500_000) for layer in "0123"))
+    after = (line("", 2, 1000), line("0", 9, 90_000), *(line(layer, 8, 80_000) for layer in "123"))
+    text = render(report(site(), lines_before=before, lines_after=after), 120)
+    assert (
+        "  cost: as written 122 kernels that move 2 MB; now 35 and 331 kB, 1.67 MB saved\n"
+        "    layers   model.layers.0: 30 kernels that move 500 kB; now 9 and 90 kB, 410 kB saved\n"
+        "             model.layers.1-3 (3 times): 30 kernels that move 500 kB; now 8 and 80 kB, 420 kB saved\n"
+    ) in text
+    assert "layers " not in render(report(lines_before=before, lines_after=before), 120)  # nothing fused, nothing changed
 
 
 def test_what_differs_in_a_fact_is_told_apart():
