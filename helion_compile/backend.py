@@ -120,19 +120,22 @@ def helion(
         RuntimeError: an unknown mode, or a value that Inductor does not take.
         GradientError: the graph is compiled for training, and one of its operations has no derivative.
     """
-    # Both trace the graph once more with this backend's own pass.
-    from helion_compile import debugging
+    # They trace the graph once more with this backend's own pass.
+    from helion_compile import debugging, inspection
     from helion_compile.verifying.rollback import verified
 
     ours, theirs = Options.split(options)
     compiler = inductor(mode, theirs, **region)
     debugging.dump(gm, example_inputs, mode, options)
     checked = verified(gm, example_inputs, mode, options) if ours.verify else None
+    reject = checked.reject if checked else {}
     told = Telling(reports_of_this_call(), training(example_inputs), checked)
-    fusion_pass = ours.fusion_pass(on_graph=told, reject=checked.reject if checked else {})
+    fusion_pass = ours.fusion_pass(on_graph=told, reject=reject)
     compiler.config[HOOK] = in_turn(compiler, fusion_pass)
     # Forward and backward are compiled at times of their own, and may come from the cache one without the other.
     key = None if told.training else stored.key_of(gm, example_inputs, compiler.config)
+    kept = stored.find(key) if key else []
+    read = inspection.reader(gm, example_inputs, mode, options, reject=reject) if key and not kept else None
     fix_eps(gm)
     apart = subclasses.take_apart(gm, example_inputs) if subclasses.needed() else None
     if apart is not None:
@@ -144,7 +147,7 @@ def helion(
     if fusion_pass.records and key:
         stored.keep(key, told.found)
     elif not fusion_pass.records:
-        told.cached(stored.find(key) if key else [])
+        told.cached(kept, read)
     return compiled if apart is None else lambda *args: compiled(*parts_of(*args))
 
 

@@ -28,8 +28,13 @@ class _Compiled:
     """What was compiled with one backend object: the reports, and the functions in which Dynamo began to trace."""
 
     backend: weakref.ref[Any]
-    reports: list[GraphReport] = dataclasses.field(default_factory=list)
+    reports: list[GraphReport | Callable[[], GraphReport]] = dataclasses.field(default_factory=list)
     began_in: set[CodeType] = dataclasses.field(default_factory=set)
+
+    def told(self) -> list[GraphReport]:
+        """The reports; graphs that were not read yet are read now, once."""
+        self.reports[:] = [each() if callable(each) else each for each in self.reports]
+        return self.reports
 
 
 _compiled: dict[int, _Compiled] = {}  # by the id of a backend object that lives
@@ -40,9 +45,9 @@ def report(compiled: Callable[..., Any]) -> Report:
 
     Every graph that was compiled for it so far is in the report, in the order of compilation: those of earlier sizes and
     those behind graph breaks.  A graph that came from Inductor's cache is told as it was when it was compiled
-    (``GraphReport.cached``); what was not kept of it, :func:`helion_compile.explain` reads anew.  Where nothing was compiled
-    for it, the report has what an equal call of ``torch.compile`` compiled for the same code, which Dynamo uses here too
-    (``GraphReport.shared``).  ``torch.compiler.reset()`` forgets all.
+    (``GraphReport.cached``); where that is not kept, the graph is read here, which takes what ``explain`` takes.  Where
+    nothing was compiled for it, the report has what an equal call of ``torch.compile`` compiled for the same code, which
+    Dynamo uses here too (``GraphReport.shared``).  ``torch.compiler.reset()`` forgets all.
 
     Args:
         compiled: what ``torch.compile`` returned, or a module on which ``module.compile()`` was called.
@@ -64,14 +69,17 @@ def report(compiled: Callable[..., Any]) -> Report:
         raise ValueError(f"report() was given a model compiled with backend={name!r}; it knows those of backend='helion'.")
     own = _compiled.get(id(backend))
     if own is not None and own.reports:
-        return Report(tuple(own.reports))
+        return Report(tuple(own.told()))
     code = _code_of(compiled)
     serving = [each for each in _compiled.values() if code in each.began_in and each.backend() == backend]
-    return Report(tuple(dataclasses.replace(report, shared=True) for each in serving for report in each.reports))
+    return Report(tuple(dataclasses.replace(report, shared=True) for each in serving for report in each.told()))
 
 
-def reports_of_this_call() -> list[GraphReport]:
-    """Where the reports of the graph that Dynamo is compiling belong; a list of nobody's outside of Dynamo."""
+def reports_of_this_call() -> list[GraphReport | Callable[[], GraphReport]]:
+    """Where the reports of the graph that Dynamo is compiling belong, or what makes them once they are asked for.
+
+    A list of nobody's outside of Dynamo.
+    """
     from torch._dynamo.eval_frame import innermost_backend
     from torch._dynamo.symbolic_convert import InstructionTranslator
 

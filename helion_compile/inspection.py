@@ -29,7 +29,7 @@ from helion_compile.reports.model import GraphReport
 from helion_compile.verifying import Compared, run_verified
 from passes.records import GraphRecord
 
-__all__ = ["Inspected", "inspect", "inspect_once", "inspecting_backend", "with_verified"]
+__all__ = ["Inspected", "inspect", "inspect_once", "inspecting_backend", "reader", "with_verified"]
 
 log = logging.getLogger("helion_compile.explain")
 
@@ -194,6 +194,38 @@ def inspect_once(
         compiled = backend(copy.deepcopy(module), inputs)
         compiled(*values)
     return found
+
+
+def reader(
+    module: GraphModule,
+    inputs: Sequence[Any],
+    mode: str | None,
+    options: Mapping[str, Any] | None,
+    **what: Any,
+) -> Callable[[], GraphReport] | None:
+    """What reads a graph that Dynamo has just made, at any later time: with the values of tracing, so nothing runs.
+
+    ``what`` goes to :func:`inspecting_backend`.  For graphs of inference, which are one graph behind AOTAutograd too.  None
+    where the graph holds something that cannot be copied.
+    """
+    # Weights that the graph holds are shared: it is the graph that a compiler changes.
+    held = {id(each): each for each in (*module.parameters(), *module.buffers())}
+    try:
+        own = copy.deepcopy(module, held)
+    except Exception:
+        return None
+    placeholders = module.graph.find_nodes(op="placeholder")
+    values = [node.meta.get("example_value", given) for node, given in zip(placeholders, inputs, strict=True)]
+    grad, inference, name = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), compilation()
+
+    def read() -> GraphReport:
+        found: list[Inspected] = []
+        with torch._guards.tracing(None), torch.inference_mode(inference), torch.set_grad_enabled(grad):
+            inspecting_backend(found, mode, options, **what)(own, values)
+        (inspected,) = found
+        return dataclasses.replace(inspected.report, name=name)
+
+    return read
 
 
 def _own(value: Any) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ class Telling:
         found: the reports as they are before anything is verified: what holds for any values.
     """
 
-    reports: list[GraphReport]
+    reports: list[GraphReport | Callable[[], GraphReport]]
     training: bool
     checked: Checked | None = None
     found: list[GraphReport] = field(default_factory=list)
@@ -46,22 +47,41 @@ class Telling:
         annotate(graph, report)
         self._tell(report)
 
-    def cached(self, stored: Sequence[GraphReport]) -> None:
-        """The graph came from Inductor's cache, and ``stored`` is what was told of it when it was compiled."""
-        if not stored:
-            log.info("not read again: the compiled graph comes from Inductor's cache, fused as it was then")
-        for report in stored or [GraphReport(GraphRecord(), training=self.training)]:
-            if stored:
-                log.info("from Inductor's cache: %s", report.record.summary())
-                for line in report.record.details():
-                    log.debug("%s", line)
+    def cached(self, stored: Sequence[GraphReport], read: Callable[[], GraphReport] | None) -> None:
+        """The graph came from Inductor's cache.
+
+        Args:
+            stored: what was told of it when it was compiled.
+            read: where that is not kept, what reads it, once somebody asks.
+        """
+        for report in stored:
+            log.info("from Inductor's cache: %s", report.record.summary())
+            for line in report.record.details():
+                log.debug("%s", line)
             self._tell(dataclasses.replace(report, name=compilation(), cached=True))
+        if not stored:
+            log.info("not read again: the compiled graph comes from Inductor's cache, fused as it was then; report() reads it")
+            empty = GraphReport(GraphRecord(), training=self.training, name=compilation(), cached=True)
+            trace(empty)
+            self.reports.append(empty if read is None else functools.partial(self._read, read, empty))
+
+    def _read(self, read: Callable[[], GraphReport], empty: GraphReport) -> GraphReport:
+        try:
+            report = read()
+        except Exception as error:
+            log.warning(
+                "the graph %s, from Inductor's cache, could not be read: %s: %s", empty.name, type(error).__name__, error
+            )
+            return empty
+        return self._checked(dataclasses.replace(report, cached=True))
 
     def _tell(self, report: GraphReport) -> None:
-        if self.checked is not None:
-            report = self.checked.add_to(report)
+        report = self._checked(report)
         self.reports.append(report)
         trace(report)
+
+    def _checked(self, report: GraphReport) -> GraphReport:
+        return report if self.checked is None else self.checked.add_to(report)
 
 
 def trace(report: GraphReport) -> None:

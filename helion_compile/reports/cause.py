@@ -21,8 +21,8 @@ def causes(report: Report) -> Iterator[str]:
     """Sentences, the likeliest cause first; none where something was fused and nothing is odd."""
     if any(graph.unread for graph in report.graphs):
         yield (
-            "A graph came from Inductor's cache, fused as it was then, and what was told of it then is not kept: explain() "
-            "reads it, and so does compiling with TORCHINDUCTOR_FORCE_DISABLE_CACHES=1."
+            "A graph came from Inductor's cache, fused as it was then; what was told of it then is not kept, and it could not "
+            "be read anew: explain() reads it, and so does compiling with TORCHINDUCTOR_FORCE_DISABLE_CACHES=1."
         )
     if any(graph.training for graph in report.graphs):
         yield "A graph for training keeps intermediate values for backward: call under torch.no_grad() for inference."

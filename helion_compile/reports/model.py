@@ -93,8 +93,8 @@ class GraphReport:
         fused: its sites with their kernels, in the order of the graph.
         training: whether the graph is part of a forward/backward pair, which keeps intermediate values.
         name: Dynamo's name of the compilation, "0/0"; empty where it is not known.
-        cached: whether the graph came from Inductor's cache, so that it was not read again; what is told is what was found
-            when it was compiled.
+        cached: whether the graph came from Inductor's cache; what is told is what was found when it was compiled, or in
+            reading it anew where that is not kept.
         shared: whether it was compiled for an equal call of ``torch.compile``, and serves this one where its guards hold.
     """
 
@@ -107,7 +107,7 @@ class GraphReport:
 
     @property
     def unread(self) -> bool:
-        """Whether nothing is known of it: it came from the cache, and what was told when it was compiled is not kept."""
+        """Whether nothing is known of it: it came from the cache without what was told of it, and cannot be read anew."""
         return self.cached and not self.record.nodes
 
     @property

@@ -53,6 +53,10 @@ def as_compiled(graph):
     return dataclasses.replace(graph, cached=False)
 
 
+def without_time(graph):
+    return dataclasses.replace(graph, record=dataclasses.replace(graph.record, seconds=0.0))
+
+
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_what_was_told_is_told_again(dynamic, caplog):
     torch._dynamo.mark_static(X, 1)
@@ -124,10 +128,68 @@ def test_what_is_damaged_counts_as_none(how):
     compiled_anew(quantize, X)
     (file,) = files()
     DAMAGE[how](file)
-    again = compiled_anew(quantize, X)
-    assert again.cached and again.unread and not again.fused and files() == []
-    text = " ".join(str(helion_compile.Report((again,))).split())
-    assert "Graph 1 of 1: from Inductor's cache, not read again" in text and "explain() reads it" in text
+    assert stored.find(file.name.removesuffix(".json.gz")) == [] and files() == []
+
+
+def first_and_anew(function, *args, **options):
+    """The report of a graph that is compiled, and that of the same graph out of the cache without its report."""
+    first = compiled_anew(function, *args, **options)
+    for file in files():
+        file.unlink()
+    return first, compiled_anew(function, *args, **options)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_graph_whose_report_is_gone_is_read_once_it_is_asked_for(dynamic, caplog):
+    torch._dynamo.mark_static(X, 1)
+    with caplog.at_level(logging.INFO, "helion_compile"):
+        first, anew = first_and_anew(quantize, X, dynamic=dynamic)
+    assert "not read again: the compiled graph comes from Inductor's cache" in caplog.text
+    assert anew.cached and without_time(as_compiled(anew)) == without_time(first) and len(anew.fused) == 1
+
+
+def test_an_edited_line_above_leaves_the_report_right():
+    """The code is served from the cache, since the graph is the same; the lines are those of today."""
+    first, again = compiled_anew(quantize, X), compiled_anew(same_on_another_line, X)
+    (then,), (now,) = ([fused.site.location.line for fused in graph.fused] for graph in (first, again))
+    assert again.cached and not first.cached
+    for function, line in ((quantize, then), (same_on_another_line, now)):
+        assert line == function.__code__.co_firstlineno + 2
+
+
+def test_it_is_read_as_it_was_compiled():
+    """Without grad, and with the options of the call."""
+    norm = torch.nn.RMSNorm(64).bfloat16()  # its weight asks for grad
+    first, _ = first_and_anew(lambda x: quantize(norm(x)), X, options={"numerics": "exact"})
+    torch.compiler.reset()
+    compiled = torch.compile(lambda x: quantize(norm(x)), backend="helion", options={"numerics": "exact"})
+    compiled(X)
+    with torch.enable_grad():
+        (anew,) = report(compiled).graphs
+    assert len(anew.fused) == 1 and not anew.training
+    assert [fused.kernel for fused in anew.fused] == [fused.kernel for fused in first.fused]
+    assert report(compiled).graphs[0] is anew  # read once
+
+
+def test_what_was_verified_is_told_of_a_graph_that_is_read_anew():
+    _, anew = first_and_anew(quantize, X, options={"verify": True})
+    assert anew.cached and [compared.output for compared in anew.fused[0].verified] == ["q", "scale"]
+
+
+def test_where_it_cannot_be_read(monkeypatch, caplog):
+    def reader(*args, **what):
+        def read():
+            raise RuntimeError("no")
+
+        return read
+
+    for name, replacement in (("cannot be read", reader), ("cannot be copied", lambda *args, **what: None)):
+        monkeypatch.setattr("helion_compile.inspection.reader", replacement)
+        _, anew = first_and_anew(quantize, X)
+        assert anew.cached and anew.unread and not anew.fused, name
+        text = " ".join(str(helion_compile.Report((anew,))).split())
+        assert "Graph 1 of 1: from Inductor's cache, not read again" in text and "explain() reads it" in text
+    assert "from Inductor's cache, could not be read: RuntimeError: no" in caplog.text
 
 
 def test_a_disk_that_takes_nothing(monkeypatch, tmp_path):
