@@ -46,15 +46,22 @@ def debug(folder: str | os.PathLike[str]) -> Iterator[Path]:
     that and are written too.
 
     Raises:
+        TypeError: ``folder`` is no path.
         RuntimeError: inside of another ``debug``.
+        OSError: ``folder`` cannot be made, or is a file.
     """
     global _folder, _graphs
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(f"debug() takes the folder to write to, such as 'inside'; got {folder!r}, a {type(folder).__name__}.")
     if _folder is not None:
         raise RuntimeError(f"debug({os.fspath(folder)!r}) was called inside of debug({str(_folder)!r}); leave that first.")
     import depyf
 
     path = Path(folder).resolve()
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(error.errno, f"debug() cannot make the folder {path}, name another: {error.strerror}") from None
     writer = depyf.prepare_debug(str(path))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="[\\s\\S]*You are trying to debug `torch.compile`")

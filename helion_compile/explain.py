@@ -34,13 +34,23 @@ def explain(
             difference (``FusedSite.verified``).  Nothing is put back; ``options={"verify": True}`` does that.
 
     Raises:
-        TypeError: ``model`` cannot be called.
-        ValueError, TypeError: an option has a value it cannot have.
+        TypeError: ``model`` cannot be called, or is a class.
+        ValueError, TypeError: an option has a value it cannot have, or there are both ``mode`` and ``options``.
     """
     from helion_compile.inspection import inspect
 
+    if isinstance(model, type):
+        raise TypeError(f"explain() takes a module or a function; got the class {model.__name__}: give one of its objects.")
     if not callable(model):
         raise TypeError(f"explain() takes a module or a function and its arguments; got a {type(model).__name__}.")
+    for name, value, allowed in (("dynamic", dynamic, (True, False, None)), ("verify", verify, (True, False))):
+        if not any(value is each for each in allowed):
+            raise TypeError(f"explain() was given {name}={value!r}; it is one of {', '.join(map(str, allowed))}.")
+    if mode is not None and options is not None:
+        raise ValueError(
+            f"explain() was given mode={mode!r} and options; torch.compile takes one of them. What a mode means is an option "
+            f"too: {{'triton.cudagraphs': True}} is mode='reduce-overhead'."
+        )
     model = getattr(model, "_torchdynamo_orig_callable", getattr(model, "_orig_mod", model))
     found = inspect(model, args, kwargs, mode=mode, options=options, dynamic=dynamic, verify=verify)
     return Report(tuple(inspected.report for inspected in found))

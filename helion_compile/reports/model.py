@@ -165,11 +165,12 @@ class Report:
         return to_json(self, indent)
 
     def to_html(self, file: str | os.PathLike[str] | None = None) -> str:
-        """The report as one HTML page that needs nothing else; written to ``file`` if one is given."""
+        """The report as one HTML page that needs nothing else; written to ``file`` if one is given, its folder made."""
         from helion_compile.reports.html import render
 
         page = render(self)
         if file is not None:
+            Path(file).parent.mkdir(parents=True, exist_ok=True)
             Path(file).write_text(page, encoding="utf-8")
         return page
 

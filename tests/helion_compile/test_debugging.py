@@ -97,6 +97,18 @@ def test_one_at_a_time(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_what_is_no_folder(tmp_path):
+    with pytest.raises(TypeError, match="takes the folder to write to, such as 'inside'; got 3, a int"):
+        with helion_compile.debug(3):
+            pass
+    file = tmp_path / "file"
+    file.write_text("")
+    for path in (file, file / "inside"):
+        with pytest.raises(OSError, match="debug\\(\\) cannot make the folder .*file.*, name another: "):
+            with helion_compile.debug(path):
+                pass
+
+
 def test_an_error_inside_is_the_users(tmp_path):
     with pytest.raises(KeyError, match="mine"), helion_compile.debug(tmp_path):
         raise KeyError("mine")

@@ -214,6 +214,18 @@ class TestBadInput:
         with pytest.raises(TypeError, match=r"explain\(\) takes a module or a function and its arguments; got a "):
             explain(model)
 
+    def test_a_class(self):
+        with pytest.raises(TypeError, match="got the class ReLU: give one of its objects"):
+            explain(nn.ReLU, x_of())
+
+    def test_values_of_its_own_arguments(self):
+        with pytest.raises(TypeError, match=r"was given dynamic='yes'; it is one of True, False, None\."):
+            explain(quantize, x_of(), dynamic="yes")
+        with pytest.raises(TypeError, match=r"was given verify=1; it is one of True, False\."):
+            explain(quantize, x_of(), verify=1)
+        with pytest.raises(ValueError, match="mode='reduce-overhead' and options; torch.compile takes one of them"):
+            explain(quantize, x_of(), mode="reduce-overhead", options={"numerics": "exact"})
+
     def test_options_that_are_none(self):
         with pytest.raises(TypeError, match="options is a str; give a dict"):
             explain(quantize, x_of(), options="exact")

@@ -145,7 +145,8 @@
     }
     if (item.cost) {
       const { before, after } = item.cost;
-      fact("cost", `as written ${before.kernels} kernels that move ${size(before.bytes)}; now ${after.kernels} and ${size(after.bytes)}`);
+      fact("cost", `as written ${before.kernels} kernels that move ${size(before.bytes)}; now ${after.kernels} and ${size(after.bytes)}`
+        + (before.bytes > after.bytes ? `, ${size(before.bytes - after.bytes)} saved` : ""));
     }
     for (const each of item.verified || []) {
       const [steps, error] = [each.max_steps ?? Infinity, each.max_error ?? Infinity];
@@ -210,7 +211,8 @@
   // --- graphs: only the lines in view are in the page ---------------------------------------------------------------
 
   let graph = 0;
-  let chosen = -1;
+  let chosen = { site: -1, node: "" }; // a site's lines, or the line of what is no site
+  const isChosen = ([node, , , , site]) => (chosen.site >= 0 ? site === chosen.site : node === chosen.node);
   const panes = ["before", "after"].map((side) => {
     const pane = $(side);
     const spacer = make("div");
@@ -225,9 +227,9 @@
         const line = make("div", { className: "line", title: [module, source].filter(Boolean).join("\n") },
           make("span", { className: "name", textContent: `${node}: ` }), text);
         line.style.top = `${i * LINE}px`;
+        line.classList.toggle("chosen", isChosen(state.lines[i]));
         if (site >= 0) {
           line.classList.add("site");
-          line.classList.toggle("chosen", site === chosen);
           line.style.setProperty("--h", hue(site));
           line.dataset.site = site;
         }
@@ -246,7 +248,7 @@
 
   const load = (index) => {
     graph = index;
-    chosen = -1;
+    chosen = { site: -1, node: "" };
     $("graph").value = String(index);
     for (const state of panes) {
       state.lines = data.graphs[index] ? data.graphs[index][state.side] : [];
@@ -258,8 +260,8 @@
     }
   };
 
-  const scrollTo = (state, wanted) => {
-    const index = state.lines.findIndex(wanted);
+  const scrollToChosen = (state) => {
+    const index = state.lines.findIndex(isChosen);
     if (index >= 0) state.pane.scrollTop = Math.max(0, (index - 3) * LINE);
     state.draw();
   };
@@ -267,10 +269,8 @@
   // Scroll both graphs to a row's place.
   const show = (row) => {
     if (row.graph !== graph) load(row.graph);
-    chosen = row.site;
-    for (const state of panes) {
-      scrollTo(state, row.site >= 0 ? (line) => line[4] === row.site : (line) => line[0] === row.item.node);
-    }
+    chosen = { site: row.site, node: row.item.node };
+    panes.forEach(scrollToChosen);
     $("place").textContent = `${row.what} in ${row.module || "the function itself"}`;
     $("before").scrollIntoView({ block: "nearest" });
   };
@@ -285,14 +285,14 @@
     }
     choose(shown.indexOf(row), true);
     toggle(row, row.tr, true);
-    chosen = site;
+    chosen = { site, node: row.item.node };
     panes.forEach((state) => state.draw());
   };
 
   const step = (by) => {
     const count = data.graphs[graph] ? data.graphs[graph].sites.length : 0;
     if (!count) return;
-    const next = chosen < 0 ? (by > 0 ? 0 : count - 1) : (chosen + by + count) % count;
+    const next = chosen.site < 0 ? (by > 0 ? 0 : count - 1) : (chosen.site + by + count) % count;
     show(rows.find((each) => each.graph === graph && each.site === next));
   };
 

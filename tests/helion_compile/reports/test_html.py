@@ -147,6 +147,12 @@ class TestPage:
             colours.add(colour)
         assert len(colours) == 2
 
+    def test_jump_from_what_was_not_fused_to_its_node(self, page, report):
+        page.run("[...document.querySelectorAll('tr.row')].find(row => row.innerText.includes('refused: quant')).click()")
+        page.press("g")
+        node = next(refusal.node for refusal in report.refusals if refusal.candidate == "quant")
+        assert [name for name, _ in in_view(page, "before")] == [name for name, _ in in_view(page, "after")] == [node]
+
     def test_from_the_graph_back_to_the_row(self, page):
         page.press("n")
         page.run("document.querySelector('#after .chosen').click()")
@@ -285,6 +291,11 @@ def test_text_of_a_model_cannot_end_the_data(report):
     fused = dataclasses.replace(graph.fused[0], kernel="</script><script>alert(1)</script>")
     page = Report((dataclasses.replace(graph, fused=(fused,)),)).to_html()
     assert "</script><script>alert" not in page and "\\u003c/script>" in page
+
+
+def test_the_folder_of_the_file_is_made(report, tmp_path):
+    file = tmp_path / "of" / "mine" / "report.html"
+    assert report.to_html(file) == file.read_text(encoding="utf-8")
 
 
 def test_it_needs_nothing_else(report):
