@@ -57,7 +57,8 @@ def _version(package: str) -> str:
 
 def _gpus() -> Iterator[tuple[str, str]]:
     if not torch.cuda.is_available():
-        yield "GPU", f"none that torch sees (built for CUDA {torch.version.cuda}): kernels run as their reference"
+        build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a build without CUDA"
+        yield "GPU", f"none that torch sees ({build}): kernels run as their reference"
         return
     yield "CUDA", f"{torch.version.cuda}{f', HIP {torch.version.hip}' if torch.version.hip else ''}"
     for index in range(torch.cuda.device_count()):
@@ -83,7 +84,13 @@ def _tables() -> Iterator[tuple[str, str]]:
 def _switches() -> Iterator[tuple[str, str]]:
     from torch._inductor import config
 
-    yield "Inductor", f"fx_graph_cache={config.fx_graph_cache}, cpp_wrapper={config.cpp_wrapper}"
+    from helion_compile.vllm.options import SWITCH, wanted
+
+    known = "known" if "helion" in torch._dynamo.list_backends(None) else "not known: its entry point comes with an install"
+    yield "torch.compile", f"backend='helion' is {known}"
+    yield "vLLM", "its compiler runs the pass too" if wanted() else f"without the pass, which {SWITCH}=1 puts there"
+    caches = f"fx_graph_cache={config.fx_graph_cache}, force_disable_caches={config.force_disable_caches}"
+    yield "Inductor", f"{caches}, cpp_wrapper={config.cpp_wrapper}"
     pre = config.post_grad_custom_pre_pass
     yield "", f"post_grad_custom_pre_pass={'none' if pre is None else type(pre).__name__}"
     chosen = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)]

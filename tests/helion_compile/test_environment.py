@@ -15,7 +15,7 @@ def test_as_a_command():
     done = subprocess.run([sys.executable, "-m", "helion_compile", "env"], capture_output=True, text=True, check=True)
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if not line.startswith(" "))
     assert lines["torch"] == torch.__version__
-    assert {"python", "triton", "helion", "GPU", "tables", "fusions", "Inductor", "environment"} <= set(lines) | {"GPU"}
+    assert {"python", "triton", "helion", "GPU", "tables", "fusions", "Inductor", "environment"} <= set(lines)
     assert f"quant: {quant.key}" in done.stdout and "quant: nvidia_h200 " in done.stdout
 
 
@@ -32,7 +32,14 @@ def test_with_a_gpu(monkeypatch):
 def test_what_is_set(monkeypatch):
     monkeypatch.setenv("HELION_COMPILE_CONFIG_DIR", "/tables")
     monkeypatch.setenv("UNRELATED", "secret")
+    monkeypatch.delenv("HELION_COMPILE_VLLM", raising=False)
     text = environment.describe()
+    assert "vLLM            without the pass, which HELION_COMPILE_VLLM=1 puts there" in text
+    assert "torch.compile   backend='helion' is known" in text and "force_disable_caches=False" in text
+    monkeypatch.setenv("HELION_COMPILE_VLLM", "1")
+    monkeypatch.setattr(torch._dynamo, "list_backends", lambda exclude: ["inductor"])
+    other = environment.describe()
+    assert "vLLM            its compiler runs the pass too" in other and "backend='helion' is not known: its entry" in other
     assert "HELION_COMPILE_CONFIG_DIR=/tables" in text and "of the user: /tables" in text and "secret" not in text
 
 
