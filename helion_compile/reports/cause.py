@@ -1,4 +1,4 @@
-"""Where nothing was fused: the likeliest cause, from what the graphs hold."""
+"""Where nothing was fused: what there would have been, and the likeliest cause, from what the graphs hold."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from passes.inventory import Found
 if TYPE_CHECKING:
     from helion_compile.reports.model import Report
 
-__all__ = ["causes"]
+__all__ = ["candidates", "causes"]
 
 _CAST_FROM = "cast from "
 
@@ -39,6 +39,17 @@ def causes(report: Report) -> Iterator[str]:
         yield from _nothing_fused(report)
     elif not any(item.kind == "quantize" for graph in report.graphs for item in graph.record.inventory):
         yield _not_quantised(report)
+
+
+def candidates(report: Report) -> Iterator[str]:
+    """Where nothing was fused, a line for each kind of operation that chains are built around."""
+    if report.sites:
+        return
+    found = [item for graph in report.graphs for item in graph.record.inventory]
+    for kind in ("norm", "quantize", "matmul"):
+        items = [item for item in found if item.kind == kind]
+        listed = "; ".join(f"{item.count} x {item.operation}, first at {item.first}" for item in items) or "none"
+        yield f"{kind}-like: {listed}"
 
 
 def _nothing_fused(report: Report) -> Iterator[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helion_compile.reports.cause import causes
+from helion_compile.reports.cause import candidates, causes
 from helion_compile.reports.data import to_data
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ def render(report: Report) -> str:
     # "<" could end the element that holds the data, or begin a comment in it.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     style, script = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    return _template().render(data=text, style=style, script=script, causes=list(causes(report)))
+    return _template().render(
+        data=text, style=style, script=script, causes=list(causes(report)), candidates=list(candidates(report))
+    )
 
 
 def _lines(lines: Iterable[dict[str, Any]], sites: list[dict[str, Any]], names: str) -> list[list[Any]]:

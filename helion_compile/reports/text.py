@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from helion_compile.reports.cause import causes
+from helion_compile.reports.cause import candidates, causes
 from helion_compile.reports.model import Cost
 from passes.source import Location
 
@@ -62,9 +62,8 @@ def _lines(report: Report, width: int | None) -> Iterator[tuple[str, str]]:
     yield from _styled(_wrapped(f"Total: {_totals(report)}.", width, ""), "bold")
     for sentence in causes(report):
         yield from _styled(_wrapped(sentence, width, ""), "yellow")
-    if not report.sites:
-        for line in _inventory(report):
-            yield from _styled(_wrapped(line, width, "  "), "")
+    for line in candidates(report):
+        yield from _styled(_wrapped(line, width, "  "), "")
 
 
 def _origin(graph: GraphReport) -> str:
@@ -210,14 +209,6 @@ def _idle(group: list[Idle]) -> Block:
         [("source", idle.location.source), ("meaning", _listed(idle.meaning.split(", "))), ("reason", idle.reason)],
         "dim",
     )
-
-
-def _inventory(report: Report) -> Iterator[str]:
-    found = [item for graph in report.graphs for item in graph.record.inventory]
-    for kind in ("norm", "quantize", "matmul"):
-        items = [item for item in found if item.kind == kind]
-        listed = "; ".join(f"{item.count} x {item.operation}, first at {item.first}" for item in items) or "none"
-        yield f"{kind}-like: {listed}"
 
 
 def _fused_key(fused: FusedSite) -> Hashable:

@@ -1,5 +1,7 @@
 """Looking at a model on a GPU: configs and their times in the report, kernels against their originals, ranges in a trace."""
 
+import contextlib
+
 import fp8_models
 import pytest
 import torch
@@ -58,10 +60,13 @@ def test_verify_leaves_a_right_model_fused(model, ids):
     assert told.sites and not told.refusals and all(fused.verified for fused in told.sites)
 
 
-def test_a_launch_is_inside_its_range(model, ids):
+@pytest.mark.parametrize(
+    "asked", [contextlib.nullcontext, helion_compile.profiling], ids=["torch.profiler alone", "profiling()"]
+)
+def test_a_launch_is_inside_its_range(model, ids, asked):
     compiled = torch.compile(model, backend="helion")
     compiled(ids)
-    with helion_compile.profiling(), profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+    with asked(), profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
         compiled(ids)
         torch.cuda.synchronize()
     ranges = [event for event in profiler.events() if " model.layers.0." in event.name]

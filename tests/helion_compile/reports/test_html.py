@@ -293,6 +293,15 @@ def test_text_of_a_model_cannot_end_the_data(report):
     assert "</script><script>alert" not in page and "\\u003c/script>" in page
 
 
+def test_where_nothing_was_fused_the_page_has_the_cause_and_what_there_is():
+    linear = torch.nn.Linear(8, 8).requires_grad_(False)
+    page = explain(linear, torch.ones(2, 8)).to_html()
+    assert re.search(r'<p class="cause">No quantisation was found, and the products are 1 x aten.addmm.default of fp32', page)
+    found = re.findall(r'<p class="note candidate">(.*?)</p>', page)
+    assert [line.partition(":")[0] for line in found] == ["norm-like", "quantize-like", "matmul-like"]
+    assert found[1].endswith("none") and "1 x aten.addmm.default of fp32, first at " in found[2]
+
+
 def test_the_folder_of_the_file_is_made(report, tmp_path):
     file = tmp_path / "of" / "mine" / "report.html"
     assert report.to_html(file) == file.read_text(encoding="utf-8")
@@ -300,4 +309,5 @@ def test_the_folder_of_the_file_is_made(report, tmp_path):
 
 def test_it_needs_nothing_else(report):
     page = report.to_html()
+    assert "note candidate" not in page
     assert not re.search(r"(?:src|href)\s*=|@import|url\(|https?://", page)
