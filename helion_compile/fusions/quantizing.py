@@ -144,24 +144,31 @@ def _refuse_quantize(chain: Chain) -> str | None:
 def _refuse_readers(chain: Chain) -> str | None:
     """A matmul, and who gets the values from the graph, may meet a last-bit difference; other readers may depend on bytes."""
     for reader in chain.readers(Quantize, "q"):
-        if reader.node.op != "output" and not _ends_in_products(reader.node, reader.region):
+        if reader.node.op != "output" and (other := _other_than_products(reader.node, reader.region)):
             return (
-                f"the quantised bytes are also read by {reader.node.target} at {Location.of(reader.node)}, and a fused kernel "
+                f"the quantised bytes are also read by {other.target} at {Location.of(other)}, and a fused kernel "
                 f"may change a byte by one step; with only matmuls reading them it fuses"
             )
     return None
 
 
-def _ends_in_products(node: Node, region: Region | None) -> bool:
-    """Whether a reader of the bytes is a matmul, or hands them to matmuls alone: converted, or shifted by a constant.
+def _other_than_products(node: Node, region: Region | None) -> Node | None:
+    """What reads the bytes and is no matmul; None where they go to matmuls alone, converted or shifted by a constant too.
 
     On a CPU torchao writes int8 products as such, of floats or of uint8.
     """
     if region is not None and isinstance(region.meaning, Matmul):
-        return True
+        return None
     if node.target in _MATMULS or name_of(node) in vllm_matmul.ANCHORS:
-        return True
+        return None
     shifts = node.target is aten.add.Tensor and number(node.args[1]) is not None
-    if node.target not in CASTS | VIEWS and not shifts:
-        return False
-    return bool(node.users) and all(_ends_in_products(user, None) for user in node.users)
+    if node.target in CASTS | VIEWS or shifts:
+        others = [_other_than_products(user, None) for user in node.users]
+        if others and not any(others):
+            return None
+    elif node.target is aten.view.dtype:
+        others = list(node.users)
+    else:
+        return node
+    # Who reads the bytes converted says more than the conversion, if it is in the graph.
+    return next((other for other in others if other is not None and other.op != "output"), node)

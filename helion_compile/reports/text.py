@@ -103,7 +103,7 @@ def _blocks(graph: GraphReport) -> Iterator[Block]:
     record = graph.record
     if record.error:
         yield f"Nothing fused: {record.error}", [], "bold red"
-    if graph.fused:
+    if len(graph.fused) > 1:
         yield _layers(graph)
     for group in _alike(graph.fused, _fused_key):
         yield _fused(group)

@@ -39,6 +39,11 @@ def norm_and_bytes_read(x):
     return q, scale, q.float().sum()
 
 
+def bytes_returned_as_numbers(x):
+    q, scale = quantize(x)
+    return q, scale, q.float()
+
+
 def inside_read(x):
     magnitude = amax(x)
     q, scale = quantize(x, (magnitude / 448.0).float())
@@ -81,8 +86,9 @@ def square_of_something_else(x):
 WITHOUT = "without that reader it fuses"
 # program -> candidate, what is found, what would fuse, steps matched and all steps
 PLANTED = {
-    bytes_read_by_topk: ("quant", "also read by aten.view.dtype", "only matmuls", None),
-    norm_and_bytes_read: ("rms_norm_quant", "also read by prims.convert_element_type.default at ", "only matmuls", (11, 13)),
+    bytes_read_by_topk: ("quant", "also read by aten.topk.default at ", "only matmuls", None),
+    norm_and_bytes_read: ("rms_norm_quant", "also read by aten.sum.default at ", "only matmuls", (11, 13)),
+    bytes_returned_as_numbers: ("quant", "also read by prims.convert_element_type.default at ", "only matmuls", None),
     inside_read: (
         "quantize",
         "(amax), an intermediate value, is also read by output (output)",

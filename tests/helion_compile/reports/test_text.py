@@ -104,7 +104,7 @@ def test_the_cost_of_a_graph_and_of_each_layer_alike_ones_once():
 
     before = (line("", 2, 1000), *(line(layer, 30, 500_000) for layer in "0123"))
     after = (line("", 2, 1000), line("0", 9, 90_000), *(line(layer, 8, 80_000) for layer in "123"))
-    text = render(report(site(), lines_before=before, lines_after=after), 120)
+    text = render(report(site(), site(), lines_before=before, lines_after=after), 120)
     assert (
         "  cost: as written 122 kernels that move 2 MB; now 35 and 331 kB, 1.67 MB saved\n"
         "    layers   model.layers.0: 30 kernels that move 500 kB; now 9 and 90 kB, 410 kB saved\n"
