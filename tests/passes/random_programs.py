@@ -126,6 +126,7 @@ class Stage:
     dtype: torch.dtype | None  # x is cast to it before
     view: str
     residual: str  # "none", "of one dtype" or "of another", which the sum has to promote
+    projected: bool  # heads stand between two products
     gate: str  # of an activation: "none", "apart" or "halves"
     read: frozenset[str]  # "sum" and "out" by other operations, "result" by who called
     quantised: tuple[Quantised, ...]
@@ -185,13 +186,20 @@ class Program:
             return self._turned(stage, x.reshape(1, self.rows, -1, D), take)
         row = _norm(stage)
         x = x if x.dtype in row.dtypes else x.to(BF16)
-        x = x if stage.what == "norm" else x.reshape(1, self.rows, -1, D)
+        if stage.what != "norm":
+            x = self._projected(stage, x, take).reshape(1, self.rows, -1, D)
         sized = dataclasses.replace(row, sizes=tuple(x.shape))
         dtype, operands = x.dtype, [name for name in row.operands if name != "x"]
         given = [take(functools.partial(argument, name, sized, dtype)) for name in operands]
         out = row.function(x, *given)
         out = out[0] if isinstance(out, tuple) else out
-        return self._turned(stage, out, take) if stage.what.endswith("rope") else out
+        out = self._turned(stage, out, take) if stage.what.endswith("rope") else out
+        return out if stage.what == "norm" else self._projected(stage, out, take)
+
+    def _projected(self, stage: Stage, x: torch.Tensor, take: Callable) -> torch.Tensor:
+        if not stage.projected:
+            return x
+        return x.reshape(self.rows, self.k) @ take(lambda: _random(self.k, self.k, dtype=x.dtype) / self.k**0.5)
 
     def _turned(self, stage: Stage, heads: torch.Tensor, take: Callable) -> torch.Tensor:
         angles = take(lambda: torch.outer(torch.arange(self.rows), 0.5 ** torch.arange(D // 2))[None, :, None])
@@ -245,6 +253,7 @@ STAGES = st.builds(
     dtype=st.sampled_from([None, None, None, BF16, FP16, FP32]),
     view=st.sampled_from(["as it is", "as it is", *VIEWS]),
     residual=st.sampled_from(["none", "none", "of one dtype", "of another"]),
+    projected=st.booleans(),
     gate=st.sampled_from(["none", "apart", "halves"]),
     read=st.frozensets(st.sampled_from(["sum", "out", "result"])),
     quantised=st.lists(
