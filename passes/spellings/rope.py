@@ -8,7 +8,8 @@ With x1 and x2 the two halves of x [..., R], or its even and odd elements, cut b
     out[..., 0::2] = x1 * cos - x2 * sin; out[..., 1::2] = …     strided writes     <- anchor slice_scatter
     view_as_real(view_as_complex(x) * freqs)                     complex            <- anchor view_as_complex
 
-and around any of them a cat with the rest of x, when not all of it is turned.
+and around any of them a cat with the rest of x, when not all of it is turned.  Sums in fp32 may be rounded one by one, by
+casts or by writes to a tensor of 16 bits, or as a whole: the same bits.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from passes.meanings import ComplexRope, Rope, RopePairs, RopeRounding, RopeTabl
 from passes.region import Region
 from passes.spellings.parts import Part, end_of, part_of, written_part
 from passes.spellings.walk import ADD, MUL, Walk
-from passes.values import CASTS, RESHAPES, cast_dtype, describe, dtype_name, dtype_of, lossless, same_shape, shape_of
+from passes.values import RESHAPES, cast_dtype, describe, dtype_name, dtype_of, lossless, same_shape, shape_of
 
 __all__ = ["ANCHORS", "NAME", "read"]
 
@@ -32,6 +33,7 @@ aten = torch.ops.aten
 NAME = "rope"
 ANCHORS = frozenset({aten.cat.default, aten.slice_scatter.default, aten.view_as_complex.default})
 _PLAIN_FLOATS = (torch.bfloat16, torch.float16, torch.float32)
+_ROUNDED = {torch.float32: (torch.bfloat16, torch.float16)}  # by a write
 _NEW = frozenset({aten.empty.memory_format, aten.empty_strided.default})
 _SWAP = [0, 2, 1, 3]
 
@@ -44,6 +46,7 @@ class _Turned(NamedTuple):
     table: RopeTable | None  # None for complex numbers
     inputs: dict[str, Node]  # cos and sin, or freqs
     value: Node
+    computed: torch.dtype  # of the products and sums; fp32 ones may be rounded in ``value``
 
 
 def read(anchor: Node) -> Region | None:
@@ -57,14 +60,14 @@ def read(anchor: Node) -> Region | None:
     x, value = walk.exact(found.x), found.value
     turned = shape_of(x)[-1]
     table_dtype = dtype_of(found.inputs.get("cos"))
-    if dtype_of(x) not in _PLAIN_FLOATS or dtype_of(value) not in _PLAIN_FLOATS:
-        walk.fail(anchor, f"{dtype_name(dtype_of(x))} is turned in {dtype_name(dtype_of(value))}; bf16, fp16 and fp32 fuse")
-    stepwise = dtype_of(value) != torch.float32
-    if stepwise and not dtype_of(value) == dtype_of(x) == table_dtype:
+    if dtype_of(x) not in _PLAIN_FLOATS or found.computed not in _PLAIN_FLOATS:
+        walk.fail(anchor, f"{dtype_name(dtype_of(x))} is turned in {dtype_name(found.computed)}; bf16, fp16 and fp32 fuse")
+    stepwise = found.computed != torch.float32
+    if stepwise and not found.computed == dtype_of(x) == table_dtype:
         walk.fail(anchor, f"x is {dtype_name(dtype_of(x))}, cos and sin {dtype_name(table_dtype)}; of one dtype they fuse")
     if not same_shape(shape_of(x), shape_of(value)):
         walk.fail(value, f"x {list(shape_of(x))} turned by cos and sin becomes {list(shape_of(value))}; of one shape it fuses")
-    out = (value,) if stepwise else _roundings(walk, value, dtype_of(x))
+    out = _roundings(walk, value, dtype_of(x)) if dtype_of(value) == torch.float32 else (value,)
     x, out = _with_the_rest(walk, x, out)
     x, swapped = _before_swap(walk, x)
     facts = dict(turned=turned, x_dtype=dtype_of(x), dtype=dtype_of(out[0]), swapped=swapped)
@@ -92,14 +95,17 @@ def _of_cat(walk: Walk) -> _Turned | None:
         parts = [part.args[0] for part in parts]
     else:
         whole, pairs, steps = anchor, RopePairs.HALVES, []
+    parts, casts = _before_rounding(parts, dtype_of(whole))
     first, second = (lossless(part) for part in parts)
     if first.target is aten.neg.default:
         found = _rotated_times_sin(walk, whole, pairs, first, parts)
     elif first.target is aten.sub.Tensor and second.target is aten.add.Tensor and [first, second] == list(parts):
         found = _two_sums(walk, pairs, first, second, value=whole)
+    elif second.target is aten.neg.default and _paired(part_of(second.args[0]), part_of(parts[0]), pairs):
+        walk.fail(anchor, "found cat([x2, -x1]), which turns the other way; cat([-x2, x1]) fuses")
     else:
         return None
-    for step in steps if found else ():
+    for step in (*steps, *casts) if found else ():
         walk.take(step)
     return found
 
@@ -127,7 +133,8 @@ def _rotated_times_sin(walk: Walk, whole: Node, pairs: RopePairs, negated: Node,
                     walk.exact(operand)
                 walk.take(negated), walk.take(whole), walk.take(product), walk.take(straight)
                 _check_tables(walk, cos, sin, shape_of(source)[-1])
-                return _Turned(source, pairs, RopeTable.ELEMENT, {"cos": cos, "sin": sin}, walk.take(total))
+                walk.take(total)
+                return _Turned(source, pairs, RopeTable.ELEMENT, {"cos": cos, "sin": sin}, total, dtype_of(total))
     readers = ", ".join(describe(user) for user in whole.users) or "no reader"
     walk.fail(walk.anchor, f"expected x * cos + cat([-x2, x1]) * sin, found {readers} of the cat")
 
@@ -145,8 +152,13 @@ def _two_sums(walk: Walk, pairs: RopePairs, difference: Node, total: Node, *, va
         if source is None:
             if _paired(second, first, pairs) is not None:
                 walk.fail(difference, "found x2 * cos - x1 * sin as the first of a pair; x1 * cos - x2 * sin fuses")
+            for cut in RopePairs:
+                if _paired(first, second, cut) is not None:
+                    found = f"{cut.value} are turned and put together as {pairs.value}"
+                    walk.fail(difference, f"{found}; put back where they were they fuse")
             continue
-        if not any(_is_product(a, x2, cos) and _is_product(b, x1, sin) for a, b in (products[2:], products[:1:-1])):
+        summands = products[2:], products[:1:-1]
+        if not any(_is_product(walk, a, x2, cos) and _is_product(walk, b, x1, sin) for a, b in summands):
             walk.fail(
                 total,
                 f"expected x2 * cos + x1 * sin beside x1 * cos - x2 * sin, found {describe(total)} of "
@@ -158,7 +170,10 @@ def _two_sums(walk: Walk, pairs: RopePairs, difference: Node, total: Node, *, va
                     _take(walk, part)
         walk.take(difference), walk.take(total)
         _check_tables(walk, cos, sin, shape_of(source)[-1] // 2)
-        return _Turned(source, pairs, RopeTable.PAIR, {"cos": cos, "sin": sin}, walk.take(value))
+        computed = dtype_of(difference)
+        if dtype_of(value) not in (computed, *_ROUNDED.get(computed, ())):
+            walk.fail(value, f"{dtype_name(computed)} becomes {dtype_name(dtype_of(value))}; fp32 rounded to 16 bits fuses")
+        return _Turned(source, pairs, RopeTable.PAIR, {"cos": cos, "sin": sin}, walk.take(value), computed)
     return None
 
 
@@ -179,17 +194,12 @@ def _of_writes(walk: Walk) -> _Turned | None:
     for pairs, spots in _spots(width).items():
         if writes.keys() != set(spots):
             continue
-        difference, total = (writes[spot][0] for spot in spots)
-        for cast in (difference, total):
-            if cast.target in CASTS and lossless(cast) is cast:
-                walk.fail(cast, f"each half is rounded by {describe(cast)} on its own; one rounding of the whole fuses")
+        (difference, total), casts = _before_rounding([writes[spot][0] for spot in spots], dtype_of(outer))
         if difference.target is not aten.sub.Tensor or total.target is not aten.add.Tensor:
             return None
         found = _two_sums(walk, pairs, difference, total, value=outer)
-        if found and dtype_of(outer) != dtype_of(difference):
-            written = f"{dtype_name(dtype_of(difference))} values are written to {dtype_name(dtype_of(outer))}"
-            walk.fail(outer, f"{written}, which rounds each half on its own; of one dtype they fuse")
-        walk.take(inner)
+        for step in (inner, *casts):
+            walk.take(step)
         for value, copy in writes.values():
             if copy is not value:
                 walk.take(walk.take(copy).args[0], cheap=True)
@@ -202,15 +212,17 @@ def _of_writes(walk: Walk) -> _Turned | None:
 def _of_complex(walk: Walk) -> _Turned | None:
     for product in walk.anchor.users:
         freqs = walk.other(product, walk.anchor) if product.target in MUL else None
-        if not isinstance(freqs, Node) or dtype_of(freqs) != torch.complex64:
+        if not isinstance(freqs, Node) or not dtype_of(freqs).is_complex:
             continue
+        if dtype_of(freqs) != torch.complex64:
+            walk.fail(freqs, f"x is multiplied by numbers of {dtype_of(freqs)}; by those of torch.complex64 it fuses")
         for real in product.users:
             wholes = [user for user in real.users if user.target in RESHAPES]
             if real.target is not aten.view_as_real.default or len(wholes) != 1 or len(real.users) != 1:
                 continue
             x = walk.through_views(walk.anchor.args[0])
             walk.take(product), walk.take(real)
-            return _Turned(x, RopePairs.NEIGHBOURS, None, {"freqs": freqs}, walk.take(wholes[0]))
+            return _Turned(x, RopePairs.NEIGHBOURS, None, {"freqs": freqs}, walk.take(wholes[0]), dtype_of(real))
     return None
 
 
@@ -229,6 +241,13 @@ def _spots(width: int) -> dict[RopePairs, tuple[tuple[int, int, int], ...]]:
     }
 
 
+def _before_rounding(parts: list[Node], dtype: torch.dtype) -> tuple[list[Node], list[Node]]:
+    """What is rounded, and the casts, if both parts are casts from fp32 to ``dtype``; else the parts."""
+    if all(cast_dtype(part) == dtype and dtype_of(part.args[0]) == torch.float32 for part in parts):
+        return [part.args[0] for part in parts], parts
+    return parts, []
+
+
 def _paired(first: Part | None, second: Part | None, pairs: RopePairs) -> Node | None:
     """The tensor whose elements ``first`` and ``second`` are turned together."""
     if first is None or second is None or lossless(first.source) is not lossless(second.source):
@@ -243,13 +262,14 @@ def _orders(product: Node) -> Iterator[tuple[Any, Any]]:
     yield right, left
 
 
-def _is_product(product: Node, part: Node, table: Node) -> bool:
-    """Whether ``product`` is ``part`` times ``table``; a part may be cut out anew for each use."""
+def _is_product(walk: Walk, product: Node, part: Node, table: Node) -> bool:
+    """Whether ``product`` is ``part`` times ``table``; both may be cut out anew for each use."""
     wanted = part_of(part)
     for value, factor in _orders(product):
         found = part_of(value)
-        if found and factor is table and found.spot == wanted.spot and lossless(found.source) is lossless(wanted.source):
-            return True
+        if found and found.spot == wanted.spot and lossless(found.source) is lossless(wanted.source):
+            if walk.same(factor, table):
+                return True
     return False
 
 

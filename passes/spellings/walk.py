@@ -17,6 +17,7 @@ from passes.region import Region
 from passes.values import (
     CASTS,
     RESHAPES,
+    VIEWS,
     describe,
     lossless,
     number,
@@ -122,7 +123,7 @@ class Walk:
         while value is not known:
             if not (isinstance(value, Node) and isinstance(known, Node) and value.target is known.target):
                 return False
-            if value.target not in RESHAPES or (value.args[1:], value.kwargs) != (known.args[1:], known.kwargs):
+            if value.target not in VIEWS or (value.args[1:], value.kwargs) != (known.args[1:], known.kwargs):
                 return False
             passed.append(value)
             value, known = value.args[0], known.args[0]

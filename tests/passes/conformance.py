@@ -13,18 +13,20 @@ from typing import Any
 import programs
 import torch
 
+from passes.meanings import RopeTable
+
 __all__ = ["PAGE", "Spelled", "argument", "arguments", "page"]
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "spellings.md"
 
 _INTRODUCTION = """# Spellings
 
-What is read, and as what. Each row is a function of `tests/passes/spelled_norms.py` or `tests/passes/spelled_quantisers.py`
-that writes one thing as the code named does; the tests trace it for every dtype given, with static and dynamic sizes, find
-it exactly once with these attributes, and compare what the attributes promise (`tests/passes/interpret.py`) with the
-function run in eager mode: the same bits, or within one unit in the last place of 16-bit results where the order of a sum
-differs. A norm is also read behind an addition, whose sum others may read or which is written in place. Attributes are
-those for bf16. What a kernel takes of it is up to the fusions.
+What is read, and as what. Each row is a function of a module `tests/passes/spelled_*.py` that writes one thing as the code
+named does; the tests trace it for every dtype given, with static and dynamic sizes, find it exactly once with these
+attributes, and compare what the attributes promise (`tests/passes/interpret.py`) with the function run in eager mode: the
+same bits, or within one unit in the last place of 16-bit results where the order of a sum or a library's function differs. A
+norm is also read behind an addition, whose sum others may read or which is written in place. Attributes are those for bf16.
+What a kernel takes of it is up to the fusions.
 
 This page is made by `python tests/passes/conformance.py`.
 """
@@ -60,7 +62,22 @@ def argument(name: str, row: Spelled, dtype: torch.dtype) -> torch.Tensor:
     if name in ("weight", "bias"):
         given = getattr(row.meaning(dtype), f"{name}_dtype")
         return programs.tensor(row.sizes[-1], dtype=given, seed=len(name))
+    if name == "up":
+        return programs.tensor(*row.sizes, dtype=dtype, seed=3)
+    if name in ("cos", "sin", "freqs"):
+        return _angles(name, row, dtype)
     return torch.tensor([{"scale": 0.0173, "scale_ub": 1.9}[name]])
+
+
+def _angles(name: str, row: Spelled, dtype: torch.dtype) -> torch.Tensor:
+    """cos or sin of angles that all heads share, with a number of its own for each element; or e to their i-th power."""
+    meaning = row.meaning(dtype)
+    batch, tokens, _, _ = row.sizes
+    width = meaning.turned if getattr(meaning, "table", None) is RopeTable.ELEMENT else meaning.turned // 2
+    angles = programs.tensor(batch, *((1, tokens) if meaning.swapped else (tokens, 1)), width, dtype=torch.float32, seed=5)
+    if name == "freqs":
+        return torch.polar(torch.ones_like(angles), angles)
+    return (angles.cos() if name == "cos" else angles.sin()).to(meaning.table_dtype)
 
 
 def arguments(row: Spelled, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -70,11 +87,14 @@ def arguments(row: Spelled, dtype: torch.dtype) -> dict[str, torch.Tensor]:
 
 def page() -> str:
     """docs/spellings.md."""
+    from spelled_activations import ACTIVATIONS
     from spelled_norms import NORMS
     from spelled_quantisers import QUANTISERS
+    from spelled_ropes import ROPES
 
     parts = [_INTRODUCTION]
-    for title, rows in (("Norm", NORMS), ("Quantize", QUANTISERS)):
+    tables = {"Norm": NORMS, "Quantize": QUANTISERS, "Activation": ACTIVATIONS, "Rope": ROPES}
+    for title, rows in tables.items():
         parts += [f"## {title}\n", "| function | written so by | dtypes | read as |\n|---|---|---|---|"]
         for row in rows:
             dtypes = ", ".join(_NAMES[dtype] for dtype in row.dtypes)

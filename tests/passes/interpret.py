@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from passes.meanings import (
+    Activation,
+    ActivationFunction,
+    ActivationRounding,
+    ComplexRope,
     Granularity,
     Norm,
     NormKind,
     NormRoot,
     NormRounding,
     Quantize,
+    Rope,
+    RopePairs,
+    RopeRounding,
+    RopeTable,
     ScaleDivision,
     ScaleFormat,
     ScaleLayout,
@@ -128,3 +138,47 @@ def _laid_out(meaning, scale):
     laid_out = torch.empty_strided((rows, groups), (1, aligned))
     laid_out.copy_(scale)
     return laid_out
+
+
+def activation(meaning: Activation, x, up=None):
+    """{"out": …}"""
+    dtype = meaning.x_dtype if meaning.rounding is ActivationRounding.EVERY_STEP else FP32
+    value = _FUNCTIONS[meaning.function](x.to(dtype))
+    if meaning.gated:
+        value = value.to(meaning.dtype) if meaning.rounding is ActivationRounding.FUNCTION else value
+        value = value.to(dtype) * up.to(dtype)
+    return {"out": value.to(meaning.dtype)}
+
+
+def _gelu_tanh(x):
+    cube = x * x * x if x.dtype is FP32 else x.pow(3)
+    return (x * 0.5) * (torch.tanh((x + cube * 0.044715) * math.sqrt(2 / math.pi)) + 1)
+
+
+_FUNCTIONS = {
+    ActivationFunction.SILU: lambda x: x / (1 + torch.exp(-x)),
+    ActivationFunction.SILU_SIGMOID: lambda x: x * torch.sigmoid(x),
+    ActivationFunction.GELU: lambda x: (x * 0.5) * (torch.erf(x * math.sqrt(0.5)) + 1),
+    ActivationFunction.GELU_TANH: _gelu_tanh,
+    ActivationFunction.RELU_SQUARED: lambda x: x.clamp(min=0) * x.clamp(min=0),
+}
+
+
+def rope(meaning: Rope | ComplexRope, x, cos=None, sin=None, freqs=None):
+    """{"out": …}"""
+    if isinstance(meaning, ComplexRope):
+        pairs, steps, cos, sin = RopePairs.NEIGHBOURS, FP32, freqs.real, freqs.imag
+    else:
+        pairs, steps = meaning.pairs, meaning.x_dtype if meaning.rounding is RopeRounding.EVERY_STEP else FP32
+    if meaning.swapped:
+        x = x.transpose(1, 2)
+    spots = [slice(0, meaning.turned // 2), slice(meaning.turned // 2, meaning.turned)]
+    if pairs is RopePairs.NEIGHBOURS:
+        spots = [slice(0, meaning.turned, 2), slice(1, meaning.turned, 2)]
+    x1, x2 = (x[..., spot].to(steps) for spot in spots)
+    each = not isinstance(meaning, ComplexRope) and meaning.table is RopeTable.ELEMENT
+    (cos1, cos2), (sin1, sin2) = ([table[..., spot].to(steps) if each else table for spot in spots] for table in (cos, sin))
+    out = x.to(meaning.dtype, copy=True)
+    out[..., spots[0]] = (x1 * cos1 - x2 * sin1).to(meaning.dtype)
+    out[..., spots[1]] = (x2 * cos2 + x1 * sin2).to(meaning.dtype)
+    return {"out": out}

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from capture import capture
+from spelled_activations import ACTIVATIONS
 from transformers.activations import ACT2FN
 from transformers.models.gemma3.modeling_gemma3 import Gemma3MLP
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXMLP
@@ -24,57 +25,6 @@ SILU, SIGMOID, GELU, GELU_TANH, RELU_SQUARED = ActivationFunction
 FUNCTION, RESULT, EVERY_STEP = ActivationRounding
 
 
-def silu_in_fp32(x):
-    return (x.float() * torch.sigmoid(x.float())).to(x.dtype)
-
-
-def silu_quotient_in_fp32(x):
-    x32 = x.float()
-    return (x32 / (1 + torch.exp(-x32))).to(x.dtype)
-
-
-def silu_step_by_step(x):
-    return torch.sigmoid(x) * x
-
-
-def gelu_in_fp32(x):
-    x32 = x.float()
-    return ((1.0 + torch.erf(math.sqrt(0.5) * x32)) * (0.5 * x32)).to(x.dtype)
-
-
-def gelu_tanh(x):
-    return F.gelu(x, approximate="tanh")
-
-
-def gpt2_gelu(x):
-    return 0.5 * x * (1.0 + torch.tanh(0.7978845608028654 * (x + 0.044715 * torch.pow(x, 3.0))))
-
-
-def relu_squared_as_power(x):
-    return torch.pow(F.relu(x), 2)
-
-
-def relu_times_relu(x):
-    return F.relu(x) * F.relu(x)
-
-
-# function -> what it is, and where it rounds values that are not fp32
-FORMS = {
-    F.silu: (SILU, RESULT),
-    silu_quotient_in_fp32: (SILU, RESULT),
-    silu_in_fp32: (SIGMOID, RESULT),
-    silu_step_by_step: (SIGMOID, EVERY_STEP),
-    F.gelu: (GELU, RESULT),
-    gelu_in_fp32: (GELU, RESULT),
-    gelu_tanh: (GELU_TANH, RESULT),
-    gpt2_gelu: (GELU_TANH, EVERY_STEP),
-    relu_squared_as_power: (RELU_SQUARED, RESULT),
-    relu_times_relu: (RELU_SQUARED, RESULT),
-    ACT2FN["gelu_pytorch_tanh"]: (GELU_TANH, RESULT),
-    ACT2FN["relu2"]: (RELU_SQUARED, RESULT),
-}
-
-
 def only_region(function, *args, dynamic=False):
     reading = read(capture(function, *args, dynamic=dynamic).graph)
     assert not reading.refusals, reading.refusals
@@ -82,47 +32,24 @@ def only_region(function, *args, dynamic=False):
     return region
 
 
-def named(function):
-    return getattr(function, "__name__", type(function).__name__)
+ALONE = {str(row): row for row in ACTIVATIONS if row.operands == ("x",)}
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("dtype", [BF16, FP16, FP32])
-@pytest.mark.parametrize("function", FORMS, ids=named)
-class TestForms:
-    def test_alone(self, function, dtype, dynamic):
-        region = only_region(function, programs.tensor(3, 5, 64, dtype=dtype), dynamic=dynamic)
-        kind, rounding = FORMS[function]
-        rounding = RESULT if dtype == FP32 else rounding
-        assert region.meaning == Activation(function=kind, gated=False, x_dtype=dtype, dtype=dtype, rounding=rounding)
-        assert region.inputs.keys() == {"x"} and region.inputs["x"].op == "placeholder"
-        assert len(region.outputs["out"]) == 1
-
-    def test_times_up(self, function, dtype, dynamic):
-        args = programs.tensor(3, 5, 64, dtype=dtype), programs.tensor(3, 5, 64, dtype=dtype, seed=1)
-        kind, rounding = FORMS[function]
-        rounding = RESULT if dtype == FP32 else {RESULT: FUNCTION}.get(rounding, rounding)
-        for program in (lambda x, up: function(x) * up, lambda x, up: up * function(x)):
-            region = only_region(program, *args, dynamic=dynamic)
-            assert region.meaning == Activation(function=kind, gated=True, x_dtype=dtype, dtype=dtype, rounding=rounding)
-            assert [node.name for node in region.inputs.values()] == ["arg0_1", "arg1_1"] or dynamic
-            assert [node.op for node in region.inputs.values()] == ["placeholder", "placeholder"]
-
-
-def test_a_product_in_fp32():
+@pytest.mark.parametrize("name", ALONE)
+def test_up_as_the_first_factor(name):
     def program(x, up):
-        return (F.silu(x.float()) * up.float()).to(x.dtype)
+        return up * ALONE[name].function(x)
 
-    meaning = only_region(program, programs.tensor(8, 64), programs.tensor(8, 64, seed=1)).meaning
-    assert meaning == Activation(function=SILU, gated=True, x_dtype=BF16, dtype=BF16, rounding=RESULT)
+    region = only_region(program, programs.tensor(3, 5, 64), programs.tensor(3, 5, 64, seed=1))
+    (gated,) = (row for row in ACTIVATIONS if str(row) == f"{name}_times_up")
+    assert region.meaning == gated.meaning(BF16)
+    assert [region.inputs[name].target for name in ("x", "up")] == ["arg0_1", "arg1_1"]
 
 
-def test_a_result_in_fp32():
-    def program(x, up):
-        return F.silu(x.float()) * up.float()
-
-    meaning = only_region(program, programs.tensor(8, 64), programs.tensor(8, 64, seed=1)).meaning
-    assert meaning == Activation(function=SILU, gated=True, x_dtype=BF16, dtype=FP32, rounding=RESULT)
+@pytest.mark.parametrize(("name", "function"), [("gelu_pytorch_tanh", GELU_TANH), ("relu2", RELU_SQUARED), ("silu", SILU)])
+def test_functions_of_transformers(name, function):
+    meaning = only_region(ACT2FN[name], programs.tensor(8, 64)).meaning
+    assert meaning == Activation(function=function, gated=False, x_dtype=BF16, dtype=BF16, rounding=RESULT)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ import torch
 from capture import capture
 from checks import assert_near, assert_same_bits
 from conformance import argument, arguments
+from spelled_activations import ACTIVATIONS
 from spelled_norms import NORMS
 from spelled_quantisers import QUANTISERS
+from spelled_ropes import ROPES
 
-from passes.meanings import Norm
+from passes.meanings import Activation, ComplexRope, Norm, Quantize, Rope
 from passes.reading import read
 
 BF16, FP32 = torch.bfloat16, torch.float32
@@ -27,16 +29,24 @@ def only(graph):
     return region
 
 
-CASES = [(row, dtype, False) for row in (*NORMS, *QUANTISERS) for dtype in row.dtypes]
-CASES += [(row, row.dtypes[0], True) for row in (*NORMS, *QUANTISERS)]
+TABLES = NORMS, QUANTISERS, ACTIVATIONS, ROPES
+CASES = [(row, dtype, False) for rows in TABLES for row in rows for dtype in row.dtypes]
+CASES += [(row, row.dtypes[0], True) for rows in TABLES for row in rows]
+PROMISES = {
+    Norm: interpret.norm,
+    Quantize: interpret.quantize,
+    Activation: interpret.activation,
+    Rope: interpret.rope,
+    ComplexRope: interpret.rope,
+}
 
 
 @pytest.mark.parametrize(("row", "dtype", "dynamic"), CASES, ids=lambda value: str(value).removeprefix("torch."))
 def test_read_once(row, dtype, dynamic):
     given = arguments(row, dtype)
-    for name in ("x", "residual"):
-        if dynamic and name in given:
-            torch._dynamo.mark_dynamic(given[name], 0)
+    for tensor in given.values():
+        if dynamic and tensor.dim() == len(row.sizes):
+            torch._dynamo.mark_dynamic(tensor, 0)
     region = only(capture(row.function, *given.values(), dynamic=None if dynamic else False).graph)
     expected = row.meaning(dtype)
     if "residual" in given:
@@ -68,8 +78,7 @@ def test_the_attributes_say_what_is_computed(row, dtype):
     meaning = row.meaning(dtype)
     if "residual" in given:
         meaning = dataclasses.replace(meaning, residual=True, unrounded_sum=str(row) == "unrounded_sum")
-    promise = interpret.norm if isinstance(meaning, Norm) else interpret.quantize
-    promised = list(promise(meaning, **given).values())
+    promised = list(PROMISES[type(meaning)](meaning, **given).values())
     if str(row) == "gated":  # the gate is no part of the norm
         promised[0] = promised[0] * torch.sigmoid(given["x"].to(FP32))
     found = row.function(*given.values())
@@ -96,16 +105,19 @@ def test_layouts_are_what_memory_has():
 
 def test_every_attribute_has_a_row_that_sets_it():
     """No field of the meanings is without a spelling that needs it."""
-    for rows in (NORMS, QUANTISERS):
+    # Others set these: a row behind an addition, an operator of vLLM.
+    elsewhere = {"eps", "residual", "unrounded_sum", "joined"}
+    for rows in TABLES:
         meanings = [row.meaning(dtype) for row in rows for dtype in row.dtypes]
-        fields = set(meanings[0].__dataclass_fields__) - {"eps", "residual", "unrounded_sum"}
+        meanings = [meaning for meaning in meanings if type(meaning) is type(meanings[0])]
+        fields = set(meanings[0].__dataclass_fields__) - elsewhere
         for field in fields:
             assert len({getattr(meaning, field) for meaning in meanings}) > 1, field
 
 
 def test_different_meanings_have_different_texts():
     """The report tells apart what is kept apart."""
-    meanings = {row.meaning(dtype) for row in (*NORMS, *QUANTISERS) for dtype in row.dtypes}
+    meanings = {row.meaning(dtype) for rows in TABLES for row in rows for dtype in row.dtypes}
     for left, right in itertools.combinations(meanings, 2):
         assert str(left) != str(right)
 

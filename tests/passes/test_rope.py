@@ -7,6 +7,18 @@ import programs
 import pytest
 import torch
 from capture import capture
+from spelled_ropes import (
+    chunked,
+    even_odd,
+    halves,
+    rotate_half,
+    rotate_half_by_chunk,
+    rotate_pairs,
+    stacked,
+    stacked_by_unbind,
+    strided_writes,
+    written_halves,
+)
 from transformers.models.cohere import modeling_cohere
 from transformers.models.glm import modeling_glm
 from transformers.models.gpt_neox import modeling_gpt_neox
@@ -22,60 +34,6 @@ HALVES, NEIGHBOURS = RopePairs
 ELEMENT, PAIR = RopeTable
 EVERY_STEP, RESULT = RopeRounding
 B, S, H, D = 2, 5, 4, 64
-
-
-def halves(x):
-    return x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
-
-
-def even_odd(x):
-    return x[..., 0::2], x[..., 1::2]
-
-
-def rotate_half(x, cos, sin):
-    x1, x2 = halves(x)
-    return x * cos + torch.cat((-x2, x1), -1) * sin
-
-
-def rotate_half_by_chunk(x, cos, sin):
-    x1, x2 = x.chunk(2, dim=-1)
-    return sin * torch.cat([-x2, x1], dim=-1) + cos * x
-
-
-def rotate_pairs(x, cos, sin):
-    x1, x2 = even_odd(x)
-    return x * cos + torch.stack((-x2, x1), -1).flatten(-2) * sin
-
-
-def chunked(x, cos, sin):
-    x1, x2 = x.chunk(2, dim=-1)
-    return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), -1)
-
-
-def stacked(x, cos, sin):
-    x1, x2 = even_odd(x)
-    return torch.stack((x1 * cos - sin * x2, x1 * sin + cos * x2), -1).flatten(-2)
-
-
-def stacked_by_unbind(x, cos, sin):
-    x1, x2 = x.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack((x1 * cos - x2 * sin, x2 * cos + x1 * sin), -1).flatten(-2)
-
-
-def strided_writes(x, cos, sin):
-    x1, x2 = x.unflatten(-1, (-1, 2)).unbind(-1)
-    out = torch.empty_like(x)
-    out[..., 0::2] = x1 * cos - x2 * sin
-    out[..., 1::2] = x1 * sin + x2 * cos
-    return out
-
-
-def written_halves(x, cos, sin):
-    x1, x2 = halves(x)
-    out = torch.empty_like(x)
-    out[..., D // 2 :] = x2 * cos + x1 * sin
-    out[..., : D // 2] = x1 * cos - x2 * sin
-    return out
 
 
 FORMS = {
@@ -117,20 +75,6 @@ def meaning(function, dtype=BF16, **facts):
 
 @pytest.mark.parametrize("function", FORMS, ids=lambda function: function.__name__)
 class TestForms:
-    @pytest.mark.parametrize("dynamic", [False, True])
-    @pytest.mark.parametrize("dtype", [BF16, FP16, FP32])
-    def test_in_its_own_dtype(self, function, dtype, dynamic):
-        args = arguments(function, dtype)
-        if dynamic:
-            for tensor in args:
-                torch._dynamo.mark_static(tensor, 3)
-                torch._dynamo.mark_static(tensor, 2)
-        region = only_rope(function, *args, dynamic=dynamic)
-        assert region.meaning == meaning(function, dtype)
-        assert region.inputs.keys() == {"x", "cos", "sin"}
-        assert [node.op for node in region.inputs.values()] == ["placeholder"] * 3
-        assert len(region.outputs["out"]) == 1
-
     def test_in_fp32_and_rounded(self, function):
         def program(x, cos, sin):
             return function(x.float(), cos, sin).to(x.dtype)
@@ -163,6 +107,20 @@ class TestForms:
         (region,) = read(captured.graph).regions
         left = [node for node in captured.graph.nodes if node.op == "call_function" and node not in region.nodes]
         assert not left
+
+
+def test_angles_cut_out_anew_for_each_use():
+    """As gpt-fast and torchtune, with cos and sin in one tensor [S, D / 2, 2]."""
+
+    def program(x, angles):
+        x, angles = x.float().reshape(*x.shape[:-1], -1, 2), angles.view(1, x.size(1), 1, -1, 2)
+        first = x[..., 0] * angles[..., 0] - x[..., 1] * angles[..., 1]
+        second = x[..., 1] * angles[..., 0] + x[..., 0] * angles[..., 1]
+        return torch.stack([first, second], -1).flatten(3).to(BF16)
+
+    region = only_rope(program, programs.tensor(B, S, H, D), programs.tensor(S, D // 2, 2))
+    assert region.meaning == meaning(stacked, rounding=RESULT)
+    assert [region.inputs[name].args[2] for name in ("cos", "sin")] == [0, 1]
 
 
 def test_complex_products():
@@ -268,16 +226,46 @@ class TestRefused:
 
         assert self.refused(program, *arguments(chunked)).startswith("found x2 * cos - x1 * sin as the first of a pair")
 
-    def test_halves_rounded_one_by_one(self):
+    def test_turned_the_other_way(self):
+        """As NanoChat."""
+
         def program(x, cos, sin):
-            x1, x2 = even_odd(x.float())
-            out = torch.empty_like(x)
+            x1, x2 = halves(x)
+            return x * cos + torch.cat((x2, -x1), -1) * sin
+
+        reason = self.refused(program, *arguments(rotate_half))
+        assert reason == "found cat([x2, -x1]), which turns the other way; cat([-x2, x1]) fuses"
+
+    def test_neighbours_put_together_as_halves(self):
+        """As DeepSeek V3."""
+
+        def program(x, cos, sin):
+            x1, x2 = even_odd(x)
+            return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), -1)
+
+        reason = self.refused(program, *arguments(chunked))
+        assert reason == "neighbours are turned and put together as halves; put back where they were they fuse"
+
+    def test_written_to_more_bits_than_were_computed(self):
+        def program(x, cos, sin):
+            x1, x2 = even_odd(x)
+            out = torch.empty_like(x, dtype=FP32)
             out[..., 0::2] = x1 * cos - x2 * sin
             out[..., 1::2] = x1 * sin + x2 * cos
             return out
 
-        reason = self.refused(program, *arguments(strided_writes, BF16, FP32))
-        assert "rounded by" in reason or "are written to bf16, which rounds each half on its own" in reason
+        assert self.refused(program, *arguments(chunked)) == "bf16 becomes fp32; fp32 rounded to 16 bits fuses"
+
+    def test_complex_numbers_in_fp64(self):
+        """As Wan's first version."""
+
+        def program(x, freqs):
+            pairs = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)))
+            return torch.view_as_real(pairs * freqs).flatten(-2).type_as(x)
+
+        freqs = torch.polar(torch.ones(1, S, 1, D // 2).double(), torch.randn(1, S, 1, D // 2).double())
+        reason = self.refused(program, programs.tensor(B, S, H, D), freqs)
+        assert reason == "x is multiplied by numbers of torch.complex128; by those of torch.complex64 it fuses"
 
     def test_cos_and_sin_of_two_dtypes(self):
         x, cos, sin = arguments(rotate_half, FP32)

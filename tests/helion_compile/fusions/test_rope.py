@@ -118,6 +118,30 @@ def test_a_norm_over_all_heads():
 
 
 @pytest.mark.parametrize("numerics", ["default", "exact"])
+def test_strided_writes_behind_a_norm_over_all_heads(numerics):
+    """As Wan: the angles are fp32, and so the writes round."""
+
+    def program(hidden, weight, cos, sin, kv):
+        q = F.rms_norm(hidden, (H * D,), weight, 1e-6).unflatten(2, (H, -1))
+        x1, x2 = q.unflatten(-1, (-1, 2)).unbind(-1)
+        out = torch.empty_like(q)
+        out[..., 0::2] = x1 * cos[..., 0::2] - x2 * sin[..., 1::2]
+        out[..., 1::2] = x1 * sin[..., 1::2] + x2 * cos[..., 0::2]
+        return F.scaled_dot_product_attention(out.type_as(q).transpose(1, 2), kv, kv)
+
+    hidden, _, _, _, kv = arguments()
+    angles = randn(1, S, 1, D, dtype=torch.float32, seed=3)
+    args = hidden, 1 + 0.1 * randn(H * D, seed=9), angles.cos(), angles.sin(), kv
+    result, record = run(program, *args, numerics=numerics)
+    assert fused(record) == ["norm_rope"]
+    expected, _ = run(program, *args, only=[])
+    if numerics == "exact":
+        assert_bit_equal([result], [expected])
+    else:
+        torch.testing.assert_close(result, expected, rtol=2**-6, atol=2**-6)
+
+
+@pytest.mark.parametrize("numerics", ["default", "exact"])
 def test_any_number_of_tokens_through_one_graph(numerics):
     program, args = attention(rotate_half), list(arguments())
     for index in (0, 2, 3):
