@@ -96,13 +96,32 @@ def quantizer_text(meaning: Quantize) -> str:
         scale_dtype=meaning.scale_dtype if dynamic else torch.float32,
         division=_DIVISION[meaning.division] if dynamic else "number",
         amax_ceiling=meaning.amax_ceiling,
-        amax_floor=meaning.amax_floor,
+        amax_floor=meaning.amax_floor if meaning.amax_of_zeros is None else _smallest(meaning.x_dtype),
         scale_floor=meaning.scale_floor,
         group=meaning.group if meaning.granularity is Granularity.GROUP else None,
         ue8m0=meaning.scale_format is ScaleFormat.UE8M0,
         layout=_LAYOUT[meaning.scale_layout],
         zero_point=meaning.zero_point,
     )
+
+
+def _smallest(dtype: torch.dtype) -> float:
+    """The smallest positive number: as a floor it changes the scales of rows of zeros alone."""
+    return torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+
+
+def _refuse_zeros(chain: Chain) -> str | None:
+    """A row of zeros has another scale in the kernel, one with a NaN other values: in products both are 0, and NaN."""
+    meaning = chain[Quantize].meaning
+    if meaning.x_dtype == torch.float32 or meaning.use is not ScaleUse.DIVIDE:
+        found = f"rows of zeros have a scale of their own, x is {meaning.x_dtype} and {meaning.use.value}d by it"
+        return f"{found}; divided rows of 16 bits fuse"
+    for name in ("q", "scale"):
+        for reader in chain.readers(Quantize, name):
+            if reader.region is None or not isinstance(reader.region.meaning, Matmul):
+                where = f"{reader.node.target} at {Location.of(reader.node)}"
+                return f"rows of zeros have a scale of their own, which {where} may see; read by products alone they fuse"
+    return None
 
 
 def _inputs(chain: Chain) -> tuple[Node | None, Node | None]:
@@ -138,7 +157,7 @@ def _refuse_quantize(chain: Chain) -> str | None:
         # An operator that normalises and quantises has no tensor in between.
         if meaning.dynamic and taken and made and not known_equal(made[-1], taken[-1]):
             return f"rows of {made[-1]} elements are quantised in rows of {taken[-1]}; rows that stay as they are fuse"
-    return None
+    return _refuse_zeros(chain) if meaning.amax_of_zeros is not None else None
 
 
 def _refuse_readers(chain: Chain) -> str | None:

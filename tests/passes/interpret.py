@@ -79,6 +79,8 @@ def quantize(meaning: Quantize, x, scale=None, scale_ub=None):
         amax = amax.clamp(max=meaning.amax_ceiling)
     if meaning.amax_floor is not None:
         amax = amax.clamp(min=meaning.amax_floor)
+    if meaning.amax_of_zeros is not None:
+        amax = torch.where(amax > 0, amax, meaning.amax_of_zeros)
     amax = amax.to(meaning.scale_dtype)
     factor = (amax.reciprocal() * meaning.qmax).to(FP32)
     scale = _divided(meaning, amax).to(FP32)

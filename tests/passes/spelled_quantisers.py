@@ -101,6 +101,14 @@ def vllm_token_bound(x, scale_ub):
     return (x.to(FP32) * scale.reciprocal()).clamp(-448.0, 448.0).to(E4M3), scale
 
 
+@spelled("transformers: CompressedTensorsFP8Linear", scale_dtype=FP32, use=DIVIDE, amax_of_zeros=1.0)
+def compressed_tensors(x):
+    x32 = x.to(FP32)
+    amax = x32.abs().amax(dim=-1)
+    scale = torch.where(amax > 0, amax, torch.ones_like(amax)) / 448.0
+    return (x32 / scale.unsqueeze(-1)).clamp(-448.0, 448.0).to(E4M3), scale
+
+
 @spelled("plain code: no clamp", amax_floor=1e-12, clamp=None)
 def without_clamp(x):
     x32 = x.float()

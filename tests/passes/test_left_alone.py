@@ -516,3 +516,37 @@ class TestFactor:
             return bounded(x.float() * factor), 1 / factor.float()
 
         assert refused(program, X)
+
+
+class TestRowsOfZeros:
+    x = programs.tensor(8, 64)
+
+    def program(self, instead):
+        def program(x):
+            x32 = x.float()
+            scale = instead(x32.abs().amax(-1, keepdim=True)) / 448.0
+            return (x32 / scale).clamp(-448, 448).to(E4M3), scale
+
+        return program
+
+    def test_a_condition_that_is_true_for_zeros(self):
+        reason = refused(self.program(lambda amax: torch.where(amax >= 0, amax, 1.0)), self.x)
+        assert reason.startswith("expected where(max |x| > 0, max |x|, a constant), found aten.where.self")
+
+    def test_another_value_under_the_condition(self):
+        reason = refused(self.program(lambda amax: torch.where(amax.roll(1) > 0, amax, 1.0)), self.x)
+        assert reason.startswith("expected where(max |x| > 0, max |x|, a constant), found aten.where.self")
+
+    def test_no_constant(self):
+        reason = refused(self.program(lambda amax: torch.where(amax > 0, amax, amax.cos())), self.x)
+        assert reason.startswith("expected where(max |x| > 0, max |x|, a constant), found aten.where.self")
+
+    @pytest.mark.parametrize("before", [False, True])
+    def test_a_floor_as_well(self, before):
+        def instead(amax):
+            amax = amax.clamp(min=1e-12) if before else amax
+            amax = torch.where(amax > 0, amax, 1.0)
+            return amax if before else amax.clamp(min=1e-12)
+
+        reason = "max |x| is bounded from below and has a constant for rows of zeros; one of both fuses"
+        assert refused(self.program(instead), self.x) == reason

@@ -103,6 +103,7 @@ def _dynamic(walk: Walk, narrowing: Narrowing, use: Use, x: Node) -> Region:
         clamp=narrowing.clamp,
         amax_ceiling=scale.amax_ceiling,
         amax_floor=scale.amax_floor,
+        amax_of_zeros=scale.amax_of_zeros,
         scale_floor=scale.scale_floor,
     )
     inputs: dict[str, Node] = {"x": extent.x}

@@ -106,6 +106,7 @@ class Scale:
         self.upper_bound: Node | None = None
         self.amax_ceiling: float | None = None
         self.amax_floor: float | None = None
+        self.amax_of_zeros: float | None = None
         self.scale_floor: float | None = None
         self.amax_dtypes: list[torch.dtype] = []  # that the largest magnitude is converted to, the last one first
         self.scale_dtypes: list[torch.dtype] = []  # that the scale is converted to, the last one first
@@ -136,6 +137,8 @@ class Scale:
                 return
             elif node.target in CLAMP:
                 node = self._bound(node)
+            elif node.target is aten.where.self and self.dtype is not None:
+                node = self._instead_of_zero(node)
             elif node.target in _POWER and self.dtype is None:
                 node = self._power_of_two(node)
             elif node.target in DIV | MUL and self.dtype is None:
@@ -212,6 +215,8 @@ class Scale:
         if not divided:
             self.scale_floor = low or None
         else:
+            if low and self.amax_of_zeros is not None:
+                walk.fail(node, "max |x| is bounded from below and has a constant for rows of zeros; one of both fuses")
             if low and self.upper_bound is not None:
                 walk.fail(node, "max |x| is bounded from below before it is bounded above by scale_ub; after it, it fuses")
             self.amax_floor = low or self.amax_floor
@@ -221,6 +226,20 @@ class Scale:
                 walk.fail(node, f"max |x| is bounded to {found}, which is empty; bounds in their order fuse")
         walk.take(node)
         return inner
+
+    def _instead_of_zero(self, node: Node) -> Any:
+        """amax of where(amax > 0, amax, a constant)."""
+        walk = self.walk
+        condition, value, other = node.args
+        constant = walk.number(other)
+        positive = condition.target is aten.gt.Scalar and condition.args[1] == 0
+        if not positive or constant is None or not walk.same(condition.args[0], value):
+            walk.fail(node, f"expected where(max |x| > 0, max |x|, a constant), found {describe(node)} of {node.args}")
+        if self.amax_floor is not None or self.amax_of_zeros is not None:
+            walk.fail(node, "max |x| is bounded from below and has a constant for rows of zeros; one of both fuses")
+        walk.take(condition)
+        self.amax_of_zeros = constant
+        return walk.take(node).args[1]
 
     def _upper_bound(self, node: Node) -> Any:
         """What a tensor of one element, given to the graph, bounds above."""
