@@ -30,6 +30,7 @@ _USE = {
     ScaleUse.MULTIPLY_RECIPROCAL: "reciprocal",
     ScaleUse.MULTIPLY_FACTOR: "factor",
     ScaleUse.MULTIPLY_FACTOR_INVERSE: "factor_inverse",
+    ScaleUse.MULTIPLY_QUOTIENT: "factor_inverse",  # but for its last bit
 }
 _DIVISION = {ScaleDivision.NUMBER: "number", ScaleDivision.TENSOR: "tensor", ScaleDivision.RECIPROCAL: "reciprocal"}
 _LAYOUT = {
@@ -73,7 +74,7 @@ def into_quantizer(
         return (
             refuse(chain)
             or (None if same_bits else _refuse_readers(chain))
-            or _refuse_quantize(chain)
+            or _refuse_quantize(chain, exact)
             or refused_or_left(chain, kernel, exact, *arguments(chain, Fakes()))
         )
 
@@ -137,7 +138,7 @@ def _outputs(chain: Chain) -> list[tuple[type[Quantize], str]]:
     return [(Quantize, name) for name, is_there in present.items() if is_there]
 
 
-def _refuse_quantize(chain: Chain) -> str | None:
+def _refuse_quantize(chain: Chain, exact: bool) -> str | None:
     """Why no kernel takes a quantiser of this kind; what of its attributes a kernel computes is the kernel's to say."""
     meaning = chain[Quantize].meaning
     if meaning.granularity is Granularity.TENSOR and meaning.dynamic:
@@ -157,6 +158,11 @@ def _refuse_quantize(chain: Chain) -> str | None:
         # An operator that normalises and quantises has no tensor in between.
         if meaning.dynamic and taken and made and not known_equal(made[-1], taken[-1]):
             return f"rows of {made[-1]} elements are quantised in rows of {taken[-1]}; rows that stay as they are fuse"
+    if exact and meaning.use is ScaleUse.MULTIPLY_QUOTIENT:
+        return (
+            "x is multiplied by qmax / amax of one division, and by (1 / amax) * qmax in the kernel, which may have another "
+            "last bit; with numerics='default' it fuses"
+        )
     return _refuse_zeros(chain) if meaning.amax_of_zeros is not None else None
 
 

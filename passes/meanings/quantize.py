@@ -16,13 +16,15 @@ __all__ = ["Granularity", "Quantize", "ScaleDivision", "ScaleFormat", "ScaleLayo
 class ScaleUse(enum.Enum):
     """How the values are brought to the quantised range.
 
-    The last two have a factor ``(1 / amax) * qmax``, computed in the scale's dtype and converted to fp32.
+    The next to last two have a factor ``(1 / amax) * qmax``, computed in the scale's dtype and converted to fp32; the last
+    one of a single division, ``qmax / amax``.
     """
 
     DIVIDE = "divide"  # x / scale
     MULTIPLY_RECIPROCAL = "multiply by reciprocal"  # x * (1 / scale)
     MULTIPLY_FACTOR = "multiply by qmax / amax"  # x * factor; the scale is computed apart, as amax / qmax: DeepGEMM
     MULTIPLY_FACTOR_INVERSE = "multiply by qmax / amax, its inverse as scale"  # scale = 1 / factor: torchao's training
+    MULTIPLY_QUOTIENT = "multiply by qmax / amax in one division, its inverse as scale"  # MSLK's and FBGEMM's Triton
 
 
 class ScaleDivision(enum.Enum):

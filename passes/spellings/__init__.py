@@ -11,6 +11,7 @@ from passes.spellings import (
     matmul,
     norm,
     opaque_matmul,
+    opaque_quantize,
     quantize,
     rope,
     vllm_activation,
@@ -22,5 +23,5 @@ from passes.spellings import (
 
 SPELLINGS = (
     *(norm, vllm_norm, activation, vllm_activation, rope, vllm_rope),
-    *(quantize, vllm_quantize, matmul, opaque_matmul, vllm_matmul),
+    *(quantize, opaque_quantize, vllm_quantize, matmul, opaque_matmul, vllm_matmul),
 )

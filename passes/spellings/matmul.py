@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -58,7 +60,7 @@ def granularity(walk: Walk, rows: Any, columns: Any, a_scale: Node, b_scale: Nod
     """What shares a scale in the product of [rows, K] and [K, columns], alike for both; fails for anything else."""
     a_shape, b_shape = shape_of(a_scale), shape_of(b_scale)
     by_column = same_shape(b_shape, (1, columns)) or same_shape(b_shape, (columns, 1)) or same_shape(b_shape, (columns,))
-    if (same_shape(a_shape, (rows, 1)) or same_shape(a_shape, (rows,))) and by_column:
+    if (_one_each(a_shape, rows) or same_shape(a_shape, (rows,))) and by_column:
         return Granularity.TOKEN
     if all(known_equal(size, 1) for size in (*a_shape, *b_shape)):
         return Granularity.TENSOR
@@ -69,6 +71,11 @@ def granularity(walk: Walk, rows: Any, columns: Any, a_scale: Node, b_scale: Nod
         f"expected scales of shape [{rows}, 1] and [1, {columns}], one a row and one a column, or of one element each, found "
         f"{list(a_shape)} and {list(b_shape)}",
     )
+
+
+def _one_each(shape: Sequence[Any], rows: Any) -> bool:
+    """Whether scales of ``shape`` are [..., 1] with as many elements as there are rows."""
+    return len(shape) > 1 and known_equal(shape[-1], 1) and known_equal(math.prod(shape), rows)
 
 
 def _scaled_mm(anchor: Node, given: dict[str, Any]) -> Region:

@@ -52,6 +52,7 @@ class OpaqueWalk(Walk):
         self.arguments |= dict(zip(names, () if self.functionalized else anchor.args, strict=False)) | anchor.kwargs
         self.written = [a.name for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
         self.returned = len(schema.returns)
+        self.alone = self.returned == 1 and isinstance(schema.returns[0].type, torch.TensorType)  # no tuple, no list
 
     @property
     def name(self) -> str:
@@ -78,7 +79,7 @@ class OpaqueWalk(Walk):
 
     def result(self, index: int) -> tuple[Node, ...]:
         """The nodes that hold a result of the operator; none if nobody reads it."""
-        return (self.anchor,) if self.returned == 1 and not self.functionalized else self._items(index)
+        return (self.anchor,) if self.alone and not self.functionalized else self._items(index)
 
     def new(self, name: str) -> tuple[Node, ...]:
         """The nodes that hold the new value of an argument that the operator writes to."""

@@ -14,6 +14,7 @@ import programs
 import torch
 
 from passes.meanings import RopeTable
+from passes.spellings import matmul, opaque_matmul, opaque_quantize
 
 __all__ = ["PAGE", "Spelled", "argument", "arguments", "page"]
 
@@ -29,6 +30,12 @@ norm is also read behind an addition, whose sum others may read or which is writ
 What a kernel takes of it is up to the fusions.
 
 This page is made by `python tests/passes/conformance.py`.
+"""
+_BY_NAME = """## Operators by name
+
+Products with a scale a row, a tensor or a block, fp8 and, with the scaling behind `_int_mm`, int8; and quantisers of libraries
+that need not be there. `tests/passes/test_matmul.py` and `tests/passes/test_opaque_quantize.py` show what each is read as.
+Those of vLLM are in [vLLM](vllm.md).
 """
 _NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
@@ -92,6 +99,7 @@ def page() -> str:
     from spelled_quantisers import QUANTISERS
     from spelled_ropes import ROPES
 
+    matmuls = {str(target) for target in matmul.ANCHORS} | opaque_matmul.ANCHORS
     parts = [_INTRODUCTION]
     tables = {"Norm": NORMS, "Quantize": QUANTISERS, "Activation": ACTIVATIONS, "Rope": ROPES}
     for title, rows in tables.items():
@@ -100,6 +108,7 @@ def page() -> str:
             dtypes = ", ".join(_NAMES[dtype] for dtype in row.dtypes)
             parts.append(f"| `{row}` | {row.who} | {dtypes} | {str(row.meaning(row.dtypes[0])).replace('|', chr(92) + '|')} |")
         parts.append("")
+    parts += [_BY_NAME, *(f"- `{name}`" for name in sorted(matmuls | opaque_quantize.ANCHORS)), ""]
     return "\n".join(parts)
 
 

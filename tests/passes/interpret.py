@@ -84,7 +84,9 @@ def quantize(meaning: Quantize, x, scale=None, scale_ub=None):
     amax = amax.to(meaning.scale_dtype)
     factor = (amax.reciprocal() * meaning.qmax).to(FP32)
     scale = _divided(meaning, amax).to(FP32)
-    if meaning.use is ScaleUse.MULTIPLY_FACTOR_INVERSE:
+    if meaning.use is ScaleUse.MULTIPLY_QUOTIENT:
+        factor = torch.full_like(amax, meaning.qmax) / amax
+    if meaning.use in (ScaleUse.MULTIPLY_FACTOR_INVERSE, ScaleUse.MULTIPLY_QUOTIENT):
         scale = factor.reciprocal()
     if meaning.scale_format is ScaleFormat.UE8M0:
         scale = torch.exp2(torch.ceil(torch.log2(scale)))

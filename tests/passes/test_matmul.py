@@ -312,6 +312,15 @@ def test_mslk_products(library, fast_accum, b_shape):
     assert region.inputs["b"] is w
 
 
+def test_scales_of_rows_in_the_shape_of_x_as_torchao_gives_them(library):
+    graph = Graph()
+    a, w = graph.tensor(M, K, dtype=torch.float8_e4m3fn), graph.tensor(N, K, dtype=torch.float8_e4m3fn)
+    value = torch.empty(M, N, dtype=torch.bfloat16, device="meta")
+    op = torch.ops.mslk.f8f8bf16_rowwise.default
+    (region,) = graph.read(graph(op, a, w, graph.tensor(2, M // 2, 1), graph.tensor(N, 1), value=value)).regions
+    assert region.meaning.a_scales is region.meaning.b_scales is Granularity.TOKEN
+
+
 def test_torchao_products_with_blocks(library):
     graph = Graph()
     a, w = graph.tensor(M, K, dtype=torch.float8_e4m3fn), graph.tensor(N, K, dtype=torch.float8_e4m3fn)
