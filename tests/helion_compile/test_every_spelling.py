@@ -7,8 +7,10 @@ import pytest
 import torch
 from conformance import argument, arguments
 from numerics import fp8_steps
+from spelled_activations import ACTIVATIONS
 from spelled_norms import NORMS
 from spelled_quantisers import QUANTISERS
+from spelled_ropes import ROPES
 
 from helion_compile.inspection import inspecting_backend
 
@@ -91,7 +93,7 @@ def test_norms(row):
 
 CASES = [
     (row, dtype, numerics, dynamic)
-    for row in (*NORMS, *QUANTISERS)
+    for row in (*NORMS, *QUANTISERS, *ACTIVATIONS, *ROPES)
     for dtype in row.dtypes
     for numerics in ("default", "exact")
     for dynamic in (False, True)
@@ -101,9 +103,13 @@ CASES = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("row", "dtype", "numerics", "dynamic"), CASES, ids=str)
 def test_within_the_contract(row, dtype, numerics, dynamic):
-    """Each row in each dtype, with sizes known and unknown; norms also behind an addition whose sum others read."""
+    """Each row in each dtype, with sizes known and unknown; norms also behind an addition whose sum others read.
+
+    Embeddings stand behind a norm of each head, but those by complex products, norms and activations before a quantiser.
+    """
     args = arguments(row, dtype)
-    verify(row, row.function if row in QUANTISERS else quantised(row), args, numerics, dynamic)
+    function = row.function if row in QUANTISERS else behind_a_norm(row) if row in ROPES else quantised(row)
+    verify(row, function, args, numerics, dynamic)
     if row.residual:
 
         def function(residual, x, **others):
@@ -122,11 +128,20 @@ def quantised(row):
     return function
 
 
+def behind_a_norm(row):
+    def function(x, cos, sin):
+        x32 = x.float()
+        x = (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
+        return row.function(x, cos, sin)
+
+    return row.function if "freqs" in row.operands else function
+
+
 def verify(row, function, args, numerics, dynamic):
     """Run one site against what it replaces; or find the row refused, with a reason and a remedy."""
-    for name in ("x", "residual"):
-        if dynamic and name in args:
-            torch._dynamo.mark_dynamic(args[name], 0)
+    for tensor in args.values():
+        if dynamic and tensor.dim() == len(row.sizes):
+            torch._dynamo.mark_dynamic(tensor, 0)
     found = []
     torch._dynamo.reset()
     backend = inspecting_backend(found, options={"strict": True, "numerics": numerics}, verify=True)

@@ -99,7 +99,8 @@ def page() -> str:
     from spelled_quantisers import QUANTISERS
     from spelled_ropes import ROPES
 
-    matmuls = {str(target) for target in matmul.ANCHORS} | opaque_matmul.ANCHORS
+    # The second version of _scaled_mm is read where torch has it; the page is one for all.
+    matmuls = {str(target) for target in matmul.ANCHORS} | {"aten._scaled_mm_v2.default"} | opaque_matmul.ANCHORS
     parts = [_INTRODUCTION]
     tables = {"Norm": NORMS, "Quantize": QUANTISERS, "Activation": ACTIVATIONS, "Rope": ROPES}
     for title, rows in tables.items():

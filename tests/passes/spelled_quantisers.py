@@ -255,6 +255,13 @@ def vllm_group_power_columns(x):
     return q, scale.transpose(-2, -1).contiguous().transpose(-1, -2)
 
 
+@spelled("torchao: Float8DynamicActivationFloat8Weight, PerBlock", sizes=(2, 3, 256), scale_dtype=own, **group_of(128))
+def torchao_block(x):
+    amax = x.unflatten(-1, (-1, 128)).abs().amax(-1, keepdim=True)
+    scale = (amax / 448.0).squeeze(-1).to(FP32)
+    return (x.to(FP32) / scale.repeat_interleave(128, -1)).clamp(min=-448.0, max=448.0).to(E4M3), scale
+
+
 DEEPGEMM = dict(amax_floor=1e-4, clamp=None, **group_of(128))
 
 

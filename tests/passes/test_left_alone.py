@@ -283,6 +283,32 @@ class TestGroups:
 
         assert refused(program, X).startswith("the scale is taken from")
 
+    @pytest.mark.parametrize(
+        ("repeat", "reason"),
+        [
+            # Each scale for every second value, not for its group.
+            (
+                lambda scale: scale[:, None].expand(4, 128, 2).reshape(4, 256),
+                "expected the scale, max |x| / qmax, found aten.clone.default",
+            ),
+            (lambda scale: scale.roll(1, 0).repeat_interleave(128, -1), "expected the scale, max |x| / qmax, found aten."),
+        ],
+    )
+    def test_scales_that_are_repeated_for_others(self, repeat, reason):
+        def program(x):
+            scale = x.float().view(4, 2, 128).abs().amax(-1) / 448.0
+            return (x.float() / repeat(scale)).clamp(-448, 448).to(E4M3), scale
+
+        assert refused(program, programs.tensor(4, 256)).startswith(reason)
+
+    def test_repeated_scales_of_another_tensor(self):
+        def program(x, other):
+            scale = other.float().view(4, 2, 128).abs().amax(-1) / 448.0
+            return (x.float() / scale.repeat_interleave(128, -1)).clamp(-448, 448).to(E4M3), scale
+
+        reason = refused(program, programs.tensor(4, 256), programs.tensor(4, 256, seed=1))
+        assert "is scaled with it; a scale from the largest magnitude of the same x fuses" in reason
+
     def test_scales_read_in_two_layouts_are_read_in_the_first(self):
         def program(x):
             groups = x.view(8, 2, 32)

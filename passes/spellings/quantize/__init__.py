@@ -14,6 +14,7 @@ is computed and ``extent`` over what, ``zero_point`` its companion, ``layout`` h
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -21,14 +22,14 @@ from torch.fx import Node
 
 from passes.meanings import Granularity, Quantize, ScaleUse
 from passes.region import Region
-from passes.spellings.quantize.extent import Grouped, grouped, one_value
+from passes.spellings.quantize.extent import Grouped, grouped, one_value, repeated
 from passes.spellings.quantize.layout import read_layout
 from passes.spellings.quantize.narrowing import Narrowing, read_narrowing
 from passes.spellings.quantize.scale import Scale, factor_scale, read_scale, static_scale
 from passes.spellings.quantize.use import Use, read_use
 from passes.spellings.quantize.zero_point import read_zero_point
 from passes.spellings.walk import Walk
-from passes.values import CASTS, cast_dtype, describe, dtype_name, dtype_of, holds_exactly, shape_of, unshaped
+from passes.values import CASTS, cast_dtype, describe, dtype_name, dtype_of, holds_exactly, same_shape, shape_of, unshaped
 
 __all__ = ["ANCHORS", "NAME", "read"]
 
@@ -76,9 +77,13 @@ def _static(walk: Walk, narrowing: Narrowing, use: Use, x: Node, scale: Node) ->
 
 
 def _dynamic(walk: Walk, narrowing: Narrowing, use: Use, x: Node) -> Region:
+    scales, extent = repeated(walk, use.source, x) or (None, None)
+    rows = None
+    if scales is not None:
+        use, rows = dataclasses.replace(use, at_use=scales, source=scales), shape_of(scales)[:-1]
     scale = factor_scale(walk, use) if use.kind is ScaleUse.MULTIPLY_FACTOR else read_scale(walk, use)
-    extent = grouped(walk, x, scale, use, narrowing.scaled)
-    _check_measured(walk, narrowing.scaled, x, extent, scale)
+    extent = extent or grouped(walk, x, scale, use, narrowing.scaled)
+    _check_measured(walk, narrowing.scaled, x, extent, scale, rows)
     for lossy in (dtype for dtype in scale.amax_dtypes if not holds_exactly(dtype, dtype_of(x))):
         walk.fail(
             narrowing.scaled,
@@ -113,9 +118,15 @@ def _dynamic(walk: Walk, narrowing: Narrowing, use: Use, x: Node) -> Region:
     return walk.region(meaning, inputs, outputs | ({"zero": zero} if zero else {}))
 
 
-def _check_measured(walk: Walk, at: Node, x: Node, extent: Grouped, scale: Scale) -> None:
-    """Check that the scale is taken from the x that is scaled, seen in the same shape where that matters."""
+def _check_measured(walk: Walk, at: Node, x: Node, extent: Grouped, scale: Scale, rows: Any) -> None:
+    """Check that the scale is taken from the x that is scaled, seen in the same shape where that matters.
+
+    ``rows``: the shape of the scales that were repeated for each value of a group, or None.
+    """
     measured = walk.exact(scale.x)
+    if rows is not None and same_shape(shape_of(measured), (*rows, extent.group)) and unshaped(measured) is unshaped(x):
+        walk.through_views(measured)
+        return
     if extent.granularity is Granularity.TENSOR:
         if unshaped(measured) is unshaped(x):
             walk.through_views(measured)

@@ -12,13 +12,13 @@ from torch.fx import Node
 
 from passes.meanings import Granularity
 from passes.spellings.walk import ABS, SUB, Walk
-from passes.values import RESHAPES, cast_dtype, describe, dtype_of, known_equal, shape_of
+from passes.values import RESHAPES, cast_dtype, describe, dtype_of, known_equal, same_shape, shape_of, unshaped
 
 if TYPE_CHECKING:
     from passes.spellings.quantize.scale import Scale
     from passes.spellings.quantize.use import Use
 
-__all__ = ["EXTREMES", "Grouped", "Range", "grouped", "one_value", "read_range"]
+__all__ = ["EXTREMES", "Grouped", "Range", "grouped", "one_value", "read_range", "repeated"]
 
 aten = torch.ops.aten
 
@@ -168,6 +168,25 @@ def grouped(walk: Walk, x: Node, scale: Scale, use: Use, at: Node) -> Grouped:
                 node = walk.take(node, cheap=True).args[0]
             return Grouped(walk.exact(source), Granularity.GROUP, size)
     return Grouped(x, Granularity.TOKEN)
+
+
+def repeated(walk: Walk, value: Any, x: Node) -> tuple[Node, Grouped] | None:
+    """The scales [..., G, 1] of groups that ``value``, in the shape of x, repeats for each value; None if it does not."""
+    copy = unshaped(value)
+    if not isinstance(copy, Node) or copy.target is not aten.clone.default or not same_shape(shape_of(value), shape_of(x)):
+        return None
+    each = copy.args[0]
+    if each.target is not aten.expand.default:
+        return None
+    scales, (*rows, size) = each.args[0], shape_of(each)
+    *tokens, groups = rows
+    as_groups = same_shape(shape_of(x), (*tokens, groups * size)) and same_shape(shape_of(scales), (*rows, 1))
+    if not isinstance(size, int) or not as_groups:
+        return None
+    walk.through_views(value)
+    for node in (copy, each):
+        walk.take(node)
+    return scales, Grouped(x, Granularity.GROUP, size)
 
 
 def _sources(x: Node) -> Iterator[Node]:
