@@ -256,6 +256,15 @@ class TestRefused:
 
         assert self.refused(program, *arguments(chunked)) == "bf16 becomes fp32; fp32 rounded to 16 bits fuses"
 
+    def test_a_complex_product_that_something_else_reads(self):
+        def program(x, freqs):
+            product = torch.view_as_complex(x.float().unflatten(-1, (-1, 2))) * freqs
+            return torch.view_as_real(product).flatten(-2).type_as(x), product.real.sum()
+
+        freqs = torch.polar(torch.ones(1, S, 1, D // 2), torch.randn(1, S, 1, D // 2))
+        reading = read(capture(program, programs.tensor(B, S, H, D), freqs).graph)
+        assert not [region for region in reading.regions if isinstance(region.meaning, ComplexRope)]
+
     def test_complex_numbers_in_fp64(self):
         """As Wan's first version."""
 
