@@ -1,8 +1,14 @@
-"""helion_compile.bench.reading: what it times, and that the time grows as the graph does."""
+"""helion_compile.bench.reading: what it times, and that the work grows as the graph does."""
 
 import json
+import sys
 
-from helion_compile.bench.reading import layers, main, measure
+import pytest
+
+from helion_compile.bench.reading import layers, main, measure, share_of_compiling
+from helion_compile.fusions import fusions
+from passes import FusionPass
+from passes.reading import read
 
 
 def test_everything_in_the_graph_is_read_and_fused():
@@ -12,17 +18,42 @@ def test_everything_in_the_graph_is_read_and_fused():
     assert figure.nodes >= 1000
 
 
-def test_time_is_linear_in_the_number_of_nodes():
+def calls_of(function, *args):
+    """How many functions are called, Python's and C's: unlike seconds, the same each time and on each machine."""
+    calls = 0
+
+    def count(frame, event, _):
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        function(*args)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_work_is_linear_in_the_number_of_nodes():
     measure(200)  # what is done once
-    small, large = measure(2000), measure(20_000)
-    # Ten times the nodes: quadratic growth would take 100 times as long.
-    assert large.read_s < 30 * small.read_s
-    assert large.pass_s < 30 * small.pass_s
-    assert large.read_s < large.pass_s
+    graphs = layers(600), layers(2400)
+    nodes = [len(graph.nodes) for graph in graphs]
+    for work in (read, FusionPass(fusions(), strict=True)):
+        small, large = (calls_of(work, graph) / count for graph, count in zip(graphs, nodes, strict=True))
+        # For each node as much; if it grew with the square, four times as much.
+        assert large == pytest.approx(small, rel=0.1)
+
+
+@pytest.mark.slow
+def test_reading_is_less_than_a_hundredth_of_compiling():
+    share = share_of_compiling(4)
+    assert share.nodes > 400
+    assert share.read_s < share.pass_s < share.compile_s
+    assert share.read_s < 0.01 * share.compile_s
 
 
 def test_the_figures_are_written(tmp_path, capsys):
-    assert main(["--nodes", "200", "--json", str(tmp_path / "figures.json")]) == 0
-    (figure,) = json.loads((tmp_path / "figures.json").read_text())
+    assert main(["--nodes", "200", "--layers", "0", "--json", str(tmp_path / "figures.json")]) == 0
+    (figure,) = json.loads((tmp_path / "figures.json").read_text())["graphs"]
     assert figure["nodes"] == len(layers(200).nodes)
     assert f"{figure['nodes']:8} " in capsys.readouterr().out
