@@ -64,9 +64,12 @@ def compare(
     t = o if truth is None else truth.double()
     # Where the original is no number, the fused result has to be none either; elsewhere it may be any number.
     nan = o.isnan()
-    lost, made = (nan & ~f.isnan()), (~nan & ~t.isnan() & f.isnan())
-    low, high = torch.minimum(o, t.nan_to_num(nan=math.nan)), torch.maximum(o, t)
-    low, high = torch.where(t.isnan(), o, low), torch.where(t.isnan(), o, high)
+    # In default numerics there is no rounding on the way, so nothing overflows there that does not in fp64.
+    overflown = (~o.isfinite() & t.isfinite()) if contract.margin is not None else torch.zeros_like(nan)
+    lost, made = (nan & ~overflown & ~f.isnan()), (~nan & ~t.isnan() & f.isnan())
+    first = torch.where(overflown, t, o)
+    low, high = torch.minimum(first, t), torch.maximum(first, t)
+    low, high = torch.where(t.isnan(), first, low), torch.where(t.isnan(), first, high)
     same = (f == o) | (nan & f.isnan())
     from_original = torch.where(same, 0.0, steps.between(f, o))
     cancelled = contract.cancelled * _row_scale(original) if contract.cancelled and original.dim() else 0.0

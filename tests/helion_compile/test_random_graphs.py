@@ -67,9 +67,9 @@ def run(graphs, stages, **more):
 
 
 def test_a_few_graphs():
-    fused = run(100, stages=1, derandomize=True)
+    fused = run(100, stages=2, derandomize=True)
     # Graphs in which nothing is fused would show nothing.
-    assert {name for name, _ in fused} >= {"rms_norm_quant", "activation_quant", "quant"} and fused.total() > 100
+    assert {name for name, _ in fused} >= {"rms_norm_quant", "activation_quant", "quant"} and fused.total() > 50
 
 
 @pytest.mark.slow

@@ -71,6 +71,19 @@ def test_nan():
     assert compare("q", infinite, one, one, DEFAULT).broken
 
 
+def test_where_the_original_overflows_on_the_way_fp64_is_the_measure():
+    """fp16 turns a product of 90000 into inf, and what is scaled by it into 0 and NaN; fp32 and fp64 do not."""
+    original, truth = torch.tensor([math.inf, math.nan, 0.0]), torch.tensor([200.0, 448.0, 3.0], dtype=torch.float64)
+    assert not compare("out", truth.float(), original, truth, DEFAULT).broken
+    assert not compare("out", original, original, truth, DEFAULT).broken
+    for index, wrong in ((0, 300.0), (0, math.nan), (1, 300.0), (2, 4.0)):
+        fused = truth.float()
+        fused[index] = wrong
+        assert compare("out", fused, original, truth, DEFAULT).broken
+    for contract in (EXACT, EXACT_BEHIND_A_SUM):
+        assert "1 NaNs of the original are numbers" in compare("out", truth.float(), original, truth, contract).broken
+
+
 def test_farther_from_fp64_than_the_original():
     """Rounding towards zero keeps each element within a step, and is worse as a whole."""
     truth = torch.linspace(1, 400, 4000, dtype=torch.float64)
