@@ -19,6 +19,7 @@ A_TENSOR = "one scale a tensor is known when all of it was read"
 FP64 = "the scale is computed in torch.float64"
 REFUSED = {
     "torchao_tensor": A_TENSOR,
+    "torchao_tensor_e5m2": A_TENSOR,
     "torchao_training_tensor": A_TENSOR,
     "vllm_tensor": A_TENSOR,
     "torchao_int8_tensor": A_TENSOR,

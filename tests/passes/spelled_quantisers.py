@@ -158,6 +158,12 @@ def torchao_tensor(x):
     return (x.to(FP32) / scale).clamp(min=-448.0, max=448.0).to(E4M3), scale
 
 
+@spelled("the same to e5m2", scale_dtype=own, dtype=E5M2, qmax=57344.0, **TENSOR)
+def torchao_tensor_e5m2(x):
+    scale = (x.abs().amax(dim=tuple(range(x.dim())), keepdim=True) / 57344.0).to(FP32)
+    return (x.to(FP32) / scale).clamp(min=-57344.0, max=57344.0).to(E5M2), scale
+
+
 @spelled(
     "torchao: float8 training, tensor-wise",
     scale_dtype=FP64,
@@ -207,6 +213,13 @@ def vllm_group(x, size, power=False):
     scale = scale.clamp(min=1.0 / (448.0 * 512.0))
     q = (grouped / scale).clamp(-448.0, 448.0).to(E4M3).view(x.shape)
     return q, scale.squeeze(-1).reshape(x.shape[:-1] + (x.shape[-1] // size,))
+
+
+@spelled("plain code: groups of 128 to e5m2", sizes=MATRIX, dtype=E5M2, qmax=57344.0, **group_of(128))
+def group_e5m2(x):
+    grouped = x.unflatten(-1, (-1, 128))
+    scale = grouped.abs().amax(-1, keepdim=True).float() / 57344.0
+    return (grouped / scale).clamp(-57344.0, 57344.0).to(E5M2).flatten(-2), scale.squeeze(-1)
 
 
 @spelled("vLLM: QuantFP8, groups of 128", sizes=(2, 3, 256), scale_floor=VLLM_FLOOR, **group_of(128))
