@@ -290,12 +290,17 @@ def test_near_misses_of_integer_products():
 
 @pytest.fixture
 def library():
-    with torch.library._scoped_library("mslk", "FRAGMENT") as mslk, torch.library._scoped_library("ao", "FRAGMENT") as ao:
+    scoped = torch.library._scoped_library
+    with scoped("mslk", "FRAGMENT") as mslk, scoped("ao", "FRAGMENT") as ao, scoped("fbgemm", "FRAGMENT") as fbgemm:
         mslk.define(
             "f8f8bf16_rowwise(Tensor XQ, Tensor WQ, Tensor x_scale, Tensor w_scale, Tensor? bias=None, "
             "bool use_fast_accum=True, Tensor? output=None) -> Tensor"
         )
         ao.define("blockwise_fp8_gemm(Tensor a, Tensor a_s, Tensor b, Tensor b_s, int block_size=128) -> Tensor")
+        fbgemm.define(
+            "f8f8bf16_blockwise(Tensor XQ, Tensor WQ, Tensor x_scale, Tensor w_scale, "
+            "int block_m=128, int block_n=128, int block_k=128) -> Tensor"
+        )
         yield
 
 
@@ -321,10 +326,21 @@ def test_scales_of_rows_in_the_shape_of_x_as_torchao_gives_them(library):
     assert region.meaning.a_scales is region.meaning.b_scales is Granularity.TOKEN
 
 
-def test_torchao_products_with_blocks(library):
+@pytest.mark.parametrize("whose", ["torchao", "fbgemm"])
+def test_products_with_blocks(library, whose):
     graph = Graph()
     a, w = graph.tensor(M, K, dtype=torch.float8_e4m3fn), graph.tensor(N, K, dtype=torch.float8_e4m3fn)
     value = torch.empty(M, N, dtype=torch.bfloat16, device="meta")
-    out = graph(torch.ops.ao.blockwise_fp8_gemm.default, a, graph.tensor(M, 1), w, graph.tensor(1, 1), value=value)
+    a_scale, w_scale = graph.tensor(M, 1), graph.tensor(1, 1)
+    if whose == "torchao":
+        out = graph(torch.ops.ao.blockwise_fp8_gemm.default, a, a_scale, w, w_scale, value=value)
+    else:
+        out = graph(torch.ops.fbgemm.f8f8bf16_blockwise.default, a, w, a_scale, w_scale, value=value)
     (region,) = graph.read(out).regions
     assert region.meaning.a_scales is region.meaning.b_scales is Granularity.GROUP
+    assert region.meaning.b_is_rows and [region.inputs[name] for name in ("a", "a_scale", "b", "b_scale")] == [
+        a,
+        a_scale,
+        w,
+        w_scale,
+    ]
