@@ -14,7 +14,7 @@ casts or by writes to a tensor of 16 bits, or as a whole: the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -216,14 +216,21 @@ def _of_complex(walk: Walk) -> _Turned | None:
             continue
         if dtype_of(freqs) != torch.complex64:
             walk.fail(freqs, f"x is multiplied by numbers of {dtype_of(freqs)}; by those of torch.complex64 it fuses")
-        for real in product.users:
-            wholes = [user for user in real.users if user.target in RESHAPES]
-            if real.target is not aten.view_as_real.default or len(wholes) != 1 or len(real.users) != 1:
-                continue
-            x = walk.through_views(walk.anchor.args[0])
-            walk.take(product), walk.take(real)
-            return _Turned(x, RopePairs.NEIGHBOURS, None, {"freqs": freqs}, walk.take(wholes[0]), dtype_of(real))
+        x = walk.through_views(walk.anchor.args[0])
+        real = _only_reader(walk, product, {aten.view_as_real.default}, "as real numbers")
+        whole = _only_reader(walk, real, RESHAPES, "in the shape of x")
+        return _Turned(x, RopePairs.NEIGHBOURS, None, {"freqs": freqs}, walk.take(whole), dtype_of(real))
     return None
+
+
+def _only_reader(walk: Walk, node: Node, targets: Collection[Any], how: str) -> Node:
+    """Who reads ``node``, which belongs to the embedding."""
+    reader, *others = node.users
+    if others or reader.target not in targets:
+        found = ", ".join(str(user.target) for user in node.users)
+        walk.fail(node, f"the product of complex numbers is read by {found}; read {how} alone it fuses")
+    walk.take(node)
+    return reader
 
 
 _FORMS = {

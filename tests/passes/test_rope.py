@@ -256,14 +256,25 @@ class TestRefused:
 
         assert self.refused(program, *arguments(chunked)) == "bf16 becomes fp32; fp32 rounded to 16 bits fuses"
 
-    def test_a_complex_product_that_something_else_reads(self):
+    @pytest.mark.parametrize(
+        ("back", "readers", "fuses"),
+        [
+            (lambda out: (torch.view_as_real(out), out.real.sum()), "aten.view_as_real.default, ", "as real numbers"),
+            (lambda out: torch.view_as_real(out * out), "aten.mul.Tensor;", "as real numbers"),
+            (lambda out: torch.view_as_real(out * 2.0), "aten.mul.Tensor;", "as real numbers"),
+            (lambda out: torch.view_as_real(out).flip(-1).flatten(-2), "prims.rev.default;", "in the shape of x"),
+            (lambda out: torch.view_as_real(out).mT.flatten(-2), "aten.permute.default;", "in the shape of x"),
+        ],
+        ids=["read twice", "squared", "scaled", "swapped", "as halves"],
+    )
+    def test_a_complex_product_that_something_else_reads(self, back, readers, fuses):
         def program(x, freqs):
-            product = torch.view_as_complex(x.float().unflatten(-1, (-1, 2))) * freqs
-            return torch.view_as_real(product).flatten(-2).type_as(x), product.real.sum()
+            return back(torch.view_as_complex(x.float().unflatten(-1, (-1, 2))) * freqs)
 
         freqs = torch.polar(torch.ones(1, S, 1, D // 2), torch.randn(1, S, 1, D // 2))
-        reading = read(capture(program, programs.tensor(B, S, H, D), freqs).graph)
-        assert not [region for region in reading.regions if isinstance(region.meaning, ComplexRope)]
+        reason = self.refused(program, programs.tensor(B, S, H, D), freqs)
+        assert reason.startswith(f"the product of complex numbers is read by {readers}")
+        assert reason.endswith(f"; read {fuses} alone it fuses")
 
     def test_complex_numbers_in_fp64(self):
         """As Wan's first version."""
