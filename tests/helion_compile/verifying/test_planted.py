@@ -5,6 +5,7 @@ import logging
 import planted
 import pytest
 import torch
+from needs import row_wise_products
 
 import helion_compile
 from helion_compile import explain, fusions, report
@@ -131,6 +132,33 @@ def test_checking_changes_neither_arguments_nor_random_numbers():
             results.append((torch.compile(model, backend="helion", options=options)(x), model.calls, x))
     for found, expected in zip(*map(torch.utils._pytree.tree_leaves, results), strict=True):
         assert torch.equal(found.float(), expected.float())
+
+
+def scaled_for_itself_where_zero(x):
+    """As CompressedTensorsFP8Linear does; the kernel's scale of a row of zeros is another, which products do not see."""
+    amax = x.float().abs().amax(-1)
+    scale = torch.where(amax > 0, amax, torch.ones_like(amax)) / 448.0
+    q = (x.float() / scale.unsqueeze(-1)).clamp(-448.0, 448.0).to(torch.float8_e4m3fn)
+    w = torch.ones(64, 64).to(torch.float8_e4m3fn).t()
+    return torch._scaled_mm(q, w, scale.unsqueeze(-1), torch.ones(1, 64), out_dtype=torch.bfloat16)
+
+
+@row_wise_products
+def test_the_scale_of_a_row_of_zeros_is_not_compared_where_only_products_read_it():
+    x = X.clone()
+    x[1] = 0
+    (fused,) = explain(scaled_for_itself_where_zero, x, verify=True).sites
+    assert [compared.output for compared in fused.verified] == ["q", "scale"]
+    assert not any(compared.broken for compared in fused.verified)
+
+
+@row_wise_products
+def test_the_scales_of_other_rows_are(plant):
+    plant("scale_of_the_next_row")
+    x = X.clone()
+    x[1] = 0
+    (fused,) = explain(scaled_for_itself_where_zero, x, verify=True).sites
+    assert any(compared.broken for compared in fused.verified)
 
 
 def test_where_fp64_cannot_say(monkeypatch):
