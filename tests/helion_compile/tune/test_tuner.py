@@ -37,7 +37,9 @@ class Folder:
         variables = {**os.environ, "PYTHONPATH": paths, "FAKE_LOG": str(self.log), "COLUMNS": "200", **environment}
         places = ("--out", str(self.path / "out"), "--journal", str(self.path / "journal"))
         arguments = [sys.executable, *launcher, "-m", "tune_fakes", *places, *options]
-        return subprocess.Popen(arguments, env=variables, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        return subprocess.Popen(
+            arguments, env=variables, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=_heeds_ctrl_c
+        )
 
     def tune(self, *options, **environment):
         """Runs to the end; what it said, and the exit code."""
@@ -64,6 +66,11 @@ class Folder:
         while sum(self.measured().values()) < lines:
             assert time.monotonic() < deadline, "it measures nothing"
             time.sleep(0.02)
+
+
+def _heeds_ctrl_c():
+    """In the child: a shell starts what it puts in the background with Ctrl-C ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture
@@ -146,14 +153,7 @@ def test_killed_at_any_moment_it_continues(folder, after):
 
 
 def test_ctrl_c_is_one_sentence_and_it_continues(folder):
-    options = (
-        "--shapes",
-        "hidden_size=4096",
-        "--shapes",
-        "hidden_size=2048",
-        "--tokens",
-        "1,2,4,8,16,32",
-    )  # many, as the signal may come late
+    options = ("--shapes", "hidden_size=4096", "--shapes", "hidden_size=2048", "--tokens", "1,2,4")
     process = folder.command(*options, FAKE_SECONDS="0.1")
     folder.wait_for(5)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to parent and workers alike
@@ -161,7 +161,7 @@ def test_ctrl_c_is_one_sentence_and_it_continues(folder):
     assert process.returncode == 130 and "same command continues" in said and "Traceback" not in said, said
     before = sum(folder.measured().values())
     _, code = folder.tune(*options)
-    assert code == 0 and len(folder.rows) == 12
+    assert code == 0 and len(folder.rows) == 6
     again = folder.measured() - Counter(set(folder.measured()))
     assert before >= 5 and sum(again.values()) <= 1
 
