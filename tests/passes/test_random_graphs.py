@@ -24,7 +24,14 @@ def check(program):
     FusionPass(FUSIONS, strict=True)(after.graph)
     after.recompile()
     with torch.no_grad():
-        assert_same_bits(runnable(after)(*args), runnable(before)(*args))
+        found, expected = runnable(after)(*args), runnable(before)(*args)
+    assert [value.dtype for value in found] == [value.dtype for value in expected]
+    assert_same_bits(with_one_nan(found), with_one_nan(expected))
+
+
+def with_one_nan(values):
+    """In fp32, which holds them all, without the signs and payloads of NaNs: a row of zeros has 0 / 0, which promises none."""
+    return [torch.where(value.float().isnan(), torch.nan, value.float()) for value in values]
 
 
 @settings(max_examples=25, derandomize=True, **SETTINGS)
