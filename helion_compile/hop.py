@@ -23,7 +23,7 @@ from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, track_tensor_tree
 
-from helion_compile import registry
+from helion_compile import fakes, registry
 from helion_compile.arguments import check_no_grad
 
 __all__ = ["call", "helion_kernel"]
@@ -68,7 +68,7 @@ def _autograd(*args: Any, kernel: str) -> Any:
 @helion_kernel.py_impl(FakeTensorMode)
 def _fake(mode: FakeTensorMode, *args: Any, kernel: str) -> Any:
     with mode:
-        return registry.find(kernel).traced(args)
+        return fakes.traced(mode, registry.find(kernel), args)
 
 
 @helion_kernel.py_functionalize_impl
