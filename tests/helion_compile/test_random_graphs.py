@@ -12,6 +12,7 @@ import torch
 from capture import runnable
 from fusing import assert_bit_equal
 from hypothesis import given, settings
+from needs import row_wise_products
 from random_programs import SETTINGS, arguments, random_programs, traced
 
 from helion_compile.backend import Options
@@ -66,12 +67,14 @@ def run(graphs, stages, **more):
     return fused
 
 
+@row_wise_products
 def test_a_few_graphs():
     fused = run(100, stages=2, derandomize=True)
     # Graphs in which nothing is fused would show nothing.
     assert {name for name, _ in fused} >= {"rms_norm_quant", "activation_quant", "quant"} and fused.total() > 50
 
 
+@row_wise_products
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("part", range(8))

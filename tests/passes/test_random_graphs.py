@@ -8,6 +8,7 @@ import torch
 from capture import runnable
 from checks import assert_same_bits
 from hypothesis import assume, given, settings
+from needs import row_wise_products
 from random_programs import SETTINGS, arguments, random_programs, traced
 
 from passes.fusion_pass import FusionPass
@@ -34,12 +35,14 @@ def with_one_nan(values):
     return [torch.where(value.float().isnan(), torch.nan, value.float()) for value in values]
 
 
+@row_wise_products
 @settings(max_examples=25, derandomize=True, **SETTINGS)
 @given(random_programs(stages=2))
 def test_a_few_graphs(program):
     check(program)
 
 
+@row_wise_products
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("part", range(8))

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from fusing import E4M3, assert_bit_equal, fused, randn, refused, run
+from needs import row_wise_products
 
 integration = pytest.importorskip("transformers.integrations.compressed_tensors")
+pytestmark = row_wise_products
 
 TOKENS, K, N = 6, 64, 48
 
