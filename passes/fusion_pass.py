@@ -137,7 +137,7 @@ class FusionPass(CustomGraphPass):
             kept = ("nodes", "inventory", "symbols", "before", "lines_before")
             record = GraphRecord(**{name: getattr(record, name) for name in kept}, error=str(failure))
         # Writing a graph down is half of the pass's time: a graph that was left alone is not written twice.
-        changed = bool(record.sites)
+        changed = rewriting.changed and failure is None
         record.after, record.lines_after = self._code(graph) if changed else (record.before, record.lines_before)
         record.seconds = time.perf_counter() - started
         self._report(graph, record)
@@ -231,6 +231,7 @@ class _Rewriting:
         self.location: Location | None = None
         self.refused: dict[Node, list[str]] = {}  # a region's anchor -> the fusions that did not take it
         self.left: list[_Left] = []
+        self.changed = False  # chains that stay are shared, so a graph without a site may be another one
 
     def run(self, record: GraphRecord) -> None:
         assertions = {node for node in self.graph.nodes if node.target is _ASSERTION}
@@ -256,7 +257,8 @@ class _Rewriting:
                 record.originals[site.node] = original(replacement.outputs, chain.inputs.values(), new, within)
         dead = self._replace(replacements)
         record.kept += [left.site(self.owner.keep, dead) for left in self.left]
-        if dead:
+        self.changed = bool(dead)
+        if self.changed:
             self.edits.erase(dead | assertions)
         else:
             self.edits.undo()

@@ -225,12 +225,12 @@ def _of_complex(walk: Walk) -> _Turned | None:
 
 def _only_reader(walk: Walk, node: Node, targets: Collection[Any], how: str) -> Node:
     """Who reads ``node``, which belongs to the embedding."""
-    reader, *others = node.users
-    if others or reader.target not in targets:
-        found = ", ".join(str(user.target) for user in node.users)
+    readers = list(node.users)
+    if len(readers) != 1 or readers[0].target not in targets:
+        found = ", ".join(str(user.target) for user in readers) or "nobody"
         walk.fail(node, f"the product of complex numbers is read by {found}; read {how} alone it fuses")
     walk.take(node)
-    return reader
+    return readers[0]
 
 
 _FORMS = {

@@ -98,6 +98,7 @@ def test_projections_share_one_quantiser_that_stays():
     results = torch.compile(projections, backend=backend, fullgraph=True)(*args)
     (inspected,) = found
     assert not inspected.record.sites and [kept.fusion for kept in inspected.record.kept].count("rms_norm_quant") == 1
+    assert inspected.record.before.count("amax.default(") == 3 and inspected.record.after.count("amax.default(") == 1
     targets = [node.target for node in inspected.module.graph.nodes]
     assert targets.count(aten.amax.default) == 1 and targets.count(aten._scaled_mm.default) == 3
     kept = next(kept for kept in inspected.record.kept if kept.fusion == "rms_norm_quant")
