@@ -71,7 +71,8 @@ def log(line):
 class Compiler:
     """The "code" is the config itself.  ``num_warps=1`` spills, and nothing compiles with 32.
 
-    FAKE_COMPILE_CRASH: this warp count kills the process.  FAKE_COMPILE_SECONDS: how long one takes.  FAKE_LOG: as below.
+    FAKE_COMPILE_ERROR: nothing compiles, for this reason.  FAKE_COMPILE_CRASH: this warp count kills the process.
+    FAKE_COMPILE_SECONDS: how long one takes.  FAKE_LOG: as below.
     """
 
     def compile(self, target, name, facts, config):
@@ -79,6 +80,8 @@ class Compiler:
         time.sleep(float(os.environ.get("FAKE_COMPILE_SECONDS", 0)))
         if str(config.get("num_warps")) == os.environ.get("FAKE_COMPILE_CRASH"):
             os.kill(os.getpid(), signal.SIGSEGV)
+        if error := os.environ.get("FAKE_COMPILE_ERROR"):
+            return Compiled("", "", error=error)
         if config.get("num_warps") == 32:
             return Compiled("", "", error="PTXASError: too many threads")
         return Compiled(json.dumps(config, sort_keys=True), name, spills=64 * (config.get("num_warps") == 1))
@@ -114,6 +117,9 @@ class Measurer:
     def sleep(self, seconds):
         time.sleep(seconds)
         return "awake"
+
+    def variable(self, name):
+        return os.environ.get(name)
 
     def fail(self, text):
         raise KeyError(text)

@@ -33,7 +33,7 @@ def row_of(k: int, n: int, m: int, limits: Limits, *, vllm: bool = False, device
     """The row of one product's shape for M tokens."""
     norm, product = SUBJECTS["rms_norm_quant"], SUBJECTS["scaled_mm"]
     of_norm = norm.case({"hidden_size": k, "residual": False}, m)
-    of_product = product.case({"k": k, "n": n, "operands": "e4m3", "scales": "row", "fast_accum": True}, m)
+    of_product = product.case({"k": k, "n": n, "operands": "e4m3", "scales": "row", "fast_accum": True, "library": "torch"}, m)
 
     def make() -> tuple[Any, ...]:
         _, w, _, w_scale, *_ = product.arguments(of_product, torch.device(device))

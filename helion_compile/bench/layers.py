@@ -103,7 +103,14 @@ def work_of_layer(tokens: int) -> Work:
     hidden, inner, head = QWEN3_8B["hidden_size"], QWEN3_8B["intermediate_size"], QWEN3_8B["head_dim"]
     heads, shared = QWEN3_8B["num_attention_heads"] * head, QWEN3_8B["num_key_value_heads"] * head
     products = [(hidden, heads), *2 * [(hidden, shared)], (heads, hidden), *2 * [(hidden, inner)], (inner, hidden)]
-    facts = {"num_tokens": tokens, "operands": "e4m3", "dtype": "bf16", "scales": "row", "fast_accum": True}
+    facts = {
+        "num_tokens": tokens,
+        "operands": "e4m3",
+        "dtype": "bf16",
+        "scales": "row",
+        "fast_accum": True,
+        "library": "torch",
+    }
     works = (work_of_case(scaled_mm, Case(k=k, n=n, **facts)) for k, n in products)
     return functools.reduce(operator.add, works)
 

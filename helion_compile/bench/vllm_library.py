@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from helion_compile.kernels import scaled_mm
+
 __all__ = ["OPERATORS", "MissingLibrary", "load"]
 
 E4M3 = torch.float8_e4m3fn
@@ -114,10 +116,8 @@ def _norm_rotary(positions, query, cache, head_dim, weight, eps):
     return query.view(1, query.size(0), heads, head_dim)
 
 
-def _cutlass(a, w, a_scale, w_scale, bias, dtype, *_):
-    out = torch.empty((a.size(0), w.size(0)), dtype=dtype, device=a.device)
-    torch.ops._C.cutlass_scaled_mm(out, a, w.t(), a_scale.view(-1, 1), w_scale.view(-1, 1), bias)
-    return out
+def _cutlass(a, w, a_scale, w_scale, bias, dtype, fast_accum, *_):
+    return scaled_mm.alternatives["library"](a, w, a_scale, w_scale, bias, dtype, fast_accum, "cutlass")
 
 
 def _as_they_are(*args: Any) -> tuple[Any, ...]:

@@ -1,4 +1,7 @@
-"""Scaled product: ``scaled_mm``, where tables or the kernel's own judgement find it faster than the library's."""
+"""Scaled product: ``scaled_mm``, where tables or the kernel's own judgement find it faster than the library's.
+
+The library is the one whose product the graph has: torch's, or vLLM's CUTLASS, against which only tables count.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,17 @@ def _refuse(chain: Chain, exact: bool) -> str | None:
     if len(kinds) > 1 and meaning.operands != torch.int8:
         return "one operand has a scale for each row and the other one for all; the kernel's library takes two of a kind"
     arguments = _values(chain)
-    return scaled_mm.refuse(*arguments) or _refuse_slower(arguments)
+    return scaled_mm.refuse(*arguments) or _refuse_unmeasured(arguments) or _refuse_slower(arguments)
+
+
+def _refuse_unmeasured(arguments: tuple[Any, ...]) -> str | None:
+    """CUTLASS is fast for few tokens too: only where a table compares with it can the kernel be known to be faster."""
+    a, w, a_scale, *rest = arguments
+    if rest[-1] != "cutlass":
+        return None
+    few = a.new_empty(FEW_TOKENS, a.size(1)), w, a_scale if a_scale.size(0) == 1 else a_scale.new_empty(FEW_TOKENS), *rest
+    pick = scaled_mm.pick(few)
+    return None if pick.row else Leave(f"no table says where the kernel is faster than CUTLASS ({pick.sentence})")
 
 
 def _refuse_slower(arguments: tuple[Any, ...]) -> str | None:
@@ -68,7 +81,7 @@ def _build(chain: Chain, emit: Emit) -> Outputs:
     meaning, inputs = chain[Matmul].meaning, chain.inputs
     w = inputs["b"] if meaning.b_is_rows else emit(aten.permute.default, inputs["b"], [1, 0])
     scales = [_flat(emit, inputs[name]) for name in ("a_scale", "b_scale")]
-    arguments = (inputs["a"], w, *scales, inputs.get("bias"), meaning.dtype, meaning.fast_accum)
+    arguments = (inputs["a"], w, *scales, inputs.get("bias"), meaning.dtype, meaning.fast_accum, meaning.library)
     return {(Matmul, "out"): emit(helion_kernel, *arguments, kernel=scaled_mm.name)}
 
 
@@ -86,6 +99,7 @@ def _values(chain: Chain) -> tuple[Any, ...]:
         None if bias is None else value_of(bias),
         meaning.dtype,
         meaning.fast_accum,
+        meaning.library,
     )
 
 

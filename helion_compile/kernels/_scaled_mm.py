@@ -47,9 +47,10 @@ MOST_WORDS = 128  # of a tile and its slices that a thread of a candidate may ho
 MULTIPROCESSORS = 132  # of an H100 and H200, what the default config is made for
 _OPERANDS = (torch.float8_e4m3fn, torch.int8)
 _RESULTS = (torch.bfloat16, torch.float16, torch.float32)
+_LIBRARIES = ("torch", "cutlass")
 
 
-def _reference(a, w, a_scale, w_scale, bias, dtype, fast_accum):
+def _reference(a, w, a_scale, w_scale, bias, dtype, fast_accum, library="torch"):
     if a.dtype == torch.int8:
         # Exact: sums of 8-bit products fit the 53 bits of a double, and int8 has no matmul everywhere.
         product = (a.double() @ w.double().t()).float()
@@ -61,15 +62,19 @@ def _reference(a, w, a_scale, w_scale, bias, dtype, fast_accum):
     return product.to(dtype)
 
 
-def _library(a, w, a_scale, w_scale, bias, dtype, fast_accum, *, out=None):
-    """``torch._scaled_mm``; into ``out``, one tensor, where that is given."""
+def _library(a, w, a_scale, w_scale, bias, dtype, fast_accum, library="torch", *, out=None):
+    """``torch._scaled_mm`` or vLLM's ``cutlass_scaled_mm``; into ``out``, one tensor, where that is given."""
+    if library == "cutlass":
+        result = torch.empty([a.size(0), w.size(0)], dtype=dtype, device=a.device) if out is None else out[0]
+        torch.ops._C.cutlass_scaled_mm(result, a, w.t(), a_scale.view(-1, 1), w_scale.view(-1, 1), bias)
+        return result
     by_tensor = a_scale.numel() == 1 and w_scale.numel() == 1
     scales = (a_scale, w_scale) if by_tensor else (a_scale[:, None], w_scale[None, :])
     arguments = (a, w.t(), *scales, bias, None, dtype, fast_accum)
     return torch._scaled_mm(*arguments) if out is None else torch.ops.aten._scaled_mm.out(*arguments, out=out[0])
 
 
-def _case(a, w, a_scale, w_scale, bias, dtype, fast_accum):
+def _case(a, w, a_scale, w_scale, bias, dtype, fast_accum, library="torch"):
     """The bias is no fact: it costs one load a column, whatever the config."""
     return Case(
         k=w.size(1),
@@ -79,10 +84,11 @@ def _case(a, w, a_scale, w_scale, bias, dtype, fast_accum):
         dtype=dtype,
         scales="tensor" if a_scale.numel() == 1 and w_scale.numel() == 1 else "row",
         fast_accum=fast_accum,
+        library=library,
     )
 
 
-def _refuse(a, w, a_scale, w_scale, bias, dtype, fast_accum):
+def _refuse(a, w, a_scale, w_scale, bias, dtype, fast_accum, library="torch"):
     for name, tensor in (("a", a), ("w", w)):
         if tensor.dtype not in _OPERANDS or tensor.dtype != a.dtype:
             return f"{name} is {tensor.dtype}; both operands are torch.float8_e4m3fn, or both torch.int8"
@@ -96,6 +102,8 @@ def _refuse(a, w, a_scale, w_scale, bias, dtype, fast_accum):
         return f"a has rows of {a.size(1)} and w of {w.size(1)} elements; it takes rows of one length"
     if w.size(1) % 16 or w.size(0) % 16:
         return f"the weight is {w.size(0)} by {w.size(1)}; it takes multiples of 16"
+    if library not in _LIBRARIES:
+        return f"the library is {library!r}; it is one of {', '.join(_LIBRARIES)}"
     if dtype not in _RESULTS:
         return f"the result is {dtype}; it gives {', '.join(map(str, _RESULTS))}"
     for name, scale, rows in (("a_scale", a_scale, a.size(0)), ("w_scale", w_scale, w.size(0))):
@@ -115,9 +123,10 @@ def _default_config(case):
     """What was fastest on an H200 for the shapes of Qwen3-8B, by what the grid looks like; many tokens go to the library.
 
     All programs at once, one or two a multiprocessor: one that begins late begins with an empty pipeline, which costs 3 µs.
+    CUTLASS is beaten by tuned configs, and not at all sizes.
     """
     tokens, n, k = (int(case.facts.get(name, value)) for name, value in (("num_tokens", 16), ("n", 4096), ("k", 4096)))
-    if tokens > FEW_TOKENS and case.facts.get("operands") != "int8":
+    if case.facts.get("library") == "cutlass" or (tokens > FEW_TOKENS and case.facts.get("operands") != "int8"):
         return {"alternative": "library"}
     block_m = 16 if tokens <= 16 else 32 if tokens <= 32 else 64
     tiles = -(-n // 64)
@@ -194,7 +203,7 @@ def _inputs(case, device):
     a, w = (_random(rows, k, operands, device) for rows in (m, n))
     a_scale, w_scale = (torch.rand(1 if case["scales"] == "tensor" else size, device=device) + 0.5 for size in (m, n))
     dtype = next(dtype for dtype in _RESULTS if Case(dtype=dtype)["dtype"] == case["dtype"])
-    return a, w, a_scale, w_scale, None, dtype, case["fast_accum"]
+    return a, w, a_scale, w_scale, None, dtype, case["fast_accum"], case["library"]
 
 
 def _random(rows, k, dtype, device):
@@ -204,13 +213,19 @@ def _random(rows, k, dtype, device):
 
 
 def _shapes(layer):
-    """Projections apart, as Hugging Face's models have them, and q, k, v and gate, up merged, as servers do."""
+    """Projections apart, as Hugging Face's models have them, and q, k, v and gate, up merged, as servers do.
+
+    Against CUTLASS the merged ones, where vLLM's operators are loaded.
+    """
     heads, shared = layer.attention_size, layer.key_value_size
     hidden, inner = layer.hidden_size, layer.intermediate_size
-    merged = [shared, heads + 2 * shared] if shared else []
-    read = {(hidden, n) for n in (heads, *merged, inner, 2 * inner)} | {(heads, hidden), (inner, hidden)}
+    merged = {(hidden, heads + 2 * shared), (hidden, 2 * inner), (heads, hidden), (inner, hidden)}
+    apart = {(hidden, n) for n in (heads, shared, inner) if n}
+    read = {"torch": merged | apart}
+    if hasattr(torch.ops._C, "cutlass_scaled_mm"):
+        read["cutlass"] = merged
     common = {"operands": "e4m3", "scales": "row", "fast_accum": True}
-    return [{"k": k, "n": n, **common} for k, n in sorted(read)]
+    return [{"k": k, "n": n, "library": library, **common} for library in read for k, n in sorted(read[library])]
 
 
 @kernel(
@@ -234,6 +249,7 @@ def scaled_mm(
     bias: torch.Tensor | None,
     dtype: hl.constexpr,
     fast_accum: hl.constexpr,
+    library: hl.constexpr = "torch",
 ) -> torch.Tensor:
     """``(a @ w.T) * w_scale * a_scale + bias``, rounded once.
 
@@ -245,6 +261,7 @@ def scaled_mm(
         bias: [N] bf16, fp16 or fp32, or None.
         dtype: of the result: bf16, fp16 or fp32.
         fast_accum: whether fp8 products may be summed over all of K with the tensor cores' fewer bits.
+        library: whose product the tables compare with, and call where it is faster: "torch", or "cutlass" for vLLM's.
 
     Returns:
         [M, N] of ``dtype``.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,6 +78,7 @@ class Family:
     deadly: dict[str, str] = field(default_factory=dict)  # configs that cost a process are not tried on other cases
     winners: dict[Case, Winner] = field(default_factory=dict)
     failed: dict[Case, str] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)  # of all configs that did not compile or run
 
     def start(self) -> None:
         """Ask for the seeds, or the configs that the kernel names, to be compiled."""
@@ -132,13 +134,25 @@ class Family:
 
     def _ask_for_finalists(self) -> None:
         self.finishing = True
+        lost = self._lost()
         for case in self.cases:
             best = sorted(self.times[case], key=self.times[case].__getitem__)[:FINALISTS]
             # The alternatives are what the others have to beat, so they are timed as carefully.
             others = [text for text in self.times[case] if "alternative" in self.configs[text] and text not in best]
             self.wanted[case] = [*best, *others]
-            if not self.times[case]:
+            if lost and (not self.kernel.candidates or self.named[case]):
+                # Otherwise the alternatives would win wherever something is wrong with the machine.
+                self.wanted[case] = []
+                self.failed.setdefault(case, lost)
+            elif not self.times[case]:
                 self.failed.setdefault(case, "no config compiled and ran")
+
+    def _lost(self) -> str | None:
+        """Why no config of the kernel itself compiled and ran, where some were tried."""
+        if not self.errors or any("alternative" not in self.configs[text] for times in self.times.values() for text in times):
+            return None
+        reason, count = Counter(self.errors).most_common(1)[0]
+        return f"none of {len(self.errors)} configs compiled and ran, {count} of them because of {reason}"
 
     # --- asking ---------------------------------------------------------------------------------------------------------
 
@@ -151,7 +165,7 @@ class Family:
                 continue
             self.tried.add((case, text))
             entry = self.journal.times.get((case, text))
-            if entry is None:
+            if entry is None or (entry["us"] is None and not self.journal.has_run):
                 texts.append(text)
                 self._future(case, text)
             elif entry["us"] is not None:
@@ -215,10 +229,10 @@ class Family:
             compiled = self._future(case, text).result()
             step, origin = self.came_by.get((case, text), (None, None))
             if text in self.deadly:
-                self.journal.time(case, self.configs[text], None, self.deadly[text])
+                self._fails(case, text, self.deadly[text])
                 continue
             if compiled.error:
-                self.journal.time(case, self.configs[text], None, compiled.error)
+                self._fails(case, text, compiled.error)
                 if step:
                     self.moves.failed(step)
                 continue
@@ -251,8 +265,12 @@ class Family:
         except (ValueError, RuntimeError) as error:
             if isinstance(error, WorkerDied):
                 self.deadly[text] = str(error)
-            self.journal.time(case, self.configs[text], None, str(error))
+            self._fails(case, text, str(error))
             return None
+
+    def _fails(self, case: Case, text: str, error: str) -> None:
+        self.errors.append(error)
+        self.journal.time(case, self.configs[text], None, error)
 
     def _finish(self) -> None:
         for case in self.cases:

@@ -28,6 +28,10 @@ class Journal:
     A line reaches the operating system in one write before the next thing is measured, so that even ``kill -9`` loses no
     more than what was being measured.  A line cut short, by a full disk say, is passed over.
 
+    Attributes:
+        has_run: whether any config of the kernel itself ever had a time; if not, what failed may have failed for other reasons
+            than its config.
+
     Args:
         run: what the measurements depend on: kernel and its version, GPU, versions of the compilers.
 
@@ -39,6 +43,7 @@ class Journal:
         self.times: dict[tuple[Case, str], dict[str, Any]] = {}
         self.baselines: dict[tuple[Case, str], float] = {}
         self.done: dict[Case, dict[str, Any]] = {}
+        self.has_run = False
         self._lock = threading.Lock()
         self.path = folder / f"{run}.{rank}.jsonl"
         with self._told():
@@ -91,5 +96,6 @@ class Journal:
                 self.done[case] = entry
             else:
                 self.times[case, config_text(entry["config"])] = entry
+                self.has_run |= entry["us"] is not None and "alternative" not in entry["config"]
         except (ValueError, KeyError, TypeError):
             return

@@ -6,16 +6,20 @@ no more, ``("broken", sentence)``; a process that dies sends nothing.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 __all__ = ["Worker", "WorkerDied"]
+
+_NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 class WorkerDied(RuntimeError):
@@ -30,8 +34,7 @@ class Worker:
         modules: to import before, for the kernels they define.
         environment: variables to set in the process before it makes the server.
         start: "spawn", or "forkserver", which takes milliseconds instead of seconds: torch and the first such worker's modules
-            are imported once, in the process that the others are forked from.  Not for one that uses CUDA, which does not
-            outlive a fork if one of the modules has begun to use it.
+            are imported once, in the process that the others are forked from.  Such a worker sees no GPU.
     """
 
     def __init__(self, server: str, modules: Sequence[str], environment: Mapping[str, str], start: str = "spawn") -> None:
@@ -39,6 +42,10 @@ class Worker:
         self._context = multiprocessing.get_context(start)
         if start == "forkserver":
             self._context.set_forkserver_preload(["torch", *modules])
+            self.environment |= _NO_GPU
+            # Importing Inductor (torch 2.11) asks CUDA for its GPUs, and no process forked after that may use one.
+            with _environment(_NO_GPU):
+                multiprocessing.forkserver.ensure_running()
         self.process: Any = None
         self._lock = threading.Lock()  # a process that is being started cannot be ended yet
         self.deaths = 0
@@ -90,6 +97,21 @@ class Worker:
     def _died(self) -> None:
         self.deaths += 1
         self.stop()
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Inside, processes are started with these variables."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _end(process: Any) -> None:

@@ -30,9 +30,6 @@ from passes.values import VIEWS
 
 __all__ = ["FusionPass"]
 
-# The other product in this fusion is torch's; vLLM's CUTLASS product is up to twice as fast for few tokens (H200), and no
-# table compares with that.
-_NOT_BY_ITSELF = ("scaled_mm",)
 # vLLM's fusion of attention and the quantiser behind it saves more than ours can.
 _ATTENTION = frozenset({"vllm.unified_attention_with_output.default", "vllm.unified_mla_attention_with_output.default"})
 
@@ -110,8 +107,7 @@ class FusionPass(InductorPass):
         wanted = [
             fusion
             for fusion in known
-            if fusion.name not in chosen.disable
-            and (fusion.name not in _NOT_BY_ITSELF if chosen.only is None else fusion.name in chosen.only)
+            if fusion.name not in chosen.disable and (chosen.only is None or fusion.name in chosen.only)
         ]
         return passes.FusionPass(
             [

@@ -32,6 +32,8 @@ class Matmul(Meaning):
     Inputs: ``a`` [M, K] and ``b`` [K, N] of ``operands``, or ``b`` [N, K] if ``b_is_rows``; ``a_scale`` [M, 1] and
     ``b_scale`` [1, N] or [N, 1] (TOKEN), one element (TENSOR) or one for each block (GROUP); ``bias`` [N] if ``bias``; with
     ``zero_points``, int32 ``zero_sums`` [1, N], the sums of b's columns, and ``zero`` [M, 1] if each row has its own.
+
+    The order of the sum is that of ``library``: "torch", or "cutlass" for the operators of vLLM by that name.
     Outputs: ``out`` [M, N] of ``dtype``.
     """
 
@@ -46,6 +48,7 @@ class Matmul(Meaning):
     zero_points: bool = False  # of a
     bias: bool = False
     fast_accum: bool = False
+    library: str = "torch"
 
     def __str__(self) -> str:
         kinds = _OF_A[self.a_scales], _OF_B[self.b_scales]
@@ -59,4 +62,5 @@ class Matmul(Meaning):
             "zero points" if self.zero_points else "",
             "bias" if self.bias else "",
             "fast accumulation" if self.fast_accum else "",
+            "by CUTLASS" if self.library == "cutlass" else "",
         )

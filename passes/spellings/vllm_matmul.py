@@ -86,6 +86,7 @@ def read(anchor: Node) -> Region | None:
         bias=bias is not None,
         # vLLM's CUTLASS kernels for fp8 are those with fast accumulation (csrc, c3x/scaled_mm_sm90_fp8_dispatch.cuh).
         fast_accum=operator.cutlass and dtype_of(a) != torch.int8,
+        library="cutlass" if operator.cutlass else "torch",
     )
     return walk.region(meaning, {name: node for name, node in inputs.items() if node is not None}, {"out": out})
 

@@ -33,6 +33,7 @@ QUANTIZE = Quantize(
             "Quantize(bf16 to fp8 e4m3 a token, bf16 scale, multiply by reciprocal, no clamp, amax >= 1e-12, scale >= 0.5)",
         ),
         (Matmul(dtype=BF16), "Matmul(scaled by row and column, bf16)"),
+        (Matmul(dtype=BF16, library="cutlass"), "Matmul(scaled by row and column, bf16, by CUTLASS)"),
         (
             Matmul(dtype=FP32, bias=True, fast_accum=True),
             "Matmul(scaled by row and column, fp32, bias, fast accumulation)",

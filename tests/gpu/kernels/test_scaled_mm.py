@@ -22,10 +22,19 @@ def arguments(m, n, k, operands=E4M3, dtype=BF16, by_tensor=False, bias=False, f
         return values.to(E4M3) if operands == E4M3 else values.mul(40).round().clamp(-127, 127).to(INT8)
 
     a_scale, w_scale = (torch.rand(1 if by_tensor else size, device="cuda") + 0.5 for size in (m, n))
-    return random(m), random(n), a_scale, w_scale, torch.randn(n, device="cuda").to(BF16) if bias else None, dtype, fast_accum
+    return (
+        random(m),
+        random(n),
+        a_scale,
+        w_scale,
+        torch.randn(n, device="cuda").to(BF16) if bias else None,
+        dtype,
+        fast_accum,
+        "torch",
+    )
 
 
-def exact(a, w, a_scale, w_scale, bias, dtype, fast_accum):
+def exact(a, w, a_scale, w_scale, bias, dtype, *_):
     result = (a.double() @ w.double().t()) * w_scale.double() * a_scale.double()[:, None]
     return result if bias is None else result + bias.double()
 

@@ -59,7 +59,7 @@ def test_every_subject_makes_a_row_whose_results_agree(no_gpu, name):
 
 @row_wise_products
 def test_a_product_is_measured_against_the_library(no_gpu):
-    facts = {"k": 64, "n": 48, "operands": "e4m3", "scales": "row", "fast_accum": True}
+    facts = {"k": 64, "n": 48, "operands": "e4m3", "scales": "row", "fast_accum": True, "library": "torch"}
     row = kernels.row_of("scaled_mm", facts, 64, 16, LIMITS, device="cpu")
     assert row["baselines"] == {"library": 3.0} and not row["wrong"], row["notes"]
     assert row["products"] == 2 * 16 * 48 * 64 and row["n"] == 48
@@ -120,7 +120,7 @@ def test_bytes_and_operations_are_those_of_the_arguments_and_the_reference():
     work = work_of_case(rms_norm_quant, Case(hidden_size=64, num_tokens=4, dtype="bf16", residual=True))
     assert work.bytes == 4 * 64 * (2 + 2 + 2 + 1) + 64 * 2 + 4 * 4  # x, residual, sum, bytes, weight, scales
     assert work.products == 0 and 7 * 4 * 64 < work.operations < 12 * 4 * 64
-    facts = {"num_tokens": 4, "operands": "e4m3", "dtype": "bf16", "scales": "row", "fast_accum": True}
+    facts = {"num_tokens": 4, "operands": "e4m3", "dtype": "bf16", "scales": "row", "fast_accum": True, "library": "torch"}
     work = work_of_case(scaled_mm, Case(k=64, n=32, **facts))
     assert work.bytes == 4 * 64 + 32 * 64 + 4 * 4 + 32 * 4 + 4 * 32 * 2 and work.products == 2 * 4 * 64 * 32
     x = torch.ones(4, 4)

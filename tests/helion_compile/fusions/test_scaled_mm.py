@@ -29,8 +29,9 @@ def on_a_cpu(monkeypatch):
 class Chosen:
     sentence = "no table"
 
-    def __init__(self, config):
+    def __init__(self, config, row=None):
         self.config = config
+        self.row = row
 
 
 def operands(m=16, by_tensor=False):

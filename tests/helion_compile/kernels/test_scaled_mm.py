@@ -21,7 +21,7 @@ from helion_compile.tune.pool import CompilePool
 E4M3, INT8 = torch.float8_e4m3fn, torch.int8
 BF16, FP32 = torch.bfloat16, torch.float32
 H200 = Gpu("NVIDIA H200", (9, 0))
-CASE = Case(k=4096, n=6144, num_tokens=16, operands="e4m3", dtype="bf16", scales="row", fast_accum=True)
+CASE = Case(k=4096, n=6144, num_tokens=16, operands="e4m3", dtype="bf16", scales="row", fast_accum=True, library="torch")
 
 
 def arguments(m=4, n=32, k=48, operands=E4M3, dtype=BF16, by_tensor=False, bias=False, fast_accum=True):
@@ -58,6 +58,22 @@ def test_the_library_writes_where_it_is_told_to():
     out = torch.full((16, 64), float("nan"), dtype=BF16)
     scaled_mm.alternatives["library"](*args, out=(out,))
     assert torch.equal(out, scaled_mm.alternatives["library"](*args))
+
+
+def test_vllm_s_product_is_called_with_its_own_shapes(monkeypatch):
+    called = []
+
+    class Operators:
+        def cutlass_scaled_mm(self, out, a, b, a_scales, b_scales, bias):
+            called.append((tuple(b.shape), b.stride(), tuple(a_scales.shape), tuple(b_scales.shape)))
+            out.copy_(scaled_mm.reference(a, b.t(), a_scales[:, 0], b_scales[:, 0], bias, out.dtype, True))
+
+    monkeypatch.setattr(torch.ops, "_C", Operators())
+    args = (*arguments(m=4, n=32, k=48), "cutlass")
+    out = torch.empty(4, 32, dtype=BF16)
+    assert scaled_mm.alternatives["library"](*args, out=(out,)) is out
+    assert torch.equal(scaled_mm.alternatives["library"](*args), out) and torch.equal(scaled_mm(*args), out)
+    assert called == [((48, 32), (1, 48), (4, 1), (32, 1))] * 2
 
 
 def without(position, value):

@@ -261,6 +261,18 @@ def test_a_worker_outlives_errors_and_is_replaced_after_death():
         worker.stop()
 
 
+def test_a_forked_worker_sees_no_gpu_and_others_still_do(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    seen = {}
+    for start in ("forkserver", "spawn"):
+        worker = Worker("tune_fakes:Measurer", (), {}, start)
+        try:
+            seen[start] = worker.request("variable", "CUDA_VISIBLE_DEVICES")
+        finally:
+            worker.stop()
+    assert seen == {"forkserver": "", "spawn": "3"}
+
+
 @pytest.fixture
 def pool_of_one(monkeypatch):
     made = []
@@ -349,3 +361,17 @@ def test_the_products_of_a_model_are_few_measurements_and_the_gpu_begins_at_once
     counts = Counter(lines)
     assert counts["compiled"] <= 1300 and counts["False"] <= 2200 and counts["True"] <= 1200, counts
     assert lines.index("False") < 30, "the GPU waited for what it need not wait for"
+
+
+def test_no_alternative_wins_because_nothing_else_compiles(tmp_path):
+    folder = Folder(tmp_path)
+    shape = ("--shapes", "hidden_size=64", "--tokens", "16,1024,8192")
+    said, code = folder.tune(*shape, FAKE_KERNEL="plus_one_or_library", FAKE_COMPILE_ERROR="RuntimeError: no driver")
+    reason = "has no config: none of 3 configs compiled and ran, 3 of them because of RuntimeError: no driver"
+    assert code == 1 and said.count(reason) == 2
+    # For 8192 tokens the kernel names no configs.
+    assert [case["num_tokens"] for case in folder.rows_of("plus_one_or_library")] == [8192]
+    # The next run tries the same configs again.
+    assert folder.tune(*shape, FAKE_KERNEL="plus_one_or_library")[1] == 0
+    configs = {case["num_tokens"]: row["config"] for case, row in folder.rows_of("plus_one_or_library").items()}
+    assert configs[16]["num_warps"] == configs[1024]["num_warps"] == 8 and configs[8192] == {"alternative": "library"}
