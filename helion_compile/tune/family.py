@@ -67,6 +67,7 @@ class Family:
     seeds: Iterable[Mapping[str, Any]] = ()
     round: int = 0
     finishing: bool = False
+    hurried: bool = False  # something was left out for lack of time
     phases: int = 0  # that are over: seeds and each round
     times: dict[Case, dict[str, float]] = field(default_factory=dict)
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -121,11 +122,14 @@ class Family:
             self._measure(case, compiled)
             return True
         if hurry:
+            self.hurried |= self.round < self.effort.rounds or any(self.wanted.values())
             self.wanted = {case: texts for case, texts in self.wanted.items() if not self.times[case]}
         if any(self.wanted.values()):
             return True
         self.phases += 1
-        if not hurry and self.round < self.effort.rounds:
+        if hurry:
+            self._borrow()
+        elif self.round < self.effort.rounds:
             self._follow() if self.kernel.candidates else self._next_round()
             self.round += 1
         if not any(self.wanted.values()):
@@ -147,9 +151,14 @@ class Family:
             elif not self.times[case]:
                 self.failed.setdefault(case, "no config compiled and ran")
 
+    def _best(self, case: Case) -> str | None:
+        """The fastest config of the kernel itself so far."""
+        own = [text for text in self.times[case] if "alternative" not in self.configs[text]]
+        return min(own, key=self.times[case].__getitem__, default=None)
+
     def _lost(self) -> str | None:
         """Why no config of the kernel itself compiled and ran, where some were tried."""
-        if not self.errors or any("alternative" not in self.configs[text] for times in self.times.values() for text in times):
+        if not self.errors or any(self._best(case) for case in self.cases):
             return None
         reason, count = Counter(self.errors).most_common(1)[0]
         return f"none of {len(self.errors)} configs compiled and ran, {count} of them because of {reason}"
@@ -199,6 +208,14 @@ class Family:
                 if times.get(text, float("inf")) <= FOLLOWED * min(times.values(), default=float("inf")):
                     good.append(config)
             self._want(case, good)
+
+    def _borrow(self) -> None:
+        """For a case without a config of the kernel itself that of its nearest neighbour: nothing wins unopposed."""
+        for position, case in enumerate(self.cases):
+            if self._best(case) or not self.named.get(case):
+                continue
+            near = sorted(self.cases, key=lambda other: abs(self.cases.index(other) - position))
+            self._want(case, [self.configs[text] for other in near if (text := self._best(other))][:1])
 
     def _next_round(self) -> None:
         for position, case in enumerate(self.cases):
@@ -300,7 +317,9 @@ class Family:
                 config = self.configs[text]
                 small = config if "alternative" in config else self.space.small(config)
                 self.winners[case] = Winner(small, round(us, 3), compiled)
-                self.journal.finish(case, self.winners[case].config, us, self.effort.level, spills=compiled.spills)
+                # With time left out it counts as no effort, so that the next run goes on from here.
+                effort = 0 if self.hurried else self.effort.level
+                self.journal.finish(case, self.winners[case].config, us, effort, spills=compiled.spills)
                 self.failed.pop(case, None)
                 break
 
