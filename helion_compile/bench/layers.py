@@ -21,6 +21,7 @@ from torch._inductor.utils import fresh_cache
 
 from helion_compile.backend import helion
 from helion_compile.bench.rows import Rows, distance
+from helion_compile.bench.timeline import busy, spans_of
 from helion_compile.bench.timing import copy_bandwidth, product_rate, require_gpu
 from helion_compile.bench.work import Limits, Work, work_of_case
 from helion_compile.case import Case
@@ -88,14 +89,14 @@ def measure(model: torch.nn.Module, inputs: list[torch.Tensor], compiled: dict[s
 
 
 def _kernel_time(fn: Any) -> float:
-    """Sum of the device times of all kernels of one call, in µs."""
+    """How long any kernel of one call runs, in µs."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA]) as recorded:
         for _ in range(5):
             fn()
         torch.cuda.synchronize()
-    return sum(event.device_time_total for event in recorded.events() if event.device_type.name == "CUDA") / 5
+    return busy(spans_of(recorded.events())) / 5
 
 
 def work_of_layer(tokens: int) -> Work:

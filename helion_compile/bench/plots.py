@@ -23,7 +23,7 @@ NAMES = {
     "inductor": "Inductor",
     "vllm": "vLLM's CUDA operator",
     "cutlass": "CUTLASS",
-    "library": "torch._scaled_mm",
+    "library": "the library's product",
 }  # others: by their own
 
 

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Span", "account", "spans_of"]
+__all__ = ["Span", "account", "busy", "spans_of"]
 
 
 class Span(NamedTuple):
@@ -27,6 +27,15 @@ def spans_of(events: Iterable[Any]) -> list[Span]:
     """The spans among ``torch.profiler.profile().events()``."""
     on_gpu = [event for event in events if event.device_type.name == "CUDA"]
     return [Span(event.name, event.time_range.start, event.time_range.end) for event in on_gpu]
+
+
+def busy(spans: Iterable[Span]) -> float:
+    """µs in which anything ran; a sum would count twice what a kernel waits for the one before (dependent launch)."""
+    total, end = 0.0, float("-inf")
+    for span in sorted(spans, key=lambda span: span.start):
+        total += max(0.0, span.end - max(span.start, end))
+        end = max(end, span.end)
+    return total
 
 
 def account(spans: Sequence[Span], steps: int) -> dict[str, float]:

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from helion_compile.bench.timeline import Span, account, spans_of
+from helion_compile.bench.timeline import Span, account, busy, spans_of
 
 
 def step(at):
@@ -42,3 +42,9 @@ def test_events_on_the_host_are_no_spans():
         )
 
     assert spans_of([event("CPU", "cudaGraphLaunch"), event("CUDA", "gemm")]) == [Span("gemm", 1.0, 3.0)]
+
+
+def test_time_that_two_spans_share_is_busy_once():
+    assert busy([]) == 0.0
+    spans = [Span("a", 0.0, 4.0), Span("b", 3.0, 6.0), Span("c", 3.5, 5.0), Span("d", 8.0, 9.0)]
+    assert busy(reversed(spans)) == 7.0
