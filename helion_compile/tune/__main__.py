@@ -45,14 +45,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(options: argparse.Namespace) -> list:
     for module in options.modules:
-        importlib.import_module(module)
+        _import(module)
     if not (options.model or options.shapes):
         raise TuneError("no shapes were given; name a model's config.json with --model, or shapes with --shapes FACT=VALUE,…")
     layers = [read_model(path) for path in options.model]
     shapes = [read_shapes(text) for text in options.shapes]
     tokens = read_tokens(options.tokens) if options.tokens else TOKENS
-    kernels = [registry.named(name) for name in options.kernels]
-    return [(kernel, case) for kernel in kernels for case in cases_of(kernel, layers, shapes, tokens, options.dtype)]
+    kernels = [registry.named(name) for name in dict.fromkeys(options.kernels)]
+    work = [(kernel, case) for kernel in kernels for case in cases_of(kernel, layers, shapes, tokens, options.dtype)]
+    if not work:
+        raise TuneError(f"{', '.join(options.kernels)} takes none of the model's shapes; name some by hand with --shapes")
+    return work
+
+
+def _import(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module is there and lacks another
+        raise TuneError(
+            f"--modules names {module!r}, and {error}; name it as an import does, with its folder in PYTHONPATH"
+        ) from None
 
 
 def _settings(options: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -140,19 +154,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, action="append", default=[], metavar="CONFIG.json", help="a Hugging Face config")
     parser.add_argument("--shapes", action="append", default=[], metavar="FACT=VALUE,…", help="exact facts by hand")
     parser.add_argument("--tokens", metavar="1,2,…,8192", help="token counts; powers of two up to 8192 by default")
-    parser.add_argument("--dtype", default="bf16", help="of the activations: bf16, fp16 or fp32")
+    parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16", help="of the activations")
     effort = parser.add_mutually_exclusive_group()
     effort.add_argument("--quick", action="store_true", help=f"{EFFORTS['quick'].rounds} round of steps instead of 3")
     effort.add_argument("--full", action="store_true", help="until nothing more is gained")
-    parser.add_argument("--budget", type=_duration, metavar="10m", help="finish within this time: 90s, 10m, 1h")
+    parser.add_argument("--budget", type=_duration, metavar="10m", help="finish within this time: 90, 90s, 10m, 1h")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write the tables here instead of the user's folder")
     parser.add_argument("--journal", type=Path, metavar="FOLDER", help="keep what was measured here, for continuing")
     parser.add_argument("--modules", nargs="+", default=[], metavar="MODULE", help="modules that define kernels of yours")
-    parser.add_argument("--processes", type=int, default=0, help="compiling processes; one less than the CPU cores by default")
+    parser.add_argument(
+        "--processes", type=_count, default=0, help="compiling processes; one less than the CPU cores by default"
+    )
     parser.add_argument("--no-baselines", action="store_true", help="do not measure what Inductor makes of each reference")
     parser.add_argument(
         "--compare-autotune",
-        type=int,
+        type=_count,
         default=0,
         metavar="N",
         help="then search N of the cases with Helion's full autotune too",
@@ -166,10 +182,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _duration(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    """Seconds of ``"10m"``; a number alone is one of seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
     if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time like 90s, 10m or 1h")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time like 90s, 10m or 1h, or a number of seconds")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of things; give 0 or more")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -127,7 +127,10 @@ def cases_of(
         raise TuneError(f"{kernel.name} cannot be tuned: it does not say how {lacks}; give {parameter} to @kernel")
     found = {Case(**{"dtype": dtype, **facts}) for layer in layers for facts in (kernel.shapes or (lambda _: ()))(layer)}
     for facts in shapes:
-        found.add(Case(**{"dtype": dtype, **facts}))
+        try:
+            found.add(Case(**{"dtype": dtype, **facts}))
+        except ValueError as error:
+            raise TuneError(f"--shapes names no case: {error}") from None
     rounded = kernel.rounded[0] if kernel.rounded else None
     every = found if rounded is None else {case.replace(**{rounded: count}) for case in found for count in tokens}
     for case in every:
@@ -144,5 +147,8 @@ def _check(kernel: HelionKernel, case: Case) -> None:
             found = kernel.case(*kernel.inputs(case, torch.device("meta")))
     except KeyError as error:
         raise TuneError(f"{kernel.name} needs more facts than ({case}): {error.args[0]}; add it to --shapes") from None
+    except Exception as error:  # of the functions that the kernel gives, about a value that none of them expects
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
+        raise TuneError(f"{kernel.name} has no case ({case}): {reason}; correct its facts in --shapes") from error
     if found != case:
         raise TuneError(f"{kernel.name} has no case ({case}): inputs made for it are of ({found}); name its facts in --shapes")

@@ -234,11 +234,46 @@ def test_each_rank_has_its_gpu_and_each_effort_its_rounds():
     ranks = settings(RANK="9", WORLD_SIZE="16", LOCAL_WORLD_SIZE="8")
     assert (ranks.rank, ranks.ranks, ranks.local_ranks) == (9, 16, 8)
     assert [settings(*option).effort for option in ((), ("--quick",), ("--full",))] == ["normal", "quick", "full"]
-    assert [settings("--budget", text).budget for text in ("90s", "10m", "1.5h")] == [90, 600, 5400]
-    with pytest.raises(SystemExit):
-        settings("--quick", "--full")
-    with pytest.raises(SystemExit):
-        settings("--budget", "10")
+    assert [settings("--budget", text).budget for text in ("90s", "10m", "1.5h", "175", "0.5")] == [90, 600, 5400, 175, 0.5]
+    bad = ("--quick", "--full"), ("--budget", "10d"), ("--budget", "-10"), ("--processes", "-1"), ("--compare-autotune", "-1")
+    for options in (*bad, ("--dtype", "fp8")):
+        with pytest.raises(SystemExit):
+            settings(*options)
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (("--modules", "nosuch.kernels"), "--modules names 'nosuch.kernels', and No module named 'nosuch'; name it as"),
+        (("--shapes", "hidden_size=abc"), "quant has no case (dtype=bf16 hidden_size=abc num_tokens=1): TypeError: "),
+        (("--shapes", "hidden_size=[1]"), "--shapes names no case: the fact hidden_size is [1] (list), and a case holds"),
+        (("--shapes", "hidden-size=1"), "--shapes names no case: a fact is named by an identifier"),
+    ],
+)
+def test_what_cannot_be_tuned_is_a_sentence(capsys, options, sentence):
+    shapes = () if "--shapes" in options else ("--shapes", "hidden_size=64")
+    assert command.main(["quant", "--tokens", "1", "--dry-run", *shapes, *options]) == 1
+    assert capsys.readouterr().err.startswith(f"tune: {sentence}")
+
+
+def test_a_module_that_lacks_another_says_so_itself(tmp_path, monkeypatch):
+    (tmp_path / "lacking_kernels.py").write_text("import nosuch\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="nosuch"):
+        command.main(["quant", "--shapes", "hidden_size=64", "--dry-run", "--modules", "lacking_kernels"])
+
+
+def test_a_kernel_named_twice_is_tuned_once(capsys):
+    assert command.main(["quant", "quant", "--shapes", "hidden_size=64", "--tokens", "1", "--dry-run"]) == 0
+    assert capsys.readouterr().out == "quant dtype=bf16 hidden_size=64 num_tokens=1\n"
+
+
+def test_a_model_without_shapes_for_the_kernel_is_a_sentence(tmp_path, capsys, monkeypatch):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 1}))
+    monkeypatch.setattr(tune_fakes.plus_one, "shapes", lambda layer: [])
+    assert command.main(["plus_one", "--model", str(file), "--dry-run"]) == 1
+    assert "tune: plus_one takes none of the model's shapes; name some by hand with --shapes" in capsys.readouterr().err
 
 
 def test_a_worker_outlives_errors_and_is_replaced_after_death():
