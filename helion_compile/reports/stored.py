@@ -19,6 +19,7 @@ import os
 import tempfile
 import types
 import typing
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,14 +92,15 @@ def find(key: str) -> list[GraphReport]:
     file = _folder() / f"{key}.json.gz"
     try:
         found = _decoded(list[GraphReport], json.loads(gzip.decompress(file.read_bytes())))
-        os.utime(file)  # the ones used last are kept
-        return found
     except FileNotFoundError:
         return []
-    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, AttributeError):
         with contextlib.suppress(OSError):
             file.unlink()
         return []
+    with contextlib.suppress(OSError):  # a folder of somebody else's, say
+        os.utime(file)  # the ones used last are kept
+    return found
 
 
 def _folder() -> Path:

@@ -181,7 +181,7 @@ def _verified(group: list[FusedSite]) -> Iterator[tuple[str, str]]:
 def _size(count: int) -> str:
     """ "12.9 kB"."""
     for unit in ("B", "kB", "MB"):
-        if count < 1000:
+        if count < 999.5:  # which three digits round to 1000
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} GB"

@@ -112,6 +112,7 @@ DAMAGE = {
     "empty": lambda file: file.write_bytes(b""),
     "cut off": lambda file: file.write_bytes(file.read_bytes()[:-100]),
     "a byte changed": lambda file: file.write_bytes(file.read_bytes()[:-40] + b"x" + file.read_bytes()[-39:]),
+    "a block changed": lambda file: file.write_bytes(file.read_bytes()[:10] + b"\xff" * 9 + file.read_bytes()[19:]),
     "no gzip": lambda file: file.write_bytes(b"report"),
     "no report": lambda file: file.write_bytes(gzip.compress(b'[{"record": 3}]')),
     "a number for a text": lambda file: file.write_bytes(
@@ -129,6 +130,16 @@ def test_what_is_damaged_counts_as_none(how):
     (file,) = files()
     DAMAGE[how](file)
     assert stored.find(file.name.removesuffix(".json.gz")) == [] and files() == []
+
+
+def test_a_report_that_cannot_be_touched_is_told_and_stays(monkeypatch):
+    def utime(file):
+        raise PermissionError(1, "Operation not permitted")
+
+    compiled_anew(quantize, X)
+    kept = files()
+    monkeypatch.setattr(stored.os, "utime", utime)
+    assert len(stored.find(kept[0].name.removesuffix(".json.gz"))) == 1 and files() == kept
 
 
 def first_and_anew(function, *args, **options):

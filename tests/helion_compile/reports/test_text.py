@@ -113,6 +113,12 @@ def test_the_cost_of_a_graph_and_of_each_layer_alike_ones_once():
     assert "layers " not in render(report(lines_before=before, lines_after=before), 120)  # nothing fused, nothing changed
 
 
+@pytest.mark.parametrize("size, text", [(999, "999 B"), (999_499, "999 kB"), (999_500, "1 MB"), (2_340_000_000, "2.34 GB")])
+def test_sizes_have_three_digits_and_no_exponent(size, text):
+    fused = dataclasses.replace(site(), before=Cost(27, size), after=Cost(1, 0))
+    assert f"cost as written 27 kernels that move {text}; now 1 and 0 B" in " ".join(render(report(fused), 200).split())
+
+
 def test_what_differs_in_a_fact_is_told_apart():
     first = site("model.layers.0.mlp.gate_proj")
     others = [
