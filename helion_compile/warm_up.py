@@ -11,7 +11,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +57,7 @@ class WarmUp:
 
 def warm_up(
     model_or_kernels: Any,
-    tokens: Collection[int],
+    tokens: Iterable[int] | int,
     inputs: Inputs | None = None,
     *,
     between: bool = False,
@@ -68,7 +68,7 @@ def warm_up(
 
     Args:
         model_or_kernels: a model or function, compiled or not; a HelionKernel; or a dict from kernels to their ``inputs``.
-        tokens: numbers of tokens that will be served.
+        tokens: numbers of tokens that will be served, or one.
         inputs: takes a number of tokens, gives a tuple of arguments or a dict of keyword arguments for the call.  By default
             a module gets ``torch.zeros((1, tokens), dtype=torch.long)`` on the device of its parameters.
         between: other numbers up to the largest will be served too.  Adds those at which another config is picked or
@@ -140,8 +140,15 @@ def _kernel_call(kernel: HelionKernel, make: Inputs, unaligned: tuple[str, ...])
     def call(count: int) -> None:
         arguments = make(count)
         args = kernel.bind((), arguments) if isinstance(arguments, Mapping) else kernel.bind(tuple(arguments), {})
+        named = dict(zip(kernel.signature.parameters, args, strict=True))
+        for name in unaligned:
+            if named[name] is not None and not isinstance(named[name], torch.Tensor):
+                raise ValueError(
+                    f"{kernel.name}: unaligned={unaligned!r} names {name}, which is a {type(named[name]).__name__} and no "
+                    f"tensor."
+                )
         for names in _subsets(unaligned):
-            kernel(*[_shifted(arg) if n in names else arg for n, arg in zip(kernel.signature.parameters, args, strict=True)])
+            kernel(*[_shifted(arg) if name in names else arg for name, arg in named.items()])
 
     return call
 
@@ -159,13 +166,15 @@ def _shifted(arg: Any) -> Any:
     return shifted.copy_(arg)
 
 
-def _counts(tokens: Collection[int], between: bool) -> tuple[int, ...]:
-    if not tokens or not all(isinstance(count, int) and count > 0 for count in tokens):
-        raise ValueError(f"warm_up was given tokens={tokens!r}; it takes numbers of tokens, such as [1, 16, 256].")
-    counts = set(tokens)
+def _counts(tokens: Iterable[int] | int, between: bool) -> tuple[int, ...]:
+    # A list first: of what can be read once only, a second reading would warm up nothing.
+    given = list(tokens) if isinstance(tokens, Iterable) else [tokens]
+    if not given or not all(isinstance(count, int) and count > 0 for count in given):
+        raise ValueError(f"warm_up was given tokens={given!r}; it takes numbers of tokens, such as [1, 16, 256].")
+    counts = set(given)
     if not between:
         return tuple(sorted(counts))
-    counts |= {size for size in _sizes_in_tables() if size < max(tokens)}
+    counts |= {size for size in _sizes_in_tables() if size < max(given)}
     below = 0
     for count in sorted(counts):
         # In each range that picks one config: a multiple of 16, another number, and 1, which Triton all tells apart.
@@ -178,6 +187,8 @@ def _counts(tokens: Collection[int], between: bool) -> tuple[int, ...]:
 
 def _sizes_in_tables() -> set[int]:
     """Numbers of tokens at which some kernel's table changes its config."""
+    if not torch.cuda.is_available():  # references run, for which no size is like another
+        return set()
     gpu = Gpu.current()
     rows = [row for kernel in registry.kernels() for row in kernel.table.rows(gpu)]
     return {size for row in rows if isinstance(size := row.case.facts.get("num_tokens"), int)}

@@ -52,6 +52,16 @@ def test_calls_that_were_warmed_up_make_no_plan():
     assert counters == before
 
 
+def test_tokens_may_be_one_number_or_come_one_by_one():
+    assert warm_up(stub, (2**power for power in range(3)), inputs).tokens == (1, 2, 4)
+    assert warm_up(stub, 8, inputs).tokens == (8,)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_no_table_has_sizes_between():
+    assert warm_up(stub, [16], inputs, between=True).tokens == (1, 15, 16)
+
+
 def test_a_model_runs_with_its_reference_and_its_call_sites_are_prepared():
     site = CallSite(stub.key, 1, 1, lambda x, rows: (x, None, 2.0))
     seen = []
@@ -94,6 +104,8 @@ def test_afterwards_calls_are_no_longer_only_noted():
         ((stub, [1]), "test_warm_up_stub without inputs"),
         ((stub, [], inputs), r"tokens=\[\]"),
         ((stub, [0], inputs), r"tokens=\[0\]"),
+        ((stub, iter(()), inputs), r"tokens=\[\]"),
+        ((stub, 2.5, inputs), r"tokens=\[2.5\]"),
         ((3, [1]), "a model, a HelionKernel or a dict"),
         ((lambda x: x, [1]), "function without inputs"),
         (({stub: inputs}, [1], inputs), "each kernel's inputs in the dict"),
@@ -107,3 +119,9 @@ def test_what_it_cannot_warm_up_is_said(arguments, message):
 def test_an_unknown_unaligned_name_is_said():
     with pytest.raises(ValueError, match="names z, but the parameters are x, y, a"):
         warm_up(stub, [1], inputs, unaligned=("z",))
+
+
+def test_an_unaligned_name_of_no_tensor_is_said():
+    with pytest.raises(ValueError, match=r"unaligned=\('x', 'a'\) names a, which is a float and no tensor"):
+        warm_up(stub, [1], inputs, unaligned=("x", "a"))
+    warm_up(stub, [1], inputs, unaligned=("y",))  # left out in this call
