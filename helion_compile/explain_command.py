@@ -19,6 +19,7 @@ import torch
 
 from helion_compile.explain import explain
 from helion_compile.fusions import NUMERICS
+from helion_compile.reports import Report
 
 __all__ = ["main"]
 
@@ -192,18 +193,28 @@ def _on_any_device() -> Iterator[None]:
         yield
 
 
-def _explain(model: torch.nn.Module, options: argparse.Namespace) -> Any:
+def _explain(model: torch.nn.Module, options: argparse.Namespace) -> Report:
     ids = torch.randint(
         model.config.get_text_config().vocab_size, tuple(options.shape), generator=torch.Generator().manual_seed(0)
-    )
+    ).to(options.device)
     with torch.no_grad():
-        return explain(
-            model,
-            ids.to(options.device),
-            dynamic=True if options.dynamic else None,
-            options={"numerics": options.numerics},
-            verify=options.verify,
-        )
+        try:
+            return explain(
+                model,
+                ids,
+                dynamic=True if options.dynamic else None,
+                options={"numerics": options.numerics},
+                verify=options.verify,
+            )
+        except Exception as error:
+            try:
+                model(ids)
+            except Exception as own:  # more tokens than it has positions, say
+                raise CommandError(
+                    f"the model of {options.model} cannot be run on token ids of shape {list(options.shape)}, compiled or "
+                    f"not: {_in_a_line(own)}; choose another --shape"
+                ) from error
+            raise
 
 
 if __name__ == "__main__":

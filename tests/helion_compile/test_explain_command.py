@@ -5,7 +5,7 @@ import json
 import fp8_models
 import pytest
 
-from helion_compile import __main__
+from helion_compile import __main__, explain_command
 
 CONFIG = {
     "model_type": "qwen3",
@@ -111,6 +111,20 @@ def test_a_file_that_cannot_be_written_is_told_before_the_model_is_made(config, 
 def test_a_device_that_is_not_there(config, capsys):
     assert explain("--model", config, "--device", "meta:banana") == 1
     assert "explain: --device meta:banana is none that torch" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_run_so_is_told(config, capsys, monkeypatch):
+    config.write_text(json.dumps({"model_type": "gpt2", "n_embd": 64, "n_head": 4, "n_layer": 1, "n_positions": 32}))
+    assert explain("--model", config, "--shape", 1, 33) == 1
+    found = capsys.readouterr().err
+    assert "cannot be run on token ids of shape [1, 33], compiled or not: IndexError: index out of range" in found
+
+    def fails(*args, **kwargs):
+        raise RuntimeError("of ours")
+
+    monkeypatch.setattr(explain_command, "explain", fails)
+    with pytest.raises(RuntimeError, match="of ours"):
+        explain("--model", config, "--shape", 1, 8)
 
 
 def test_a_quantisation_that_is_left_out_is_told(config, capsys):
