@@ -16,6 +16,7 @@ from rich.table import Table
 
 from helion_compile.bench.timing import device_us, machine
 from helion_compile.bench.work import Limits, Work
+from helion_compile.tune.measure import EIGHT_BITS, in_order
 
 __all__ = ["Baseline", "Rows", "distance", "measure", "steps_apart", "summary"]
 
@@ -101,20 +102,18 @@ def _first(results: Any) -> torch.Tensor:
 def steps_apart(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[dict[str, float], str | None]:
     """How many representable values apart, and the share that differs; more than one step is too many.
 
-    Values of 16 bits near 0, where a difference of two products is left, are counted in steps of values of 2^-7.
+    Values of 16 bits near 0, where a difference of two products is left, are counted in steps of values of 2^-7.  A NaN is
+    infinitely far from a number.
     """
-    if ours.dtype == torch.float8_e4m3fn:
-        steps = (_order(ours) - _order(theirs)).abs()
+    if ours.dtype in EIGHT_BITS:
+        steps = (in_order(ours) - in_order(theirs)).abs().float()
     else:
         size = torch.maximum(ours.float().abs(), theirs.float().abs()).clamp_min(2.0**-7)
         steps = (ours.float() - theirs.float()).abs() / torch.exp2(size.log2().floor() - 7)
+    nan, other = ours.float().isnan(), theirs.float().isnan()
+    steps = torch.where(nan & other, 0.0, torch.where(nan | other, math.inf, steps))
     most = steps.max().item()
     return {"steps": most, "differ": (steps > 0).float().mean().item()}, f"{most:g} steps" if most > 1 else None
-
-
-def _order(q: torch.Tensor) -> torch.Tensor:
-    bits = q.view(torch.uint8).int()
-    return torch.where(bits >= 128, 128 - bits, bits)
 
 
 def distance(limit: float) -> Callable[[torch.Tensor, torch.Tensor], tuple[dict[str, float], str | None]]:

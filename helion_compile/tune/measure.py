@@ -20,12 +20,13 @@ from helion_compile.case import Case
 from helion_compile.launcher import without_dependent_launch
 from helion_compile.plan import Plan, Unexplained, record
 
-__all__ = ["GpuMeasurer"]
+__all__ = ["EIGHT_BITS", "GpuMeasurer", "differs", "in_order"]
 
 CALLS = 128  # launches of one replay at most: with fewer, the 3 µs that a replay takes to start would show
 REPLAY_US = 400.0  # and as many as take about this long
 MEMORY = 1 << 30  # bytes of inputs at most, far more than an L2
 BYTES_A_US = 3e6  # for the first guess of a kernel's time; an H200 copies 4.3e6
+EIGHT_BITS = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 class GpuMeasurer:
@@ -203,14 +204,21 @@ def differs(got: torch.Tensor, want: torch.Tensor) -> str | None:
     """
     if (got.shape, got.stride(), got.dtype) != (want.shape, want.stride(), want.dtype):
         return f"is {got.dtype} {tuple(got.shape)} where {want.dtype} {tuple(want.shape)} belongs"
-    if got.dtype == torch.float8_e4m3fn:
-        a, b = (tensor.contiguous().view(torch.uint8).to(torch.int16) for tensor in (got, want))
-        nan = (a & 127 == 127) != (b & 127 == 127)
-        steps = (torch.where(a >= 128, 128 - a, a) - torch.where(b >= 128, 128 - b, b)).abs()
-        worst = 1000 if nan.any() else int(steps.max()) if steps.numel() else 0
+    if got.dtype in EIGHT_BITS:
+        a, b = got.float(), want.float()
+        if not (torch.equal(a.isnan(), b.isnan()) and torch.equal(a.isinf(), b.isinf())):
+            return "is not finite where the reference is, or the other way round"
+        steps = (in_order(got) - in_order(want)).abs().masked_fill(a.isnan(), 0)
+        worst = int(steps.max()) if steps.numel() else 0
         return f"is up to {worst} fp8 steps from the reference" if worst > 1 else None
     if not got.is_floating_point():
         return None if torch.equal(got, want) else "is not equal to the reference"
     error = ((got.double() - want.double()).norm() / want.double().norm().clamp_min(1e-30)).item()
     limit = 4 * torch.finfo(got.dtype).eps
     return None if error <= limit else f"is {error:.1e} from the reference, more than {limit:.1e}"
+
+
+def in_order(values: torch.Tensor) -> torch.Tensor:
+    """8-bit floats as integers: neighbouring values are one apart, and -0 is 0."""
+    bits = values.contiguous().view(torch.uint8).to(torch.int16)
+    return torch.where(bits >= 128, 128 - bits, bits)

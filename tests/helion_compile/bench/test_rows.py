@@ -1,6 +1,7 @@
 """Rows of the benchmarks, built on a CPU: kernels run as their references and times are made up."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -103,6 +104,13 @@ def test_checks():
     assert steps_apart(one.bfloat16(), one.bfloat16()) == ({"steps": 0.0, "differ": 0.0}, None)
     near = torch.nextafter(one.bfloat16(), torch.tensor(9.0).bfloat16())
     assert steps_apart(near, one.bfloat16()) == ({"steps": 1.0, "differ": 1.0}, None)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
+def test_a_nan_is_wrong_unless_it_is_in_both(dtype):
+    numbers, nan = torch.tensor([1.0, 448.0]).to(dtype), torch.tensor([1.0, float("nan")]).to(dtype)
+    assert steps_apart(numbers, nan) == steps_apart(nan, numbers) == ({"steps": math.inf, "differ": 0.5}, "inf steps")
+    assert steps_apart(nan, nan) == ({"steps": 0.0, "differ": 0.0}, None)
 
 
 def test_the_summary_has_mean_bands_worst_row_and_losses():
