@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import json
 import logging
-import os
 import sys
 import textwrap
 import warnings
@@ -17,6 +16,7 @@ from unittest import mock
 
 import torch
 
+from helion_compile.command_options import count, output_file
 from helion_compile.explain import explain
 from helion_compile.fusions import NUMERICS
 from helion_compile.reports import Report
@@ -59,13 +59,6 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _count(text: str) -> int:
-    """For argparse: a number of things of which there has to be one."""
-    if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is no count; give 1 or more")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="helion_compile explain", description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -77,15 +70,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--quantize", choices=(*QUANTIZE, "none"), default="none", help="quantise the linears first")
     parser.add_argument(
-        "--layers", type=_count, metavar="N", help="keep the first N layers (default: 2 of a config, all of a folder)"
+        "--layers", type=count, metavar="N", help="keep the first N layers (default: 2 of a config, all of a folder)"
     )
-    parser.add_argument("--shape", type=_count, nargs=2, default=(2, 16), metavar=("B", "T"), help="of the token ids")
+    parser.add_argument("--shape", type=count, nargs=2, default=(2, 16), metavar=("B", "T"), help="of the token ids")
     parser.add_argument("--dynamic", action="store_true", help="with symbolic sizes, as for a server")
     parser.add_argument("--numerics", choices=NUMERICS, default="default")
     parser.add_argument("--verify", action="store_true", help="run each fused site against the original")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write the report as a page, too")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON, too")
+    parser.add_argument("--html", type=output_file, metavar="FILE", help="write the report as a page, too")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the report as JSON, too")
     return parser
 
 
@@ -100,10 +93,6 @@ def _check(options: argparse.Namespace) -> None:
             f"--device {options.device} is none that torch {torch.__version__} can use here: {_in_a_line(error)}; give "
             f"--device cpu"
         ) from None
-    for file in filter(None, (options.html, options.json)):
-        if file.is_dir() or not os.access(file.parent, os.W_OK):
-            found = "it is a folder" if file.is_dir() else f"there is no folder {file.parent} that can be written to"
-            raise CommandError(f"{file} cannot be written, {found}; name a file in a folder that is there")
 
 
 def _in_a_line(error: Exception) -> str:

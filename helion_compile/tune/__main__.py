@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from helion_compile import registry
+from helion_compile.command_options import count, output_file
 from helion_compile.config_rows import ConfigError
 from helion_compile.errors import UnknownKernelError
 from helion_compile.tune.cases import TOKENS, TuneError, cases_of, read_model, read_shapes, read_tokens
@@ -163,12 +164,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--journal", type=Path, metavar="FOLDER", help="keep what was measured here, for continuing")
     parser.add_argument("--modules", nargs="+", default=[], metavar="MODULE", help="modules that define kernels of yours")
     parser.add_argument(
-        "--processes", type=_count, default=0, help="compiling processes; one less than the CPU cores by default"
+        "--processes", type=count, default=0, help="compiling processes; one less than the CPU cores by default"
     )
     parser.add_argument("--no-baselines", action="store_true", help="do not measure what Inductor makes of each reference")
     parser.add_argument(
         "--compare-autotune",
-        type=_count,
+        type=count,
         default=0,
         metavar="N",
         help="then search N of the cases with Helion's full autotune too",
@@ -176,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--autotune-budget", type=_duration, default=60.0, metavar="60s", help="of each of these searches; a minute by default"
     )
-    parser.add_argument("--compare-json", type=Path, metavar="FILE", help="write the comparisons here")
+    parser.add_argument("--compare-json", type=output_file, metavar="FILE", help="write the comparisons here")
     parser.add_argument("--dry-run", action="store_true", help="list the cases and measure nothing")
     return parser
 
@@ -187,12 +188,6 @@ def _duration(text: str) -> float:
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time like 90s, 10m or 1h, or a number of seconds")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of things; give 0 or more")
-    return int(text)
 
 
 if __name__ == "__main__":

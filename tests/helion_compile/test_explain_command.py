@@ -103,9 +103,10 @@ def test_what_is_no_count_or_choice(config, capsys, arguments, message):
 @pytest.mark.parametrize("option", ["--html", "--json"])
 def test_a_file_that_cannot_be_written_is_told_before_the_model_is_made(config, tmp_path, capsys, option):
     for file, found in ((tmp_path, "it is a folder"), (tmp_path / "no" / "file", "there is no folder")):
-        assert explain("--model", config, option, file) == 1
+        with pytest.raises(SystemExit):
+            explain("--model", config, option, file)
         out, err = capsys.readouterr()
-        assert not out and err.startswith(f"explain: {file} cannot be written, {found}")
+        assert not out and f"argument {option}: {file} cannot be written, {found}" in err
 
 
 def test_a_device_that_is_not_there(config, capsys):
