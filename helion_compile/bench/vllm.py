@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from helion_compile.bench.kernels import copy_bandwidth
-from helion_compile.bench.timing import machine, require_gpu
+from helion_compile.bench.timing import copy_bandwidth, machine, require_gpu
+from helion_compile.bench.vllm_run import work_of
 from helion_compile.bench.vllm_step import limits, roles_table
+from helion_compile.command_options import count, output_file
 
 __all__ = ["main"]
 
@@ -43,38 +45,59 @@ def main(argv: list[str]) -> int:
         choices=VARIANTS,
         help="ours: by the plug-in; slot: by the custom slot; eager: enforce_eager, for its logits",
     )
-    parser.add_argument("--rounds", type=int, default=2, help="how often the variants are run in turn")
-    parser.add_argument("--work", nargs="+", default=WORK)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--layers", type=int, default=36)
-    parser.add_argument("--hidden", type=int, default=4096)
-    parser.add_argument("--intermediate", type=int, default=12288)
+    parser.add_argument("--rounds", type=count, default=2, help="how often the variants are run in turn")
+    parser.add_argument("--work", type=_work, nargs="+", metavar="BATCHxPROMPT+NEW", default=WORK)
+    parser.add_argument("--repeats", type=count, default=5)
+    parser.add_argument("--layers", type=count, default=36)
+    parser.add_argument("--hidden", type=count, default=4096)
+    parser.add_argument("--intermediate", type=count, default=12288)
     parser.add_argument("--warm", action="store_true", help="time a second start of each variant from its caches too")
     parser.add_argument("--logits", action="store_true", help="compare logits; adds one process a scheme")
-    parser.add_argument("--profile", type=int, metavar="BATCH", help="time the kernels of one decode step of that batch")
+    parser.add_argument("--profile", type=count, metavar="BATCH", help="time the kernels of one decode step of that batch")
     parser.add_argument("--options", type=json.loads, default={}, help='of our pass, such as \'{"disable": ["quant"]}\'')
-    parser.add_argument("--json")
-    parser.add_argument("--keep", type=Path, help="keep each process's output in this folder")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the runs to this file, each when it is there")
+    parser.add_argument("--keep", type=_new_folder, metavar="FOLDER", help="keep each process's output in this new folder")
     options = parser.parse_args(argv)
     require_gpu("vllm")
     console = Console(soft_wrap=True)
     console.print(machine())
-    results = []
+    results: list[dict[str, Any]] = []
+
+    def keep(row: dict[str, Any]) -> None:
+        results.append(_plain(row))
+        if options.json:
+            options.json.write_text(json.dumps({"machine": machine(), "runs": results}, indent=1))
+
     with tempfile.TemporaryDirectory(prefix="bench-vllm-") as folder:
         for scheme in options.schemes:
-            rows = _measure(options, scheme, options.keep or Path(folder), console)
-            results += rows
+            rows = _measure(options, scheme, options.keep or Path(folder), console, keep)
             _tell(console, scheme, rows)
             if found := {row["variant"]: row["kernels"] for row in rows if row["kernels"]}:
                 title = f"{scheme}: one decode step of {options.profile}"
                 console.print(roles_table(title, found, limits(vars(options), options.profile, copy_bandwidth())))
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump({"machine": machine(), "runs": [_plain(row) for row in results]}, file, indent=1)
     return 0
 
 
-def _measure(options: argparse.Namespace, scheme: str, folder: Path, console: Console) -> list[dict[str, Any]]:
+def _work(text: str) -> str:
+    if not work_of(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no work such as {WORK[0]}: prompts, tokens of each, new tokens of each")
+    return text
+
+
+def _new_folder(text: str) -> Path:
+    folder = Path(text)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise argparse.ArgumentTypeError(f"{folder} is there and not empty, and a cold start needs empty caches; name another")
+    return folder
+
+
+def _measure(
+    options: argparse.Namespace,
+    scheme: str,
+    folder: Path,
+    console: Console,
+    keep: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> list[dict[str, Any]]:
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [(variant, number, "cold") for number in range(options.rounds) for variant in options.variants]
     if options.warm:
@@ -90,6 +113,7 @@ def _measure(options: argparse.Namespace, scheme: str, folder: Path, console: Co
         row = _one(spec, folder / f"{scheme}-{variant}-{number}-{start}", folder / f"cache-{scheme}-{variant}-{number}")
         row |= {"scheme": scheme, "variant": variant, "start": start}
         rows.append(row)
+        keep(row)
         times = "  ".join(f"{work} {ms:.1f} ms" for work, ms in row["ms"].items())
         console.print(f"{scheme} {variant} ({start}): init {row['init_s']:.1f} s  {times}")
         for line in row["said"]:
@@ -100,7 +124,9 @@ def _measure(options: argparse.Namespace, scheme: str, folder: Path, console: Co
 def _one(spec: dict[str, Any], place: Path, cache: Path) -> dict[str, Any]:
     """Run one process, and read what it measured."""
     spec_file, result_file, logits_file = (place.with_suffix(suffix) for suffix in (".spec.json", ".json", ".pt"))
-    spec_file.write_text(json.dumps(spec | {"result": str(result_file), "logits_file": str(logits_file)}))
+    # A warm start finds what a cold one left by the model's path too.
+    files = {"model": str(cache / "model"), "result": str(result_file), "logits_file": str(logits_file)}
+    spec_file.write_text(json.dumps(spec | files))
     folders = {
         "VLLM_CACHE_ROOT": "vllm",
         "TORCHINDUCTOR_CACHE_DIR": "inductor",

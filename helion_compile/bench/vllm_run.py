@@ -5,22 +5,30 @@ Starts vLLM on a Qwen3 of the given shape, gives it random weights, runs the wor
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import random
 import re
 import statistics
 import sys
-import tempfile
 import time
 import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-__all__ = ["model_config", "run"]
+__all__ = ["model_config", "run", "work_of"]
 
 _FP8 = {"num_bits": 8, "type": "float", "symmetric": True}
 _WORK = re.compile(r"(\d+)x(\d+)\+(\d+)")
+
+
+def work_of(text: str) -> tuple[int, int, int] | None:
+    """Prompts, tokens of each and new tokens of each: of "16x128+64"; None for a text of another form."""
+    found = _WORK.fullmatch(text)
+    numbers = tuple(map(int, found.groups())) if found else (0,)
+    return numbers if all(numbers) else None
 
 
 def model_config(spec: dict[str, Any]) -> dict[str, Any]:
@@ -82,8 +90,9 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
         VLLM_ENABLE_V1_MULTIPROCESSING="0",
     )
     os.environ.setdefault("VLLM_DEEP_GEMM_WARMUP", "skip")  # block: 1735 kernels, minutes
-    folder = tempfile.mkdtemp(prefix="qwen3-")
-    Path(folder, "config.json").write_text(json.dumps(model_config(spec)))
+    folder = Path(spec["model"])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(model_config(spec)))
 
     import torch
     from vllm import LLM
@@ -98,7 +107,7 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
         compilation["inductor_compile_config"] = {"post_grad_custom_post_pass": ours}
     started = time.perf_counter()
     llm = LLM(
-        model=folder,
+        model=str(folder),
         skip_tokenizer_init=True,
         load_format="dummy",
         max_model_len=4096,
@@ -114,7 +123,7 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
     before = counters.compiled
     llm.collective_rpc(_fill_weights)
     for work in spec["work"]:
-        result["ms"][work] = _time(llm, *map(int, _WORK.fullmatch(work).groups()), spec["repeats"])
+        result["ms"][work] = _time(llm, *work_of(work), spec["repeats"])
     if spec["logits"]:
         torch.save(_logits(llm), spec["logits_file"])
     if spec["profile"]:
@@ -132,20 +141,29 @@ def _ensure_plugin() -> None:
         plugin.register()
 
 
-def _generate(llm: Any, batch: int, prompt: int, new: int, variation: int) -> None:
+def _prompts(batch: int, prompt: int, variation: int) -> list[list[int]]:
+    """Token ids, the same in every process.  No two begin alike: vLLM keeps what it computed of a beginning."""
+    made = []
+    for row in range(batch):
+        numbers = random.Random(f"{batch} {prompt} {variation} {row}")
+        made.append([numbers.randrange(5, 1005) for _ in range(prompt)])
+    return made
+
+
+def _generate(llm: Any, prompts: list[list[int]], new: int) -> None:
     from vllm import SamplingParams
 
     sampling = SamplingParams(temperature=0, max_tokens=new, ignore_eos=True, detokenize=False)
-    tokens = [[(7 * row + 3 * column + 31 * variation) % 1000 + 5 for column in range(prompt)] for row in range(batch)]
-    llm.generate([{"prompt_token_ids": ids} for ids in tokens], sampling, use_tqdm=False)
+    llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False)
 
 
 def _time(llm: Any, batch: int, prompt: int, new: int, repeats: int) -> float:
     """Median time in ms, without the first."""
     times = []
     for repeat in range(repeats + 1):
+        prompts = _prompts(batch, prompt, repeat)
         started = time.perf_counter()
-        _generate(llm, batch, prompt, new, repeat)
+        _generate(llm, prompts, new)
         times.append((time.perf_counter() - started) * 1e3)
     return statistics.median(times[1:])
 
@@ -177,7 +195,8 @@ def _logits(llm: Any) -> Any:
 
     kept: list[Any] = []
     llm.collective_rpc(_keep_logits, args=(kept,))
-    _generate(llm, 4, 64, 1, 0)
+    _generate(llm, _prompts(4, 64, 0), 1)
+    llm.collective_rpc(_keep_no_more)  # a profile would show the copies
     return torch.cat(kept)
 
 
@@ -185,6 +204,7 @@ def _keep_logits(worker: Any, kept: list[Any]) -> None:
     model = worker.get_model()
     compute = model.compute_logits
 
+    @functools.wraps(compute)
     def compute_logits(*args: Any, **kwargs: Any) -> Any:
         logits = compute(*args, **kwargs)
         kept.append(logits.float().cpu())
@@ -193,15 +213,20 @@ def _keep_logits(worker: Any, kept: list[Any]) -> None:
     model.compute_logits = compute_logits
 
 
+def _keep_no_more(worker: Any) -> None:
+    model = worker.get_model()
+    model.compute_logits = model.compute_logits.__wrapped__
+
+
 def _kernels_of_a_step(llm: Any, batch: int) -> list[tuple[str, float, float]]:
     """Name, calls and µs of each kernel of one decode step: what 16 steps have more than 8."""
     from torch.profiler import ProfilerActivity, profile
 
-    found = []
+    found, prompts = [], _prompts(batch, 128, 0)
     for new in (9, 17):
-        _generate(llm, batch, 128, new, 0)
+        _generate(llm, prompts, new)
         with profile(activities=[ProfilerActivity.CUDA]) as recorded:
-            _generate(llm, batch, 128, new, 0)
+            _generate(llm, prompts, new)
         calls: Counter[str] = Counter()
         times: Counter[str] = Counter()
         for event in recorded.events():

@@ -3,6 +3,7 @@
 import io
 import json
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -64,10 +65,72 @@ def test_weights_are_the_same_in_every_process_and_of_useful_size():
 
 def test_logits_that_are_kept_are_those_of_the_model():
     model = SimpleNamespace(compute_logits=lambda hidden: hidden.to(torch.bfloat16))
-    kept = []
-    vllm_run._keep_logits(SimpleNamespace(get_model=lambda: model), kept)
+    kept, compute = [], model.compute_logits
+    worker = SimpleNamespace(get_model=lambda: model)
+    vllm_run._keep_logits(worker, kept)
     given = model.compute_logits(torch.ones(2, 3))
     assert given.dtype == torch.bfloat16 and kept[0].dtype == torch.float32 and kept[0].tolist() == [[1.0] * 3] * 2
+    vllm_run._keep_no_more(worker)
+    assert model.compute_logits is compute
+
+
+def test_no_two_prompts_of_a_run_begin_alike_and_all_are_the_same_in_every_process():
+    timed = [(*vllm_run.work_of(work)[:2], repeat) for work in vllm.WORK for repeat in range(6)]
+    prompts = [ids for batch, prompt, repeat in [*timed, (4, 64, 0)] for ids in vllm_run._prompts(batch, prompt, repeat)]
+    assert len({tuple(ids[:16]) for ids in prompts}) == len(prompts), "vLLM's cache of beginnings has blocks of 16"
+    assert all(5 <= token < 1005 for ids in prompts for token in ids) and len(prompts[-1]) == 64
+    assert vllm_run._prompts(1, 4, 0) == [[238, 70, 250, 640]]
+
+
+def test_work():
+    assert vllm_run.work_of("16x128+64") == (16, 128, 64)
+    assert [vllm_run.work_of(bad) for bad in ("16", "16x128", "0x1+1", "1x1+0", "x+", "1x1+1 ")] == [None] * 6
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        ("--work 16x128", "'16x128' is no work such as 1x128+64"),
+        ("--repeats 0", "'0' is no count"),
+        ("--keep .", ". is there and not empty, and a cold start needs empty caches"),
+    ],
+)
+def test_what_cannot_be_run_is_said_at_once(tmp_path, monkeypatch, capsys, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cache-token-ours-0").mkdir()
+    with pytest.raises(SystemExit):
+        vllm.main(arguments.split())
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_run_that_fails_leaves_the_others_in_the_file(monkeypatch, tmp_path):
+    def start(spec, place, cache):
+        if spec["variant"] == "ours":
+            raise SystemExit("bench vllm: token ours ended with 1")
+        return row(spec["variant"], ms={"a": 1.0})
+
+    monkeypatch.setattr(vllm, "_one", start)
+    monkeypatch.setattr(vllm, "require_gpu", lambda command: None)
+    monkeypatch.setattr(vllm, "machine", lambda: {"gpu": "none"})
+    with pytest.raises(SystemExit, match="token ours ended with 1"):
+        vllm.main(["--schemes", "token", "--json", str(tmp_path / "runs.json")])
+    found = json.loads((tmp_path / "runs.json").read_text())
+    assert found["machine"] == {"gpu": "none"} and [each["variant"] for each in found["runs"]] == ["default"]
+
+
+def test_a_warm_start_has_the_model_where_the_cold_one_had_it(monkeypatch, tmp_path):
+    models = []
+
+    def run(command, env, stdout, stderr):
+        spec = json.loads(Path(command[-1]).read_text())
+        models.append(spec["model"])
+        Path(spec["result"]).write_text("{}")
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(vllm.subprocess, "run", run)
+    for start in ("cold", "warm"):
+        vllm._one({"variant": "default", "scheme": "token"}, tmp_path / f"token-default-0-{start}", tmp_path / "cache")
+    assert models == [str(tmp_path / "cache" / "model")] * 2
 
 
 @pytest.mark.parametrize(("distance", "verdict"), [(0.01, "ours is no farther from"), (0.5, "ours is FARTHER from")])
@@ -147,7 +210,7 @@ def test_a_step_is_what_sixteen_steps_have_more_than_eight(monkeypatch):
             host = [SimpleNamespace(name="host", device_type=SimpleNamespace(name="CPU"), device_time_total=9.0)]
             return prefill + steps + host
 
-    def generate(llm, batch, prompt, new, variation):
+    def generate(llm, prompts, new):
         next(runs)
         Recorded.new = new
 
