@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
-from helion_compile.bench import plots
-from helion_compile.bench.rows import Baseline, Rows, distance, measure
+from helion_compile.bench import course
+from helion_compile.bench.rows import Baseline, distance, measure
 from helion_compile.bench.subjects import SUBJECTS
-from helion_compile.bench.timing import copy_bandwidth, product_rate, require_gpu, rotating
-from helion_compile.bench.vllm_library import OPERATORS, MissingLibrary, load
+from helion_compile.bench.timing import rotating
+from helion_compile.bench.vllm_library import OPERATORS
 from helion_compile.bench.work import Limits, work_of
+from helion_compile.command_options import count
 from helion_compile.kernels import rms_norm_quant, scaled_mm
 
 __all__ = ["main", "row_of"]
@@ -100,27 +101,21 @@ def _prefetching(size: int | None) -> Iterator[None]:
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="helion_compile bench chains", description=__doc__)
-    parser.add_argument("--shapes", nargs="+", metavar="K,N", default=[f"{k},{n}" for k, n in SHAPES])
-    parser.add_argument("--m", type=int, nargs="+", default=[1, 16, 64, 256, 1024, 4096], help="tokens")
+    parser.add_argument("--shapes", type=_shape, nargs="+", metavar="K,N", default=SHAPES, help="of the products' weights")
+    parser.add_argument("--m", type=count, nargs="+", default=[1, 16, 64, 256, 1024, 4096], help="tokens")
     parser.add_argument("--prefetch", type=int, choices=[0, 512, 1024, 2048, 4096], help="instead of what the configs say")
-    parser.add_argument("--vllm", nargs="?", const="", metavar="FILE", help="vLLM's CUTLASS too; FILE is its library")
-    parser.add_argument("--json", metavar="FILE", help="write the rows to this file, each when it is there")
-    parser.add_argument("--plot", metavar="PREFIX", help="draw PREFIX-speedup and PREFIX-roofline as SVG and PNG")
+    course.add_options(parser)
     options = parser.parse_args(argv)
-    require_gpu("chains")
-    if options.plot:
-        plots.require()
-    if options.vllm is not None:
-        try:
-            load(options.vllm or None)
-        except MissingLibrary as error:
-            parser.error(str(error))
-    rows = Rows(Limits(copy_bandwidth(), product_rate()), options.json)
+    rows = course.begin("chains", parser, options, products=True)
     with _prefetching(options.prefetch):
-        for k, n in (map(int, shape.split(",")) for shape in options.shapes):
+        for k, n in options.shapes:
             for m in options.m:
                 rows.add(row_of(k, n, m, rows.limits, vllm=options.vllm is not None))
-    code = rows.end()
-    if options.plot:
-        plots.draw(rows.rows, rows.limits, options.plot)
-    return code
+    return course.end(rows, options)
+
+
+def _shape(text: str) -> tuple[int, int]:
+    k, comma, n = text.partition(",")
+    if not comma:
+        raise argparse.ArgumentTypeError(f"{text!r} is no K,N such as 4096,6144")
+    return count(k), count(n)

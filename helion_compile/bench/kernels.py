@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
-from helion_compile.bench import plots
-from helion_compile.bench.rows import Baseline, Rows, distance, measure, steps_apart
+from helion_compile.bench import course
+from helion_compile.bench.rows import Baseline, distance, measure, steps_apart
 from helion_compile.bench.subjects import SUBJECTS, Subject
-from helion_compile.bench.timing import copy_bandwidth, product_rate, require_gpu, rotating
-from helion_compile.bench.vllm_library import OPERATORS, MissingLibrary, load
+from helion_compile.bench.timing import rotating
+from helion_compile.bench.vllm_library import OPERATORS
 from helion_compile.bench.work import Limits, work_of
+from helion_compile.command_options import count
 
 __all__ = ["main", "row_of"]
 
@@ -62,33 +64,30 @@ def _baselines(name: str, subject: Subject, vllm: bool) -> Iterator[Baseline]:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="helion_compile bench kernels", description=__doc__)
     parser.add_argument("--kernels", nargs="+", metavar="NAME", help=f"some of them, such as 'quant*': {', '.join(SUBJECTS)}")
-    parser.add_argument("--k", type=int, nargs="+", default=[4096], help="elements of a row, or what a product sums over")
-    parser.add_argument("--n", type=int, nargs="+", help="of products: only these numbers of features")
-    parser.add_argument("--m", type=int, nargs="+", default=[1, 16, 256, 2048, 8192], help="tokens")
+    parser.add_argument("--k", type=count, nargs="+", default=[4096], help="elements of a row, or what a product sums over")
+    parser.add_argument("--n", type=count, nargs="+", help="of products: only these numbers of features")
+    parser.add_argument("--m", type=count, nargs="+", default=[1, 16, 256, 2048, 8192], help="tokens")
     parser.add_argument("--full", action="store_true", help=f"K of {WIDTHS} and M of 1, 2, 4, ... 8192")
-    parser.add_argument("--vllm", nargs="?", const="", metavar="FILE", help="vLLM's operators too; FILE is their library")
-    parser.add_argument("--json", metavar="FILE", help="write the rows to this file, each when it is there")
-    parser.add_argument("--plot", metavar="PREFIX", help="draw PREFIX-speedup and PREFIX-roofline as SVG and PNG")
+    course.add_options(parser)
     options = parser.parse_args(argv)
     names = [name for name in SUBJECTS if any(fnmatch.fnmatch(name, given) for given in options.kernels or ["*"])]
     if not names:
         parser.error(f"no kernel is called {' or '.join(options.kernels)}; there are {', '.join(SUBJECTS)}")
-    require_gpu("kernels")
-    if options.plot:
-        plots.require()
-    if options.vllm is not None:
-        try:
-            load(options.vllm or None)
-        except MissingLibrary as error:
-            parser.error(str(error))
     widths, tokens = (WIDTHS, TOKENS) if options.full else (options.k, options.m)
-    rows = Rows(Limits(copy_bandwidth(), product_rate() if "scaled_mm" in names else None), options.json)
-    for name in names:
-        for k in widths:
-            for facts in SUBJECTS[name].facts(k):
-                for m in tokens if not options.n or facts.get("n", options.n[0]) in options.n else ():
-                    rows.add(row_of(name, facts, k, m, rows.limits, vllm=options.vllm is not None))
-    code = rows.end()
-    if options.plot:
-        plots.draw(rows.rows, rows.limits, options.plot)
-    return code
+    found = {(name, k): _facts(name, k, options.n) for name in names for k in widths}
+    if not any(found.values()):
+        parser.error(
+            f"{' and '.join(names)} cannot be measured with K of {widths}{f' and N of {options.n}' * bool(options.n)}"
+        )
+    rows = course.begin("kernels", parser, options, products="scaled_mm" in names)
+    for (name, k), kinds in found.items():
+        if not kinds:
+            print(f"{name} has no row: there is none with K={k}", flush=True)
+        for facts, m in itertools.product(kinds, tokens):
+            rows.add(row_of(name, facts, k, m, rows.limits, vllm=options.vllm is not None))
+    return course.end(rows, options)
+
+
+def _facts(name: str, k: int, features: list[int] | None) -> list[Mapping[str, Any]]:
+    """The cases of a subject, of products those with so many features."""
+    return [facts for facts in SUBJECTS[name].facts(k) if not features or facts.get("n", features[0]) in features]

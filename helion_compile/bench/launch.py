@@ -19,6 +19,7 @@ from helion_compile import kernels
 from helion_compile.bench import cold_start, decode
 from helion_compile.bench.cold_start import ATTRIBUTES
 from helion_compile.bench.timing import host_us, machine, require_gpu
+from helion_compile.command_options import count, output_file
 from helion_compile.launch import host_function
 
 __all__ = ["main"]
@@ -29,11 +30,11 @@ PARTS = ("eager", "compiled", "cold", "decode")
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="helion_compile bench launch", description=__doc__)
-    parser.add_argument("--m", type=int, default=16)
-    parser.add_argument("--k", type=int, default=4096)
+    parser.add_argument("--m", type=count, default=16)
+    parser.add_argument("--k", type=count, default=4096)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--modes", nargs="+", choices=("plain", "CUDA graph"), default=("plain", "CUDA graph"))
-    parser.add_argument("--json", help="write the figures to this file")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures to this file")
     options = parser.parse_args(argv)
     require_gpu("launch")
     console = Console(soft_wrap=True)
@@ -56,8 +57,8 @@ def main(argv: list[str]) -> int:
             table.add_row(name, f"{value:.2f}")
         console.print(table)
     if options.json:
-        with open(options.json, "w") as file:
-            json.dump({"machine": machine(), "m": options.m, "k": options.k, **figures}, file, indent=1)
+        found = {"machine": machine(), "m": options.m, "k": options.k, **figures}
+        options.json.write_text(json.dumps(found, indent=1))
     return 0
 
 
@@ -132,9 +133,9 @@ def compiled(x: torch.Tensor, weight: torch.Tensor, modes: Sequence[str]) -> dic
         mode = {"plain": None, "CUDA graph": "reduce-overhead"}[label]
         base = _time_compiled(lambda small: (small + 1, []), (small,), mode)
         rows[f"{label}, no call"] = base
-        for count in (1, 3, 8):
+        for calls in (1, 3, 8):
             # Inputs and weights of their own: steps that read one tensor Inductor would merge into one kernel.
-            inputs = [tensor.clone() for _ in range(count) for tensor in (x, weight)]
+            inputs = [tensor.clone() for _ in range(calls) for tensor in (x, weight)]
             # In a model these are parameters and other kernels' results.  Plain inputs of a CUDA graph are copied before each
             # replay, which is no part of a call.
             for tensor in inputs:
@@ -146,8 +147,8 @@ def compiled(x: torch.Tensor, weight: torch.Tensor, modes: Sequence[str]) -> dic
                     return small + 1, [step(x, weight) for x, weight in pairs]
 
                 added = _time_compiled(several, (small, *inputs), mode) - base
-                rows[f"{label}, {count} in a row: {name}"] = added
-                print(f"{label}, {count} in a row: {name} {added:.2f}", file=sys.stderr, flush=True)
+                rows[f"{label}, {calls} in a row: {name}"] = added
+                print(f"{label}, {calls} in a row: {name} {added:.2f}", file=sys.stderr, flush=True)
     return rows
 
 

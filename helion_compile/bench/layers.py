@@ -22,9 +22,10 @@ from torch._inductor.utils import fresh_cache
 from helion_compile.backend import helion
 from helion_compile.bench.rows import Rows, distance
 from helion_compile.bench.timeline import busy, spans_of
-from helion_compile.bench.timing import copy_bandwidth, product_rate, require_gpu
+from helion_compile.bench.timing import copy_bandwidth, product_rate, require_gpu, require_packages
 from helion_compile.bench.work import Limits, Work, work_of_case
 from helion_compile.case import Case
+from helion_compile.command_options import count, output_file
 from helion_compile.kernels import scaled_mm
 
 __all__ = ["main", "row_of", "work_of_layer"]
@@ -145,15 +146,18 @@ def row_of(measured: dict[str, dict[str, Any]], batch: int, tokens: int, limits:
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="helion_compile bench layers", description=__doc__)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64])
-    parser.add_argument("--tokens", type=int, default=1, help="tokens of each sequence")
+    parser.add_argument("--layers", type=count, default=4)
+    parser.add_argument("--batch", type=count, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--tokens", type=count, default=1, help="tokens of each sequence")
     parser.add_argument("--mode", default="reduce-overhead", help="of ours")
     parser.add_argument("--against", nargs="*", default=["reduce-overhead", "max-autotune"], help="modes of Inductor")
-    parser.add_argument("--profile", help="write a profile of the compilation for each backend to this file")
-    parser.add_argument("--json", metavar="FILE", help="write the rows to this file, each when it is there")
+    parser.add_argument(
+        "--profile", type=output_file, metavar="FILE", help="write a profile of the compilation for each backend to this file"
+    )
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the rows to this file, each when it is there")
     options = parser.parse_args(argv)
     require_gpu("layers")
+    require_packages("layers", "transformers", "torchao")
     rows = Rows(Limits(copy_bandwidth(), product_rate()), options.json)
     model = build(options.layers)
     # The function itself, since a checkout that is not installed has no entry points.
@@ -166,7 +170,7 @@ def main(argv: list[str]) -> int:
             measured[name] = measure(model, inputs, how, bool(options.profile))
             print(name, {key: round(measured[name][key], 1) for key in ("layer_us", "kernels_us", "compile_s")}, flush=True)
             if options.profile:
-                with open(options.profile, "a") as file:
+                with options.profile.open("a") as file:
                     file.write(f"==== {name}, batch {batch}\n{measured[name]['profile']}\n")
         rows.add(row_of(measured, batch, options.tokens, rows.limits))
     return rows.end()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 import tempfile
 import time
 import tracemalloc
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from helion_compile.bench.vllm_pickers import MissingPicker, VllmPickers
+from helion_compile.command_options import output_file
 from helion_compile.configs import Case, ConfigTable, Gpu, Pick, Row
 
 __all__ = ["Figure", "main", "measure"]
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prints the figures; returns 1 when ``--check`` finds a goal missed or not measured."""
     parser = argparse.ArgumentParser(prog="python -m helion_compile bench pick", description=__doc__.splitlines()[0])
     parser.add_argument("--picks", type=int, default=80_000, metavar="N", help="picks a run (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures there too")
     parser.add_argument("--vllm", type=Path, metavar="PATH", help="vllm wheel or folder (default: the installed vllm)")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a goal is missed or not measured")
     options = parser.parse_args(argv)
@@ -67,11 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     figures = measure(options.picks, options.vllm)
     _show(figures)
     if options.json:
-        try:
-            options.json.write_text(json.dumps(_record(figures, options.picks), indent=2) + "\n")
-        except OSError as error:
-            print(f"the figures were not written to {options.json}: {error.strerror}", file=sys.stderr)
-            return 1
+        options.json.write_text(json.dumps(_record(figures, options.picks), indent=2) + "\n")
     return int(options.check and not all(figure.met for figure in figures if figure.goal is not None))
 
 

@@ -32,15 +32,20 @@ def read(file: Path) -> tuple[list[dict[str, Any]], Limits | None]:
         raise ValueError(f"{file} cannot be read: {error}") from None
     if isinstance(content, list):
         return _of_table(file, content), None
-    if not (isinstance(content, dict) and "limits" in content and all("baselines" in row for row in content.get("rows", ()))):
-        raise ValueError(f"{file} holds neither the rows of bench kernels or chains nor a config table")
-    return content["rows"], Limits(**content["limits"])
+    try:
+        limits, rows = Limits(**content["limits"]), list(content["rows"])
+        plotted = all(row["us"] > 0 and row["m"] > 0 and row["kernel"] and row["baselines"].items() for row in rows)
+    except (KeyError, TypeError, AttributeError):
+        plotted = False
+    if not plotted:
+        raise ValueError(f"{file} holds neither the rows of a benchmark nor a config table")
+    return rows, limits
 
 
 def _of_table(file: Path, content: list[Any]) -> list[dict[str, Any]]:
     """Those that were measured; the table's folder is named as its kernel is."""
     try:
-        kernel = registry.named(file.parent.name)
+        kernel = registry.named(file.resolve().parent.name)
         rows = [Row.from_json(fields) for fields in content]
     except (UnknownKernelError, ConfigError) as error:
         raise ValueError(f"{file} cannot be read as a table of configs: {error}") from None
@@ -65,7 +70,9 @@ _KINDS = ("group", "kind", "library", "residual", "static")
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="helion_compile bench plot", description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    parser.add_argument("--out", default="bench", metavar="PREFIX", help="of the files that are written")
+    parser.add_argument(
+        "--out", type=plots.file_prefix, default="bench", metavar="PREFIX", help="of the files that are written"
+    )
     parser.add_argument("--title", default="", help="the GPU, say")
     parser.add_argument("--bandwidth", type=float, metavar="TB/s", help="of a copy, for a roofline of config tables")
     options = parser.parse_args(argv)
@@ -79,6 +86,9 @@ def main(argv: list[str]) -> int:
             parser.error(str(error))
         rows += more
         limits = limits or found
-    for file in plots.draw(rows, limits, options.out, options.title):
+    drawn = plots.draw(rows, limits, options.out, options.title)
+    if not drawn:
+        parser.error(f"there is nothing to draw: no row of {', '.join(map(str, options.files))} was measured")
+    for file in drawn:
         print(file)
     return 0

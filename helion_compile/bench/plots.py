@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from helion_compile.bench.work import Limits, Work
+from helion_compile.command_options import output_file
 
-__all__ = ["MissingMatplotlib", "draw", "require", "roofline", "speedup"]
+__all__ = ["MissingMatplotlib", "draw", "file_prefix", "require", "roofline", "speedup"]
 
 GREY = "#808890"
 COLOURS = ("#3b82c4", "#d9822b", "#2f9e77", "#c2508a", "#8a6fd1", "#a58a1f", "#4aa8c0", "#c0564a", "#7a8f3c")
@@ -37,6 +38,12 @@ def require() -> None:
         raise MissingMatplotlib("pictures are drawn by matplotlib, which is missing: pip install 'helion-compile[bench]'")
 
 
+def file_prefix(text: str) -> str:
+    """For argparse: what the names of pictures begin with, in a folder that can be written to."""
+    output_file(f"{text}-speedup.svg")
+    return text
+
+
 def draw(rows: Sequence[dict[str, Any]], limits: Limits | None, prefix: str, title: str = "") -> list[Path]:
     """Write PREFIX-speedup (one for each baseline, ``-vllm`` and so on behind the first) and PREFIX-roofline, SVG and PNG."""
     names = list(dict.fromkeys(name for row in rows for name, us in row["baselines"].items() if us))
@@ -44,7 +51,7 @@ def draw(rows: Sequence[dict[str, Any]], limits: Limits | None, prefix: str, tit
     for name in names:
         kind = "speedup" if name == names[0] else "speedup-" + "-".join(name.replace(",", "").split())
         figures[kind] = speedup(rows, name, title)
-    if limits is not None:
+    if limits is not None and any(row.get("bytes") for row in rows):
         figures["roofline"] = roofline(rows, limits, title)
     written = []
     for kind, figure in figures.items():

@@ -14,7 +14,6 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -23,6 +22,9 @@ from torch._inductor.utils import fresh_cache
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, Node
 
+from helion_compile.backend import helion
+from helion_compile.bench.timing import require_packages
+from helion_compile.command_options import count, output_file
 from helion_compile.fusions import fusions
 from passes import FusionPass
 from passes.reading import read
@@ -70,10 +72,12 @@ class Share:
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark and print its figures."""
     parser = argparse.ArgumentParser(prog="python -m helion_compile bench reading", description=__doc__)
-    parser.add_argument("--nodes", type=int, nargs="+", default=_NODES, metavar="N", help="sizes of graphs")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--nodes", type=count, nargs="+", default=_NODES, metavar="N", help="sizes of graphs")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures there too")
     parser.add_argument("--layers", type=int, default=32, metavar="N", help="of a model that is compiled; 0 for none")
     options = parser.parse_args(argv)
+    if options.layers:
+        require_packages("reading", "transformers", "torchao")
     figures = [measure(nodes) for nodes in options.nodes]
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}\n")
     print(f"{'nodes':>8} {'reading':>10} {'a node':>9} {'whole pass':>11} {'a node':>9} {'regions':>8} {'sites':>6}")
@@ -115,7 +119,7 @@ def share_of_compiling(layers: int) -> Share:
 
     torch.compiler.reset()
     with torch.no_grad(), fresh_cache(), mock.patch.object(FusionPass, "__call__", timed):
-        compile_s, _ = _seconds(lambda: torch.compile(model, backend="helion")(torch.arange(64)[None], use_cache=False))
+        compile_s, _ = _seconds(lambda: torch.compile(model, backend=helion)(torch.arange(64)[None], use_cache=False))
     nodes, read_s, pass_s = map(sum, zip(*passes, strict=True))
     return Share(layers, nodes, compile_s, read_s, pass_s)
 
@@ -123,12 +127,12 @@ def share_of_compiling(layers: int) -> Share:
 def measure(nodes: int) -> Figure:
     """The figures of a graph of at least ``nodes`` nodes; reading is the best of three, as other work only adds to it."""
     graph = layers(nodes)
-    count = len(graph.nodes)
+    size = len(graph.nodes)
     read_s = min(_seconds(lambda: read(graph))[0] for _ in range(3))
     regions = len(read(graph).regions)
     fusion_pass = FusionPass(fusions(), strict=True)
     pass_s, _ = _seconds(lambda: fusion_pass(graph))
-    return Figure(count, read_s, pass_s, regions, len(fusion_pass.records[0].sites))
+    return Figure(size, read_s, pass_s, regions, len(fusion_pass.records[0].sites))
 
 
 def layers(nodes: int) -> Graph:

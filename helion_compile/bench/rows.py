@@ -189,10 +189,10 @@ def _mean(ratios: Sequence[float]) -> float:
 class Rows:
     """The rows of one run: each is printed and written to the file as it comes, for a machine may be taken away."""
 
-    def __init__(self, limits: Limits, file: str | None = None, console: Console | None = None) -> None:
+    def __init__(self, limits: Limits, file: Path | None = None, console: Console | None = None) -> None:
         self.limits = limits
         self.rows: list[dict[str, Any]] = []
-        self._file = None if file is None else Path(file)
+        self._file = file
         self._console = console or Console(soft_wrap=True)
         self._machine = machine()
         rate = f", fp8 products {limits.product_rate / 1e12:.0f} T/s" if limits.product_rate else ""

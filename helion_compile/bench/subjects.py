@@ -25,14 +25,22 @@ LAYERS = {
     "Llama-3-8B": Layer(4096, 14336, 4096, 128, 8),
     "Llama-3-70B": Layer(8192, 28672, 8192, 128, 8),
 }
+HEAD = 128
 
 
 def _rows(**facts: Any) -> Callable[[int], Iterator[dict[str, Any]]]:
-    return lambda k: iter([{"hidden_size": k, **facts}])
+    """None for a K that is not made of whole groups."""
+    return lambda k: iter([] if k % facts.get("group", 1) else [{"hidden_size": k, **facts}])
 
 
 def _heads(pairs: str, **facts: Any) -> Callable[[int], Iterator[dict[str, Any]]]:
-    return lambda k: iter([{"head_dim": 128, "num_heads": k // 128, "turned": 128, "pairs": pairs, **facts}])
+    """None for a K that is not made of whole heads."""
+
+    def of(k: int) -> Iterator[dict[str, Any]]:
+        heads, rest = divmod(k, HEAD)
+        return iter([] if rest else [{"head_dim": HEAD, "num_heads": heads, "turned": HEAD, "pairs": pairs, **facts}])
+
+    return of
 
 
 def _weights(k: int) -> Iterator[dict[str, Any]]:
@@ -50,7 +58,7 @@ class Subject:
     """A kernel with some attributes, and what a model writes instead.
 
     Attributes:
-        facts: takes K, gives the exact facts of its cases: one, or for products one for each N.
+        facts: takes K, gives the exact facts of its cases: one, or for products one for each N; none where there is no such K.
         attributes: arguments of the kernel by name, in place of those that the tuner makes.
         spelled: what Inductor is given; by default the kernel's ``reference``.
         prepare: makes the arguments of ``spelled`` from those of the kernel.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import datetime
+import importlib.util
 import platform
 import statistics
 import time
@@ -15,13 +16,19 @@ import torch
 
 from helion_compile.launcher import without_dependent_launch
 
-__all__ = ["copy_bandwidth", "device_us", "host_us", "machine", "product_rate", "require_gpu", "rotating"]
+__all__ = ["copy_bandwidth", "device_us", "host_us", "machine", "product_rate", "require_gpu", "require_packages", "rotating"]
 
 
 def require_gpu(command: str) -> None:
     """Exit with a sentence where there is nothing to measure on."""
     if not torch.cuda.is_available():
         raise SystemExit(f"bench {command} measures on a GPU, and torch {torch.__version__} finds none here.")
+
+
+def require_packages(command: str, *names: str) -> None:
+    """Exit with a sentence where one is not installed."""
+    if missing := [name for name in names if importlib.util.find_spec(name) is None]:
+        raise SystemExit(f"bench {command} makes a model with {' and '.join(names)}: pip install {' '.join(missing)}")
 
 
 def rotating(make: Callable[[], tuple[Any, ...]], bytes_each: int) -> list[tuple[Any, ...]]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from helion_compile.__main__ import COMMANDS, main
+from helion_compile.bench.timing import require_packages
 
 MEASURED = ["chains", "kernels", "layers", "launch", "vllm"]
 
@@ -21,6 +22,33 @@ def test_each_command_explains_itself(command, capsys):
 def test_without_a_gpu_a_sentence(name):
     with pytest.raises(SystemExit, match=rf"bench {name} measures on a GPU, and torch .* finds none here\."):
         main(["bench", name])
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        ("kernels --m 0", "argument --m: '0' is no count; give 1 or more"),
+        ("kernels --kernels scaled_mm --k 1000", "scaled_mm cannot be measured with K of [1000]"),
+        ("kernels --kernels scaled_mm --n 7", "scaled_mm cannot be measured with K of [4096] and N of [7]"),
+        ("kernels --json no/folder/rows.json", "argument --json: no/folder/rows.json cannot be written, there is no folder"),
+        ("chains --plot no/folder/a", "argument --plot: no/folder/a-speedup.svg cannot be written, there is no folder"),
+        ("chains --shapes 4096", "argument --shapes: '4096' is no K,N such as 4096,6144"),
+        ("chains --shapes 4096,x", "argument --shapes: 'x' is no count"),
+        ("layers --batch -1", "argument --batch: '-1' is no count"),
+        ("launch --json .", "argument --json: . cannot be written, it is a folder"),
+        ("reading --nodes 0", "argument --nodes: '0' is no count"),
+        ("plot rows.json --out no/folder/a", "argument --out: no/folder/a-speedup.svg cannot be written"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_anything_is(capsys, arguments, sentence):
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", *arguments.split()])
+    assert stop.value.code == 2 and sentence in capsys.readouterr().err
+
+
+def test_packages_that_are_not_installed_are_named():
+    with pytest.raises(SystemExit, match="bench x makes a model with torch and nosuch: pip install nosuch"):
+        require_packages("x", "torch", "nosuch")
 
 
 def test_an_unknown_command_is_answered_with_the_known_ones(capsys):

@@ -73,8 +73,9 @@ def test_a_check_fails_on_a_missed_goal(vllm, monkeypatch):
 
 
 def test_a_file_that_cannot_be_written_is_one_sentence(vllm, capsys):
-    assert main(["--picks", "8", "--vllm", str(vllm), "--json", str(vllm / "no" / "out.json")]) == 1
-    assert "the figures were not written to" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--picks", "8", "--vllm", str(vllm), "--json", str(vllm / "no" / "out.json")])
+    assert "out.json cannot be written, there is no folder" in capsys.readouterr().err
 
 
 def test_pickers_load_from_a_folder_and_from_a_wheel(vllm):

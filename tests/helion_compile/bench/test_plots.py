@@ -63,7 +63,23 @@ def test_a_table_alone_has_no_roofline_until_the_bandwidth_is_given(tmp_path):
     assert [path.name for path in plots.draw(*plot.read(TABLE), str(tmp_path / "a"))] == ["a-speedup.svg", "a-speedup.png"]
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"limits": {}, "rows": [{}]}', '[{"case": 1}]'])
+def test_a_table_is_known_by_its_folder_from_inside_it_too(monkeypatch):
+    monkeypatch.chdir(TABLE.parent)
+    assert plot.read(Path(TABLE.name)) == plot.read(TABLE)
+
+
+@pytest.mark.parametrize("rows", [[], [row(inductor=None)]])
+def test_nothing_to_draw_is_a_sentence(tmp_path, capsys, monkeypatch, rows):
+    monkeypatch.chdir(tmp_path)
+    saved(tmp_path / "rows.json", *({**each, "bytes": None} for each in rows))
+    with pytest.raises(SystemExit):
+        plot.main(["rows.json"])
+    assert "there is nothing to draw: no row of rows.json was measured" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", '{"limits": {"copy_bandwidth": 1}, "rows": [1]}', '{"limits": {}, "rows": [{}]}', '[{"case": 1}]']
+)
 def test_other_files_are_a_sentence(tmp_path, capsys, content):
     (tmp_path / "quant").mkdir()
     file = tmp_path / "quant" / "other.json"

@@ -79,6 +79,12 @@ def test_every_kernel_of_the_catalogue_is_a_subject():
     assert all(list(SUBJECTS["scaled_mm"].facts(k)) for k in (4096, 5120, 8192, 12288)) and len(LAYERS) == 4
 
 
+def test_a_k_of_no_whole_groups_or_heads_has_no_row():
+    facts = {name: [*SUBJECTS[name].facts(192)] for name in ("quant", "quant group", "rope", "scaled_mm")}
+    assert facts == {"quant": [{"hidden_size": 192}], "quant group": [], "rope": [], "scaled_mm": []}
+    assert all(list(subject.facts(4096)) for subject in SUBJECTS.values())
+
+
 def test_an_operator_that_is_not_there_is_a_note_and_no_claim(no_gpu):
     row = kernels.row_of("quant group", first_facts("quant group", 256), 256, 8, LIMITS, vllm=True, device="cpu")
     assert row["baselines"]["vllm"] is None and "Error: " in row["notes"]["vllm"]
@@ -92,7 +98,7 @@ def test_a_wrong_result_is_said_and_fails_the_run(no_gpu, capsys, tmp_path):
     inductor = Baseline("inductor", lambda x: x.to(torch.float8_e4m3fn), check=steps_apart)
     row = measure({"kernel": "k", "m": 8, "k": 8}, ours, [(torch.ones(8),)], [inductor], Work(8, 8), LIMITS)
     assert row["wrong"] == ["16 steps from inductor's result"]
-    found = Rows(LIMITS, str(tmp_path / "rows.json"))
+    found = Rows(LIMITS, tmp_path / "rows.json")
     found.add(row)
     assert json.loads((tmp_path / "rows.json").read_text())["rows"] == [row]  # before the end
     assert found.end() == 1 and "wrong: k at K=8 M=8: 16 steps" in capsys.readouterr().out
