@@ -33,6 +33,19 @@ class Layer(Calls):
             *self.items(self.functional(op, result=q, input=x, scale=scale, scale_ub=None), 1, 2), columns=columns
         )
 
+    def experts(self, x):
+        """Both results of a MoE layer's experts, with the product that chooses among them."""
+        call = self.functional(
+            ops.vllm.moe_forward.default,
+            hidden_states=x,
+            router_logits=self.call(ops.aten.mm.default, x, self.input(K, 8)),
+            shared_experts_input=None,
+            input_ids=None,
+            layer_name="layer",
+            hidden_dim_unpadded=K,
+        )
+        return self.items(call, 0, 1)
+
     def lora(self, x, out):
         """``out`` plus the product of ``x`` and two thin matrices, as vLLM's Punica wrapper calls it."""
         names = (
@@ -138,17 +151,8 @@ def test_lora_reads_the_norm_that_its_layer_quantises():
 def test_experts_read_the_norm_and_no_quantiser_is_there_to_fuse():
     layer = Layer()
     out, total = layer.normed(all_reduced(layer, layer.product()))
-    router = layer.call(ops.aten.mm.default, out, layer.input(K, 8))
-    moe = layer.functional(
-        ops.vllm.moe_forward.default,
-        hidden_states=out,
-        router_logits=router,
-        shared_experts_input=None,
-        input_ids=None,
-        layer_name="layer",
-        hidden_dim_unpadded=K,
-    )
-    graph = layer.output(*layer.items(moe, 0, 1), total)
+    moe = layer.experts(out)
+    graph = layer.output(*moe, total)
     before = str(graph)
     assert fused(graph) == [] and str(graph) == before
 
@@ -156,20 +160,11 @@ def test_experts_read_the_norm_and_no_quantiser_is_there_to_fuse():
 def test_shared_experts_beside_others_are_fused():
     layer = Layer()
     out, total = layer.normed(all_reduced(layer, layer.product()))
-    router = layer.call(ops.aten.mm.default, out, layer.input(K, 8))
-    moe = layer.functional(
-        ops.vllm.moe_forward.default,
-        hidden_states=out,
-        router_logits=router,
-        shared_experts_input=None,
-        input_ids=None,
-        layer_name="layer",
-        hidden_dim_unpadded=K,
-    )
+    moe = layer.experts(out)
     gate_up = layer.quantised_product(out, 2 * K)
     memory = layer.empty(4, K, dtype=BF16)
     (activated,) = layer.items(layer.functional(ops._C.silu_and_mul.default, result=memory, input=gate_up), 1)
-    graph = layer.output(layer.quantised_product(activated), *layer.items(moe, 0, 1), total)
+    graph = layer.output(layer.quantised_product(activated), *moe, total)
     assert sorted(fused(graph)) == ["activation_quant", "rms_norm_quant"]
     (experts,) = [node for node in graph.nodes if name_of(node) == "vllm.moe_forward.default"]
     assert experts.kwargs["hidden_states"].args[0] in kernels(graph), "the kernel gives the norm too"

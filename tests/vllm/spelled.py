@@ -1,0 +1,44 @@
+"""What tests of the operators of vLLM ask of a graph: what is read in it, fused, or refused."""
+
+import torch
+
+from helion_compile.fusions import fusions
+from passes import FusionPass
+from passes.meanings import Quantize
+from passes.reading import read
+from passes.spellings.opaque import name_of
+
+ops = torch.ops
+FP8 = torch.float8_e4m3fn
+BF16 = torch.bfloat16
+
+
+def only(graph, meaning):
+    (region,) = [region for region in read(graph).regions if isinstance(region.meaning, meaning)]
+    return region
+
+
+def reason(graph, candidate):
+    (refusal,) = [refusal for refusal in read(graph).refusals if refusal.candidate == candidate]
+    return refusal.reason
+
+
+def fused(graph, numerics="default"):
+    fusion_pass = FusionPass(fusions(numerics), strict=True)
+    fusion_pass(graph)
+    (record,) = fusion_pass.records
+    return record
+
+
+def sites(graph, numerics="default"):
+    """Names of the fusions that are made in a graph."""
+    return [site.fusion for site in fused(graph, numerics).sites]
+
+
+def calls_of(graph, operator):
+    return [node for node in graph.nodes if operator in (name_of(node) or "")]
+
+
+def expected(**facts):
+    """The quantiser to fp8 that all of them are, but for these facts."""
+    return Quantize(x_dtype=BF16, dtype=FP8, qmax=448.0, scale_dtype=torch.float32, clamp=(-448.0, 448.0), **facts)
