@@ -13,6 +13,7 @@ from typing import Any
 
 from helion_compile.case import Case
 from helion_compile.config_rows import Row
+from helion_compile.tune.cases import TuneError
 from helion_compile.tune.compiling import Compiled, Target
 from helion_compile.tune.family import PASSES
 from helion_compile.tune.pool import CompilePool
@@ -126,10 +127,17 @@ def on_this_gpu(
 
     Args:
         seconds: that each search may take.
+
+    Raises:
+        TuneError: no process can measure here.
     """
     environment = {"TRITON_CACHE_DIR": str(settings.journal / "triton"), **settings.environment}
     worker = Worker(settings.measurer, settings.modules, environment, settings.start)
-    described = worker.request("gpu", seconds=300.0)
+    try:
+        described = worker.request("gpu", seconds=300.0)
+    except (WorkerDied, ValueError) as error:
+        worker.stop()
+        raise TuneError(f"nothing can be compared here: {error}; what was tuned is in the tables") from None
     major, minor = described["capability"]
     target = Target(10 * major + minor, described["multiprocessors"])
     pool = CompilePool(2, settings.modules, target, environment, settings.compiler)

@@ -10,7 +10,9 @@ from helion_compile.case import Case
 from helion_compile.config_rows import Row
 from helion_compile.tune import autotune
 from helion_compile.tune.autotune import autotuned
-from helion_compile.tune.comparing import Comparison, sample, summary
+from helion_compile.tune.cases import TuneError
+from helion_compile.tune.comparing import Comparison, on_this_gpu, sample, summary
+from helion_compile.tune.tuner import Settings
 
 CASE = Case(dtype="bf16", hidden_size=4096, num_tokens=1, residual=False)
 
@@ -31,6 +33,12 @@ def test_the_summary_leaves_out_what_was_not_compared_and_says_so():
     assert text.startswith("2 of 4 cases compared") and f"{math.sqrt(1.1):.3f} times" in text and "1.100 at worst" in text
     assert text.endswith("1 within 3%")
     assert summary([compared(None, None, "no")]) == "none of 1 cases could be compared with Helion's autotuner"
+
+
+def test_without_a_process_that_can_measure_a_sentence(tmp_path):
+    settings = Settings(journal=tmp_path, measurer="tune_fakes:NoSuchMeasurer", start="forkserver")
+    with pytest.raises(TuneError, match="nothing can be compared here: the process ended with exit code 1; what was tuned is"):
+        on_this_gpu([], settings, 1.0, print, None)
 
 
 def command(code):
