@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import errno
 import json
 import os
@@ -63,7 +64,9 @@ class Journal:
 
     def finish(self, case: Case, config: Any, us: float, effort: int, spills: int = 0) -> None:
         """The case is tuned, with this winner."""
-        self._put({"case": case.to_json(), "winner": dict(config), "us": us, "effort": effort, "spills": spills})
+        entry = {"case": case.to_json(), "winner": dict(config), "us": us, "effort": effort, "spills": spills}
+        # Of the measurement: its row is written anew whenever the command runs again.
+        self._put({**entry, "date": datetime.date.today().isoformat()})
 
     def close(self) -> None:
         os.close(self._file)

@@ -104,8 +104,13 @@ def test_what_was_tuned_is_not_measured_again(folder):
     options = ("--shapes", "hidden_size=4096", "--tokens", "1")
     folder.tune(*options, "--quick")
     before, rows = folder.log.read_text(), folder.rows
+    (journal,) = (folder.path / "journal").glob("*.jsonl")
+    today = f'"date": "{rows[case(1)]["made_with"]["date"]}"'
+    assert journal.read_text().count(today) == 1
+    journal.write_text(journal.read_text().replace(today, '"date": "2001-02-03"'))
     said, code = folder.tune(*options, "--quick")
     assert code == 0 and "1 of 1 cases were tuned before" in said
+    rows[case(1)]["made_with"]["date"] = "2001-02-03"
     assert folder.log.read_text() == before and folder.rows == rows
     # One round of steps changes the warps once; more of them go on from there.
     quickly = folder.measured()
