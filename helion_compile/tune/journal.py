@@ -55,9 +55,9 @@ class Journal:
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             os.write(self._file, b"\n")  # ends a line that was cut short
 
-    def time(self, case: Case, config: Any, us: float | None, error: str | None = None, **more: Any) -> None:
+    def time(self, case: Case, config: Any, us: float | None, error: str | None = None) -> None:
         """A config's time for a case, or why it has none."""
-        self._put({"case": case.to_json(), "config": dict(config), "us": us, "error": error, **more})
+        self._put({"case": case.to_json(), "config": dict(config), "us": us, "error": error})
 
     def baseline(self, case: Case, name: str, us: float | None) -> None:
         self._put({"case": case.to_json(), "baseline": name, "us": us})
@@ -96,7 +96,9 @@ class Journal:
             if "baseline" in entry:
                 self.baselines[case, entry["baseline"]] = entry["us"]
             elif "winner" in entry:
-                self.done[case] = entry
+                # The files of several ranks are read in no order of time: a longer search counts more than a shorter one.
+                if entry.get("effort", 0) >= self.done.get(case, {}).get("effort", 0):
+                    self.done[case] = entry
             else:
                 self.times[case, config_text(entry["config"])] = entry
                 self.has_run |= entry["us"] is not None and "alternative" not in entry["config"]

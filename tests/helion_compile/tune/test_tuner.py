@@ -215,6 +215,16 @@ def test_a_journal_survives_what_can_be_in_a_file(tmp_path):
     assert Journal(tmp_path, "other").times == {}
 
 
+def test_of_two_ranks_the_longer_search_counts(tmp_path):
+    quick = {**BEST, "num_warps": 4}
+    for rank, config, effort in ((0, BEST, 3), (5, quick, 1)):
+        Journal(tmp_path, "run", rank).finish(case(1), config, 4.0, effort)
+    assert Journal(tmp_path, "run").done[case(1)]["winner"] == BEST
+    again = {**BEST, "num_warps": 16}
+    Journal(tmp_path, "run").finish(case(1), again, 3.9, 3)
+    assert Journal(tmp_path, "run").done[case(1)]["winner"] == again
+
+
 def test_a_journal_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(TuneError, match="cannot be kept in /proc/none/run.0.jsonl: No such file or directory; make room, or"):
         Journal(Path("/proc/none"), "run")
