@@ -13,6 +13,9 @@ from transformers.models.llama4.modeling_llama4 import apply_rotary_emb
 
 B, S, H, D = 2, 6, 4, 64
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+# Attention of queries that keep what the model rounds: they are off by 2^-8 at most, a score of some units by less than 2^-6,
+# and so are the weights of values of some units. The result is rounded to bf16 itself.
+NEAR = {"rtol": 2**-6, "atol": 2**-6}
 
 
 def norm(x, weight):
@@ -138,7 +141,7 @@ def test_strided_writes_behind_a_norm_over_all_heads(numerics):
     if numerics == "exact":
         assert_bit_equal([result], [expected])
     else:
-        torch.testing.assert_close(result, expected, rtol=2**-6, atol=2**-6)
+        torch.testing.assert_close(result, expected, **NEAR)
 
 
 @pytest.mark.parametrize("numerics", ["default", "exact"])
@@ -150,7 +153,7 @@ def test_any_number_of_tokens_through_one_graph(numerics):
     result, record = run(program, *args, dynamic=None, numerics=numerics)
     assert fused(record) == ["norm_rope"] and "s" in record.sites[0].shapes["x"]
     expected = run(program, *arguments(), only=[])[0]
-    torch.testing.assert_close(result, expected, rtol=2**-6, atol=2**-6)
+    torch.testing.assert_close(result, expected, **NEAR)
 
 
 class TestComplexRope:

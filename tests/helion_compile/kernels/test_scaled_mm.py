@@ -49,7 +49,8 @@ def test_the_reference_is_the_product_in_fp64_rounded_once(operands, by_tensor, 
 @row_wise_products
 def test_the_library_gives_the_reference():
     args = arguments(m=16, n=64, k=64)
-    torch.testing.assert_close(scaled_mm.alternatives["library"](*args), scaled_mm.reference(*args), rtol=2e-2, atol=1e-2)
+    # One step of bf16 where they round to different sides; sums of up to 1.4e4 differ in some last bits of fp32.
+    torch.testing.assert_close(scaled_mm.alternatives["library"](*args), scaled_mm.reference(*args), rtol=2**-7, atol=1e-2)
 
 
 @row_wise_products
