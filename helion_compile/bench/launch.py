@@ -34,31 +34,35 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--k", type=count, default=4096)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--modes", nargs="+", choices=("plain", "CUDA graph"), default=("plain", "CUDA graph"))
-    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures to this file")
+    parser.add_argument(
+        "--json", type=output_file, metavar="FILE", help="write the figures to this file, each part when it is there"
+    )
     options = parser.parse_args(argv)
     require_gpu("launch")
     console = Console(soft_wrap=True)
     console.print(machine())
-    figures: dict[str, dict[str, float]] = {}
+    figures: dict[str, Any] = {"machine": machine(), "m": options.m, "k": options.k}
+
+    def tell(title: str, unit: str, rows: dict[str, float]) -> None:
+        table = Table(title, unit)
+        for name, value in rows.items():
+            table.add_row(name, f"{value:.2f}")
+        console.print(table)
+        figures[f"{title}, {unit}"] = rows
+        if options.json:
+            options.json.write_text(json.dumps(figures, indent=1))
+
     if "cold" in options.parts:  # first: the others would share the machine with it
-        figures["cold start, s"] = cold_start.measure()
+        tell("cold start", "s", cold_start.measure())
     with torch.no_grad():
         x = torch.randn(options.m, options.k, device="cuda", dtype=torch.bfloat16)
         weight = torch.randn(options.k, device="cuda", dtype=torch.bfloat16)
         if "eager" in options.parts:
-            figures["eager, µs"] = eager(x, weight)
+            tell("eager", "µs", eager(x, weight))
         if "compiled" in options.parts:
-            figures["compiled, µs"] = compiled(x, weight, options.modes)
+            tell("compiled", "µs", compiled(x, weight, options.modes))
         if "decode" in options.parts:
-            figures["decode, µs"] = decode.measure()
-    for title, rows in figures.items():
-        table = Table(title.partition(",")[0], title.rpartition(" ")[2])
-        for name, value in rows.items():
-            table.add_row(name, f"{value:.2f}")
-        console.print(table)
-    if options.json:
-        found = {"machine": machine(), "m": options.m, "k": options.k, **figures}
-        options.json.write_text(json.dumps(found, indent=1))
+            tell("decode", "µs", decode.measure())
     return 0
 
 

@@ -33,7 +33,10 @@ class VllmPickers:
 
     def __init__(self, path: Path | None = None) -> None:
         self._root = _installed() if path is None else path
-        self.case_key: type = self._compile("case_key.py", lambda node: True)["CaseKey"]
+        found = self._compile("case_key.py", lambda node: True)
+        if "CaseKey" not in found:
+            raise MissingPicker(f"{self._root} has vllm/kernels/helion/case_key.py but no CaseKey in it: use vLLM 0.31")
+        self.case_key: type = found["CaseKey"]
 
     def load(self, op: str) -> Callable[[tuple[Any, ...], list[Any]], Any]:
         """The ``(args, config_keys) -> CaseKey | None`` of ``vllm/kernels/helion/ops/<op>.py``, its cache empty."""

@@ -1,9 +1,12 @@
 """What can be said of the benchmarks without a GPU: they are found, explain themselves, and say what they lack."""
 
+import json
+
 import pytest
 import torch
 
 from helion_compile.__main__ import COMMANDS, main
+from helion_compile.bench import launch
 from helion_compile.bench.timing import require_packages
 
 MEASURED = ["chains", "kernels", "layers", "launch", "vllm"]
@@ -44,6 +47,22 @@ def test_what_cannot_be_measured_is_said_before_anything_is(capsys, arguments, s
     with pytest.raises(SystemExit) as stop:
         main(["bench", *arguments.split()])
     assert stop.value.code == 2 and sentence in capsys.readouterr().err
+
+
+def test_parts_of_a_benchmark_that_fails_later_are_kept(monkeypatch, tmp_path, capsys):
+    def fails():
+        raise ValueError("31 spans are not 10 equal steps")
+
+    monkeypatch.setattr(launch, "require_gpu", lambda command: None)
+    monkeypatch.setattr(launch, "machine", lambda: {"gpu": "none"})
+    monkeypatch.setattr(launch.cold_start, "measure", lambda: {"ours": 4.0})
+    monkeypatch.setattr(launch.decode, "measure", fails)
+    monkeypatch.setattr(torch, "randn", lambda *sizes, **options: None)
+    file = tmp_path / "figures.json"
+    with pytest.raises(ValueError, match="31 spans"):
+        main(["bench", "launch", "--parts", "cold", "decode", "--json", str(file)])
+    assert json.loads(file.read_text()) == {"machine": {"gpu": "none"}, "m": 16, "k": 4096, "cold start, s": {"ours": 4.0}}
+    assert "4.00" in capsys.readouterr().out
 
 
 def test_packages_that_are_not_installed_are_named():

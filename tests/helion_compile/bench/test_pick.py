@@ -97,3 +97,6 @@ def test_what_is_not_vllm_is_one_sentence(vllm):
     (vllm / "vllm/kernels/helion/ops/silu_mul_fp8.py").write_text("x = 1")
     with pytest.raises(MissingPicker, match="no picker in it"):
         VllmPickers(vllm).load("silu_mul_fp8")
+    (vllm / "vllm/kernels/helion/case_key.py").write_text("x = 1")
+    with pytest.raises(MissingPicker, match="no CaseKey in it: use vLLM 0.31"):
+        VllmPickers(vllm)
