@@ -83,15 +83,14 @@ def measure(
     for baseline in baselines:
         try:
             numbers, wrong = baseline.check(result, _first((baseline.expected or baseline.run)(*baseline.prepare(*sets[0]))))
+            row["apart"][baseline.name] = numbers
+            if wrong:
+                row["wrong"].append(f"{wrong} from {baseline.name}'s result")
             theirs = [baseline.prepare(*each) for each in sets]
             row["baselines"][baseline.name] = device_us(baseline.run, theirs, chained=chained)
         except Exception as error:  # an operator that this build of a library lacks, or a shape that it does not take
             row["baselines"][baseline.name] = None
             row["notes"][baseline.name] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-            continue
-        row["apart"][baseline.name] = numbers
-        if wrong:
-            row["wrong"].append(f"{wrong} from {baseline.name}'s result")
     return row
 
 

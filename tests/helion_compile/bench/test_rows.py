@@ -104,6 +104,22 @@ def test_a_wrong_result_is_said_and_fails_the_run(no_gpu, capsys, tmp_path):
     assert found.end() == 1 and "wrong: k at K=8 M=8: 16 steps" in capsys.readouterr().out
 
 
+def test_a_wrong_result_is_said_of_a_baseline_that_cannot_be_timed_too(no_gpu, monkeypatch):
+    def timed(fn, sets, chained=False):
+        if fn is not ours:
+            raise RuntimeError("it cannot be captured")
+        return 2.0
+
+    def ours(x):
+        return x * 2
+
+    monkeypatch.setattr(rows, "device_us", timed)
+    other = Baseline("library", lambda x: x, check=distance(0.1))
+    row = measure({"kernel": "k", "m": 8}, ours, [(torch.ones(8),)], [other], Work(8, 8), LIMITS)
+    assert row["baselines"] == {"library": None} and row["notes"] == {"library": "RuntimeError: it cannot be captured"}
+    assert row["wrong"] == ["1.0e+00, more than 0.1 from library's result"]
+
+
 def test_checks():
     one = torch.tensor([1.0, 2.0])
     assert distance(0.1)(one, one * 1.5) == ({"distance": pytest.approx(1 / 3)}, "3.3e-01, more than 0.1")
