@@ -30,9 +30,15 @@ EIGHT_BITS = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 class GpuMeasurer:
-    """Times one kernel for one case after the other on the current GPU."""
+    """Times one kernel for one case after the other on the current GPU.
+
+    Raises:
+        SystemExit: there is none; it ends the process that this is made in with a sentence.
+    """
 
     def __init__(self) -> None:
+        if not torch.cuda.is_available():
+            raise SystemExit(f"torch {torch.__version__} finds no GPU here.")
         torch.cuda.init()
         self.stream = torch.cuda.Stream()
         properties = torch.cuda.get_device_properties()

@@ -3,10 +3,20 @@
 import pytest
 import torch
 
-from helion_compile.tune.measure import differs, in_order
+from helion_compile.tune.measure import GpuMeasurer, differs, in_order
+from helion_compile.tune.worker import Worker, WorkerDied
 
 FP8 = [torch.float8_e4m3fn, torch.float8_e5m2]
 X = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_a_sentence_and_no_traceback(capfd):
+    with pytest.raises(SystemExit, match="finds no GPU here"):
+        GpuMeasurer()
+    with pytest.raises(WorkerDied, match="exit code 1"):
+        Worker("helion_compile.tune.measure:GpuMeasurer", (), {}, start="fork").request("gpu")
+    assert capfd.readouterr().err.strip() == f"torch {torch.__version__} finds no GPU here."
 
 
 @pytest.mark.parametrize("dtype", FP8)
