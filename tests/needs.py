@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-__all__ = ["HAS_ROW_WISE_PRODUCTS", "row_wise_products", "uint8_products"]
+__all__ = ["HAS_FUNCTIONAL_PRODUCTS", "HAS_ROW_WISE_PRODUCTS", "row_wise_products", "uint8_products"]
 
 
 def _multiplies_rows() -> bool:
@@ -18,6 +19,18 @@ def _multiplies_rows() -> bool:
 
 HAS_ROW_WISE_PRODUCTS = _multiplies_rows()
 row_wise_products = pytest.mark.skipif(not HAS_ROW_WISE_PRODUCTS, reason="this torch has no row-wise _scaled_mm on a CPU")
+
+
+def _multiplies_functionally() -> bool:
+    a, scale = torch.ones(16, 16).to(torch.float8_e4m3fn), torch.ones(1)
+    try:
+        F.scaled_mm(a, a.t(), scale, F.ScalingType.TensorWise, scale, F.ScalingType.TensorWise)
+    except NotImplementedError:
+        return False
+    return True
+
+
+HAS_FUNCTIONAL_PRODUCTS = _multiplies_functionally()
 
 
 def _multiplies_uint8() -> bool:

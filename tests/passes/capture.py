@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from functorch.compile import make_boxed_func
+from interpret import spread
 from torch._inductor import config
 from torch._inductor.compile_fx import compile_fx, fake_tensor_prop
 from torch._inductor.fx_passes.post_grad import reorder_for_locality, view_to_reshape
@@ -62,10 +63,23 @@ def scaled_mm(a, b, a_scale, b_scale, bias=None, scale_result=None, out_dtype=No
     return (out if bias is None else out + bias).to(out_dtype)
 
 
+def _of_blocks(a, b, a_scale, b_scale, *others, **more):
+    """``scaled_mm`` whose scales may belong to blocks, which no torch has on CPU."""
+    return scaled_mm(a, b, spread(a_scale, a), spread(b_scale, b), *others, **more)
+
+
+def _second(a, b, a_scales, _, __, b_scales, ___, ____, bias, out_dtype, *others):
+    """``aten._scaled_mm_v2`` likewise."""
+    return _of_blocks(a, b, *a_scales, *b_scales, bias, out_dtype=out_dtype)
+
+
+_PLAIN = {torch.ops.aten._scaled_mm.default: _of_blocks, torch.ops.aten._scaled_mm_v2.default: _second}
+
+
 def runnable(gm: torch.fx.GraphModule) -> torch.fx.GraphModule:
     copied = copy.deepcopy(gm)
-    for node in copied.graph.find_nodes(op="call_function", target=torch.ops.aten._scaled_mm.default):
-        node.target = scaled_mm
+    for node in copied.graph.nodes:
+        node.target = _PLAIN.get(node.target, node.target)
     copied.recompile()
     return copied
 

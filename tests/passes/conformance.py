@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +15,10 @@ from typing import Any
 import programs
 import torch
 
-from passes.meanings import RopeTable
-from passes.spellings import matmul, opaque_matmul, opaque_quantize
+from passes.meanings import Granularity, RopeTable
+from passes.spellings import opaque_quantize
 
-__all__ = ["PAGE", "Spelled", "argument", "arguments", "page"]
+__all__ = ["PAGE", "Spelled", "argument", "arguments", "of_any_number_of_rows", "page"]
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "spellings.md"
 
@@ -31,11 +33,17 @@ What a kernel takes of it is up to the fusions.
 
 This page is made by `python tests/passes/conformance.py`.
 """
+_UNDER_TABLES = {
+    "Matmul": """Dtypes are those of the result. No torch multiplies blocks on a CPU: these are read, and nothing is compared.
+torch 2.11 multiplies no rows there, and does not trace `F.scaled_mm`. Operators of libraries are stubs in plain torch
+(`tests/passes/stubs.py`). `tests/passes/test_matmul.py` has other shapes of scales, and the near misses.
+""",
+}
 _BY_NAME = """## Operators by name
 
-Products with a scale a row, a tensor or a block, fp8 and, with the scaling behind `_int_mm`, int8; and quantisers of libraries
-that need not be there. `tests/passes/test_matmul.py` and `tests/passes/test_opaque_quantize.py` show what each is read as.
-Those of vLLM are in [vLLM](vllm.md).
+Quantisers of libraries that need not be there; `tests/passes/test_opaque_quantize.py` shows what each is read as. Operators of
+vLLM, its products among them, are in [vLLM](vllm.md): they write to their arguments, which torch code cannot spell, so
+`tests/vllm/test_spellings.py` reads them from graphs.
 """
 _NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
@@ -48,17 +56,27 @@ class Spelled:
     function: Callable[..., Any]
     operands: tuple[str, ...]  # the names of its arguments, those of the meaning's inputs
     meaning: Callable[[torch.dtype], Any]  # x's dtype -> what it is to be read as
-    dtypes: tuple[torch.dtype, ...]  # of x
+    dtypes: tuple[torch.dtype, ...]  # of x; of a product, of its result
     exact: bool = True  # its bits are those of the meaning's interpretation
     residual: bool = False  # a norm that is also to be read behind an addition
-    sizes: tuple[int, ...] = (3, 5, 64)  # of x
+    sizes: tuple[int, ...] = (3, 5, 64)  # of x; of a product, M, K and N
+    scales: tuple[tuple[int, ...], ...] = ()  # of a product: the shapes of a's and b's
+    told: bool = False  # the function also takes the dtype
+    traced: bool = True  # by this torch
+    runs: bool = True  # in eager mode, on a CPU with this torch
 
     def __str__(self) -> str:
         return self.function.__name__
 
+    def of(self, dtype: torch.dtype) -> Callable[..., Any]:
+        """The function of tensors alone."""
+        return functools.partial(self.function, dtype=dtype) if self.told else self.function
+
 
 def argument(name: str, row: Spelled, dtype: torch.dtype) -> torch.Tensor:
     """An argument of a row's function; x has rows of zeros, of one sign and of large values."""
+    if row.scales:
+        return _of_product(name, row, dtype)
     if name in ("x", "residual"):
         x = programs.tensor(*row.sizes, dtype=dtype, seed=len(name))
         if name == "x":
@@ -87,29 +105,52 @@ def _angles(name: str, row: Spelled, dtype: torch.dtype) -> torch.Tensor:
     return (angles.cos() if name == "cos" else angles.sin()).to(meaning.table_dtype)
 
 
+def _of_product(name: str, row: Spelled, dtype: torch.dtype) -> torch.Tensor:
+    """a [M, K]; b [K, N], or [N, K] where it is rows; bias [N]; scales, those of blocks column-major."""
+    meaning, (m, k, n) = row.meaning(dtype), row.sizes
+    if name == "bias":
+        return programs.tensor(n, dtype=dtype, seed=4)
+    if name in ("a_scale", "b_scale"):
+        shape = row.scales[name == "b_scale"]
+        scale = programs.tensor(math.prod(shape), dtype=meaning.scale_dtype, seed=ord(name[0])).abs() / 4
+        return scale.view(*reversed(shape)).t() if meaning.a_scales is Granularity.GROUP else scale.view(shape)
+    values = programs.tensor(*((m, k) if name == "a" else (n, k)), dtype=torch.float32, seed=ord(name))
+    if meaning.operands == torch.int8:
+        values = (values * 40).clamp(-128, 127).round()
+    values = values.to(meaning.operands)
+    return values if name == "a" or meaning.b_is_rows else values.t()
+
+
 def arguments(row: Spelled, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """All arguments of a row's function, by name."""
     return {name: argument(name, row, dtype) for name in row.operands}
+
+
+def of_any_number_of_rows(row: Spelled, given: dict[str, torch.Tensor]) -> None:
+    """Mark as unknown how many rows the first argument has, and the others that have as many."""
+    rows = given[row.operands[0]].shape[0]
+    for tensor in given.values():
+        if tensor.dim() > 1 and tensor.shape[0] == rows:
+            torch._dynamo.mark_dynamic(tensor, 0)
 
 
 def page() -> str:
     """docs/spellings.md."""
     from spelled_activations import ACTIVATIONS
     from spelled_norms import NORMS
+    from spelled_products import PRODUCTS
     from spelled_quantisers import QUANTISERS
     from spelled_ropes import ROPES
 
-    # The second version of _scaled_mm is read where torch has it; the page is one for all.
-    matmuls = {str(target) for target in matmul.ANCHORS} | {"aten._scaled_mm_v2.default"} | opaque_matmul.ANCHORS
     parts = [_INTRODUCTION]
-    tables = {"Norm": NORMS, "Quantize": QUANTISERS, "Activation": ACTIVATIONS, "Rope": ROPES}
+    tables = {"Norm": NORMS, "Quantize": QUANTISERS, "Activation": ACTIVATIONS, "Rope": ROPES, "Matmul": PRODUCTS}
     for title, rows in tables.items():
         parts += [f"## {title}\n", "| function | written so by | dtypes | read as |\n|---|---|---|---|"]
         for row in rows:
             dtypes = ", ".join(_NAMES[dtype] for dtype in row.dtypes)
             parts.append(f"| `{row}` | {row.who} | {dtypes} | {str(row.meaning(row.dtypes[0])).replace('|', chr(92) + '|')} |")
-        parts.append("")
-    parts += [_BY_NAME, *(f"- `{name}`" for name in sorted(matmuls | opaque_quantize.ANCHORS)), ""]
+        parts += ["", *([_UNDER_TABLES[title]] if title in _UNDER_TABLES else [])]
+    parts += [_BY_NAME, *(f"- `{name}`" for name in sorted(opaque_quantize.ANCHORS)), ""]
     return "\n".join(parts)
 
 

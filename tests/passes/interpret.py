@@ -12,6 +12,7 @@ from passes.meanings import (
     ActivationRounding,
     ComplexRope,
     Granularity,
+    Matmul,
     Norm,
     NormKind,
     NormRoot,
@@ -186,3 +187,32 @@ def rope(meaning: Rope | ComplexRope, x, cos=None, sin=None, freqs=None):
     out[..., spots[0]] = (x1 * cos1 - x2 * sin1).to(meaning.dtype)
     out[..., spots[1]] = (x2 * cos2 + x1 * sin2).to(meaning.dtype)
     return {"out": out}
+
+
+def matmul(meaning: Matmul, a, b, a_scale, b_scale, bias=None):
+    """{"out": …}; sums of fp8 products are in fp32, in the order of torch.matmul."""
+    if meaning.b_is_rows:
+        b, b_scale = b.t(), b_scale.t() if meaning.b_scales is Granularity.GROUP else b_scale
+    if meaning.a_scales is Granularity.TOKEN:
+        a_scale = a_scale.reshape(-1, 1)
+    if meaning.b_scales is Granularity.TOKEN:
+        b_scale = b_scale.reshape(1, -1)
+    if meaning.operands.is_floating_point:
+        value = (a.float() * spread(a_scale, a)) @ (b.float() * spread(b_scale, b))
+    else:
+        value = (a.int() @ b.int()).to(meaning.scale_dtype)
+        first, second = (a_scale, b_scale) if meaning.a_scale_first else (b_scale, a_scale)
+        value = (value * first).to(meaning.between_dtype or meaning.scale_dtype) * second
+    if bias is not None:
+        value = value + bias
+    return {"out": value.to(meaning.dtype)}
+
+
+def spread(scale, values):
+    """Scales of blocks as fp32 [rows, columns], one for each of ``values``; others as they are."""
+    scale = scale.float()
+    for dim in range(scale.dim()):
+        size, blocks = values.shape[dim], scale.shape[dim]
+        if blocks not in (1, size):
+            scale = scale.repeat_interleave(-(-size // blocks), dim)[(slice(None),) * dim + (slice(size),)]
+    return scale

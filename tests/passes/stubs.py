@@ -1,7 +1,10 @@
-"""Fusions whose replacement is one call of plain torch, with the arithmetic of the spelled code."""
+"""What stands in for what is not there: fusions whose replacement is one call of plain torch, with the arithmetic of the
+spelled code, and products of other libraries.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import operator
 
 import interpret
@@ -92,3 +95,39 @@ NORM = Fusion("norm", (Norm,), build_norm)
 QUANTIZE = Fusion("quantize", (Quantize,), build_quantize)
 MATMUL = Fusion("matmul", (Matmul,), build_matmul)
 ALL = (NORM_QUANTIZE, QUANTIZE)
+
+
+@contextlib.contextmanager
+def libraries():
+    """Products of MSLK, FBGEMM and torchao with the schemas they have there, in plain torch: b [N, K], the result in bf16."""
+    rowwise = (
+        "f8f8bf16_rowwise(Tensor XQ, Tensor WQ, Tensor x_scale, Tensor w_scale, Tensor? bias=None, "
+        "bool use_fast_accum=True, Tensor? output=None) -> Tensor"
+    )
+    blocks = "int block_m=128, int block_n=128, int block_k=128"
+    with (
+        torch.library._scoped_library("mslk", "FRAGMENT") as mslk,
+        torch.library._scoped_library("ao", "FRAGMENT") as ao,
+        torch.library._scoped_library("fbgemm", "FRAGMENT") as fbgemm,
+    ):
+        for library in (mslk, fbgemm):
+            _define(library, rowwise, _rowwise)
+        _define(
+            fbgemm, f"f8f8bf16_blockwise(Tensor XQ, Tensor WQ, Tensor x_scale, Tensor w_scale, {blocks}) -> Tensor", _blocks
+        )
+        given = "Tensor a, Tensor a_s, Tensor b, Tensor b_s, int block_size=128"
+        _define(ao, f"blockwise_fp8_gemm({given}) -> Tensor", lambda a, a_s, b, b_s, *_: _blocks(a, b, a_s, b_s))
+        yield
+
+
+def _define(library, schema, function):
+    name = library.define(schema)
+    library.impl(name, function, "CompositeExplicitAutograd")
+
+
+def _rowwise(a, b, a_scale, b_scale, bias=None, *_):
+    return scaled_mm(a, b.t(), a_scale.reshape(-1, 1), b_scale.reshape(1, -1), bias, out_dtype=torch.bfloat16)
+
+
+def _blocks(a, b, a_scale, b_scale, *_):
+    return scaled_mm(a, b.t(), interpret.spread(a_scale, a), interpret.spread(b_scale, b).t(), out_dtype=torch.bfloat16)
