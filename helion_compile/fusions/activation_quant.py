@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from helion_compile.fusions.quantizing import into_quantizer
 from helion_compile.fusions.tensors import Operands, value_of
 from helion_compile.kernels import activation_quant
 from passes.fusion import Chain, Fusion
-from passes.meanings import Activation, ActivationRounding
+from passes.meanings import Activation, ActivationFunction, ActivationRounding
 
 __all__ = ["KERNELS", "fusion"]
 
@@ -22,6 +23,11 @@ _ROUNDING = {
     ActivationRounding.FUNCTION: "function",
     ActivationRounding.RESULT: "result",
     ActivationRounding.EVERY_STEP: "every step",
+}
+# Written with other operations, so with other last bits; of these and the kernel's neither is nearer to the function.
+_ANOTHER_LAST_BIT = {
+    ActivationFunction.GELU_DIVIDED: ActivationFunction.GELU,
+    ActivationFunction.GELU_TANH_FACTORED: ActivationFunction.GELU_TANH,
 }
 
 
@@ -35,12 +41,17 @@ def fusion(*, exact: bool) -> Fusion:
         tensors=_tensors,
         attributes=_attributes,
         outputs=lambda chain: ["out"] if chain.wanted(Activation, "out") else [],
-        refuse=_refuse,
+        refuse=functools.partial(_refuse, exact=exact),
     )
 
 
-def _refuse(chain: Chain) -> str | None:
+def _refuse(chain: Chain, exact: bool) -> str | None:
     activation = chain[Activation].meaning
+    if exact and activation.function in _ANOTHER_LAST_BIT:
+        return (
+            f"{activation.function.value} has another last bit than {_ANOTHER_LAST_BIT[activation.function].value}, which the "
+            "kernel computes; with numerics='default' it fuses"
+        )
     if activation.dtype != activation.x_dtype:
         return f"the activation takes {activation.x_dtype} and gives {activation.dtype}; of one dtype they fuse"
     return None
@@ -58,4 +69,5 @@ def _tensors(chain: Chain, operands: Operands) -> tuple[Any, Any]:
 
 def _attributes(chain: Chain) -> tuple[str, str]:
     activation = chain[Activation].meaning
-    return activation.function.value, _ROUNDING[activation.rounding]
+    function = _ANOTHER_LAST_BIT.get(activation.function, activation.function)
+    return function.value, _ROUNDING[activation.rounding]

@@ -19,7 +19,9 @@ class ActivationFunction(enum.Enum):
     SILU = "silu"  # x / (1 + exp(-x)): what F.silu is decomposed to
     SILU_SIGMOID = "silu by sigmoid"  # x * sigmoid(x): another last bit than SILU's
     GELU = "gelu"  # (x * 0.5) * (erf(x * √½) + 1)
+    GELU_DIVIDED = "gelu by division"  # (x * 0.5) * (erf(x / √2) + 1): another last bit than GELU's
     GELU_TANH = "gelu tanh"  # (x * 0.5) * (tanh((x + x³ * 0.044715) * √(2/π)) + 1), with x³ = x * x * x
+    GELU_TANH_FACTORED = "gelu tanh by factors"  # (x * 0.5) * (tanh((x * √(2/π)) * (x * 0.044715 * x + 1)) + 1)
     RELU_SQUARED = "relu squared"  # max(x, 0)²
 
 

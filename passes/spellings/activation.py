@@ -4,8 +4,9 @@
 
     x32 / (1 + exp(-x32))                                         silu         <- anchor exp     x [..., K]
     x32 * sigmoid(x32)                                            silu         <- anchor sigmoid
-    (x32 * 0.5) * (erf(x32 * √½) + 1)                             gelu         <- anchor erf
+    (x32 * 0.5) * (erf(x32 * √½) + 1)                             gelu         <- anchor erf       or x32 / √2
     (x32 * 0.5) * (tanh((x32 + x32³ * 0.044715) * √(2/π)) + 1)    gelu tanh    <- anchor tanh
+    (x32 * 0.5) * (tanh(x32 * √(2/π) * (x32 * 0.044715 * x32 + 1)) + 1)        <- anchor tanh
     relu(x) ** 2                                                  relu squared <- anchor relu
     f(x32).to(x.dtype) * up                                       gated, or (f(x32) * up32).to(x.dtype)
 """
@@ -29,7 +30,7 @@ __all__ = ["ANCHORS", "NAME", "read"]
 aten = torch.ops.aten
 
 NAME = "activation"
-_HALF_ROOT, _TANH_FACTOR, _CUBE_FACTOR = math.sqrt(0.5), math.sqrt(2 / math.pi), 0.044715
+_HALF_ROOT, _ROOT, _TANH_FACTOR, _CUBE_FACTOR = math.sqrt(0.5), math.sqrt(2), math.sqrt(2 / math.pi), 0.044715
 _PLAIN_FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 _POW = frozenset({aten.pow.Tensor_Scalar})
 
@@ -85,7 +86,7 @@ def _silu_sigmoid(walk: Walk) -> _Found | None:
         if _is(other, x):
             walk.exact(other)
             return ActivationFunction.SILU_SIGMOID, walk.take(product), x
-        scaled = walk.with_number(x) if x.target in MUL else None
+        scaled = _times_number(walk, x)
         if scaled and _is(other, scaled[0]):
             walk.fail(product, f"x * sigmoid({scaled[1]:g} x) is not read; x * sigmoid(x) fuses")
     return None
@@ -100,40 +101,69 @@ def _gelu(walk: Walk) -> _Found | None:
     result = _half_times(walk, x, "erf")
     if result is None:
         return None
-    if scaled.target in DIV or not _equal(factor, _HALF_ROOT):
-        step = "/" if scaled.target in DIV else "*"
-        walk.fail(scaled, f"gelu takes erf(x {step} {factor:g}), which rounds differently; erf(x * √½) fuses")
+    divided = scaled.target in DIV
+    over_x = divided and scaled.args[0] is not x
+    if over_x or not _equal(factor, _ROOT if divided else _HALF_ROOT):
+        found = f"{factor:g} / x" if over_x else f"x {'/' if divided else '*'} {factor:g}"
+        walk.fail(scaled, f"gelu takes erf({found}); erf(x * √½) and erf(x / √2) fuse")
     walk.take(scaled)
-    return ActivationFunction.GELU, result, x
+    return ActivationFunction.GELU_DIVIDED if divided else ActivationFunction.GELU, result, x
 
 
 def _gelu_tanh(walk: Walk) -> _Found | None:
     scaled = walk.anchor.args[0]
-    found = walk.with_number(scaled) if isinstance(scaled, Node) and scaled.target in MUL else None
+    found = _times_number(walk, scaled)
     total = found[0] if found else None
     if total is None or total.target is not aten.add.Tensor or not all(isinstance(part, Node) for part in total.args):
-        return _gelu_tanh_of_another_order(walk)
+        return _gelu_tanh_factored(walk) or _gelu_tanh_of_another_order(walk)
     for x, cubed in (total.args, reversed(total.args)):
-        cube = walk.with_number(cubed) if cubed.target in MUL else None
+        cube = _times_number(walk, cubed)
         result = _half_times(walk, x, "tanh") if cube else None
         if result is None or not _cube_of(walk, cube[0], x):
             continue
-        if not _equal(found[1], _TANH_FACTOR) or not _equal(cube[1], _CUBE_FACTOR):
-            walk.fail(
-                scaled,
-                f"gelu takes tanh({found[1]:g} (x + {cube[1]:g} x³)); with {_TANH_FACTOR:g} and {_CUBE_FACTOR:g} it fuses",
-            )
+        _ask_for_the_constants(walk, scaled, found[1], cube[1])
         walk.take(scaled), walk.take(total), walk.take(cubed)
         return ActivationFunction.GELU_TANH, result, x
     return None
 
 
+def _gelu_tanh_factored(walk: Walk) -> _Found | None:
+    """tanh((x * √(2/π)) * (x * 0.044715 * x + 1)), as transformers' gelu_fast and Bloom have it."""
+    inner = walk.anchor.args[0]
+    for scaled, total in (inner.args[:2], inner.args[1::-1]) if inner.target in MUL else ():
+        factor, one = _times_number(walk, scaled), _plus_number(walk, total)
+        if not factor or not one or one[1] != 1 or one[0].target not in MUL:
+            continue
+        x, square = factor[0], one[0]
+        for linear, last in (square.args[:2], square.args[1::-1]):
+            coefficient = _times_number(walk, linear)
+            if not coefficient or not _is(coefficient[0], x) or not _is(last, x):
+                continue
+            result = _half_times(walk, x, "tanh")
+            if result is None:
+                return None
+            _ask_for_the_constants(walk, inner, factor[1], coefficient[1])
+            for node in (inner, scaled, total, square, linear):
+                walk.take(node)
+            walk.exact(coefficient[0]), walk.exact(last)
+            return ActivationFunction.GELU_TANH_FACTORED, result, x
+    return None
+
+
+def _ask_for_the_constants(walk: Walk, node: Node, factor: float, coefficient: float) -> None:
+    if not _equal(factor, _TANH_FACTOR) or not _equal(coefficient, _CUBE_FACTOR):
+        walk.fail(
+            node,
+            f"gelu takes tanh({factor:g} (x + {coefficient:g} x³)); with {_TANH_FACTOR:g} and {_CUBE_FACTOR:g} it fuses",
+        )
+
+
 def _gelu_tanh_of_another_order(walk: Walk) -> None:
-    """Say why a gelu whose cubic is factored, as (x c)(1 + 0.044715 x x), is none of ours."""
+    """Say why a gelu whose cubic is written in another way is none of ours."""
     for total in _plus_one(walk, walk.anchor):
         for product in total.users:
             half = walk.other(product, total) if product.target in MUL else None
-            scaled = walk.with_number(half) if isinstance(half, Node) and half.target in MUL else None
+            scaled = _times_number(walk, half)
             if scaled and scaled[1] == 0.5:
                 inner = walk.anchor.args[0]
                 if inner.target in MUL and any(shape_of(part) == () for part in inner.args):
@@ -145,8 +175,8 @@ def _gelu_tanh_of_another_order(walk: Walk) -> None:
                     )
                 walk.fail(
                     inner,
-                    f"gelu takes tanh of {describe(inner)}; of (x + x³ * 0.044715) * √(2/π), which rounds "
-                    "differently from other orders, it fuses",
+                    f"gelu takes tanh of {describe(inner)}; of (x + x³ * 0.044715) * √(2/π), or of x * √(2/π) * "
+                    "(x * 0.044715 * x + 1), which round differently from other orders, it fuses",
                 )
 
 
@@ -184,9 +214,18 @@ def _equal(found: float, expected: float) -> bool:
     return rounded(found, torch.float32) == rounded(expected, torch.float32)
 
 
+def _times_number(walk: Walk, value: Any) -> tuple[Node, float] | None:
+    return walk.with_number(value) if isinstance(value, Node) and value.target in MUL else None
+
+
+def _plus_number(walk: Walk, value: Any) -> tuple[Node, float] | None:
+    added = isinstance(value, Node) and value.target in ADD and value.kwargs.get("alpha", 1) == 1
+    return walk.with_number(value) if added else None
+
+
 def _plus_one(walk: Walk, value: Node) -> Iterable[Node]:
     for user in value.users:
-        found = walk.with_number(user) if user.target in ADD and user.kwargs.get("alpha", 1) == 1 else None
+        found = _plus_number(walk, user)
         if found and found[1] == 1:
             yield user
 
@@ -196,7 +235,7 @@ def _half_times(walk: Walk, x: Node, function: str) -> Node | None:
     for total in _plus_one(walk, walk.anchor):
         for product in total.users:
             half = walk.other(product, total) if product.target in MUL else None
-            scaled = walk.with_number(half) if isinstance(half, Node) and half.target in MUL else None
+            scaled = _times_number(walk, half)
             if scaled is None or not _is(scaled[0], x):
                 continue
             if scaled[1] != 0.5:

@@ -5,7 +5,7 @@ On a CPU, where a kernel is its reference; tests/gpu/kernels shows that the kern
 
 import pytest
 import torch
-from conformance import argument, arguments
+from conformance import argument, arguments, of_any_number_of_rows
 from numerics import fp8_steps
 from spelled_activations import ACTIVATIONS
 from spelled_norms import NORMS
@@ -143,9 +143,8 @@ def behind_a_norm(row):
 
 def verify(row, function, args, numerics, dynamic):
     """Run one site against what it replaces; or find the row refused, with a reason and a remedy."""
-    for tensor in args.values():
-        if dynamic and tensor.dim() == len(row.sizes):
-            torch._dynamo.mark_dynamic(tensor, 0)
+    if dynamic:
+        of_any_number_of_rows(row, args)
     found = []
     torch._dynamo.reset()
     backend = inspecting_backend(found, options={"strict": True, "numerics": numerics}, verify=True)

@@ -160,11 +160,18 @@ def _gelu_tanh(x):
     return (x * 0.5) * (torch.tanh((x + cube * 0.044715) * math.sqrt(2 / math.pi)) + 1)
 
 
+def _gelu_tanh_factored(x):
+    inner = x * math.sqrt(2 / math.pi) * (x * 0.044715 * x + 1)
+    return (x * 0.5) * (torch.tanh(inner) + 1)
+
+
 _FUNCTIONS = {
     ActivationFunction.SILU: lambda x: x / (1 + torch.exp(-x)),
     ActivationFunction.SILU_SIGMOID: lambda x: x * torch.sigmoid(x),
     ActivationFunction.GELU: lambda x: (x * 0.5) * (torch.erf(x * math.sqrt(0.5)) + 1),
+    ActivationFunction.GELU_DIVIDED: lambda x: (x * 0.5) * (torch.erf(x / math.sqrt(2)) + 1),
     ActivationFunction.GELU_TANH: _gelu_tanh,
+    ActivationFunction.GELU_TANH_FACTORED: _gelu_tanh_factored,
     ActivationFunction.RELU_SQUARED: lambda x: x.clamp(min=0) * x.clamp(min=0),
 }
 

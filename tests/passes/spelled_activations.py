@@ -14,7 +14,7 @@ from conformance import Spelled
 from passes.meanings import Activation, ActivationFunction, ActivationRounding
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
-SILU, SIGMOID, GELU, GELU_TANH, RELU_SQUARED = ActivationFunction
+SILU, SIGMOID, GELU, GELU_DIVIDED, GELU_TANH, GELU_TANH_FACTORED, RELU_SQUARED = ActivationFunction
 FUNCTION, RESULT, EVERY_STEP = ActivationRounding
 
 ACTIVATIONS: list[Spelled] = []
@@ -80,6 +80,17 @@ def gelu_in_fp32(x):
     return ((1.0 + torch.erf(math.sqrt(0.5) * x32)) * (0.5 * x32)).to(x.dtype)
 
 
+@spelled("transformers: gelu_python, ESM", GELU_DIVIDED, EVERY_STEP, exact=True)
+def gelu_python(x):
+    return x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0)))
+
+
+@spelled("plain code: the same in fp32", GELU_DIVIDED, exact=True)
+def gelu_python_in_fp32(x):
+    x32 = x.float()
+    return (x32 * 0.5 * (1.0 + torch.erf(x32 / math.sqrt(2.0)))).to(x.dtype)
+
+
 @spelled("torch: F.gelu(approximate='tanh'); transformers: gelu_pytorch_tanh", GELU_TANH)
 def gelu_tanh(x):
     return F.gelu(x, approximate="tanh")
@@ -88,6 +99,21 @@ def gelu_tanh(x):
 @spelled("transformers: gelu_new, gelu_python_tanh (GPT-2)", GELU_TANH, EVERY_STEP)
 def gpt2_gelu(x):
     return 0.5 * x * (1.0 + torch.tanh(0.7978845608028654 * (x + 0.044715 * torch.pow(x, 3.0))))
+
+
+@spelled("transformers: gelu_fast", GELU_TANH_FACTORED, EVERY_STEP, exact=True)
+def gelu_fast(x):
+    return 0.5 * x * (1.0 + torch.tanh(x * 0.7978845608 * (1.0 + 0.044715 * x * x)))
+
+
+@spelled("transformers: Bloom", GELU_TANH_FACTORED, EVERY_STEP, exact=True)
+def bloom_gelu(x):
+    return x * 0.5 * (1.0 + torch.tanh(0.79788456 * x * (1 + 0.044715 * x * x)))
+
+
+@spelled("plain code: the same in fp32", GELU_TANH_FACTORED, exact=True)
+def gelu_fast_in_fp32(x):
+    return gelu_fast(x.float()).to(x.dtype)
 
 
 @spelled("transformers: relu2 (Nemotron)", RELU_SQUARED, exact=True)

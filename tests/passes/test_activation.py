@@ -21,7 +21,7 @@ from passes.meanings import Activation, ActivationFunction, ActivationRounding
 from passes.reading import read
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
-SILU, SIGMOID, GELU, GELU_TANH, RELU_SQUARED = ActivationFunction
+SILU, SIGMOID, GELU, GELU_DIVIDED, GELU_TANH, GELU_TANH_FACTORED, RELU_SQUARED = ActivationFunction
 FUNCTION, RESULT, EVERY_STEP = ActivationRounding
 
 
@@ -46,10 +46,51 @@ def test_up_as_the_first_factor(name):
     assert [region.inputs[name].target for name in ("x", "up")] == ["arg0_1", "arg1_1"]
 
 
-@pytest.mark.parametrize(("name", "function"), [("gelu_pytorch_tanh", GELU_TANH), ("relu2", RELU_SQUARED), ("silu", SILU)])
-def test_functions_of_transformers(name, function):
-    meaning = only_region(ACT2FN[name], programs.tensor(8, 64)).meaning
-    assert meaning == Activation(function=function, gated=False, x_dtype=BF16, dtype=BF16, rounding=RESULT)
+# The activations that configs of transformers name, and what each is read as: a function, rounded once or at every step, or
+# why not.  The others are no functions of a meaning, nor near one.
+TAKEN = {
+    "gelu": (GELU, RESULT),
+    "gelu_fast": (GELU_TANH_FACTORED, EVERY_STEP),
+    "gelu_new": (GELU_TANH, EVERY_STEP),
+    "gelu_python": (GELU_DIVIDED, EVERY_STEP),
+    "gelu_pytorch_tanh": (GELU_TANH, RESULT),
+    "gelu_python_tanh": (GELU_TANH, EVERY_STEP),
+    "gelu_accurate": (GELU_TANH, EVERY_STEP),
+    "gelu_10": (GELU, RESULT),  # and a clamp behind it
+    "relu2": (RELU_SQUARED, RESULT),
+    "silu": (SILU, RESULT),
+    "swish": (SILU, RESULT),
+    "quick_gelu": "x * sigmoid(1.702 x) is not read; x * sigmoid(x) fuses",
+}
+OTHERS = "hardswish laplace leaky_relu linear mish prelu relu relu6 sigmoid sqrtsoftplus tanh xielu".split()
+# Of math.sqrt(2 / math.pi), a module's numbers, dynamic=True makes an input.
+AT_RUN_TIME = "a factor of gelu's cubic is known at run time only; one that is a constant of the graph fuses"
+DYNAMIC = {name: AT_RUN_TIME for name in ("gelu_new", "gelu_python_tanh", "gelu_accurate")}
+
+
+@pytest.mark.parametrize("dynamic", [None, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [*TAKEN, *OTHERS])
+def test_functions_of_transformers(name, dynamic):
+    """None: the number of rows is unknown.  True: every size, and every Python float that is no literal."""
+    x = programs.tensor(8, 64)
+    torch._dynamo.mark_dynamic(x, 0)
+    reading = read(capture(ACT2FN[name].to(BF16), x, dynamic=dynamic).graph)
+    expected = (TAKEN | DYNAMIC if dynamic else TAKEN).get(name)
+    if isinstance(expected, tuple):
+        (region,) = reading.regions
+        function, rounding = expected
+        assert region.meaning == Activation(function=function, gated=False, x_dtype=BF16, dtype=BF16, rounding=rounding)
+    else:
+        assert not reading.regions
+    if isinstance(expected, str):
+        (refusal,) = reading.refusals
+        assert refusal.reason.startswith(expected) and refusal.found and refusal.remedy
+    else:
+        assert not reading.refusals
+
+
+def test_each_function_of_transformers_is_named_above():
+    assert set(ACT2FN) == {*TAKEN, *OTHERS}
 
 
 @pytest.mark.parametrize(
@@ -160,11 +201,23 @@ class TestRefused:
         reason = self.refused(lambda x: x * torch.sigmoid(1.702 * x))
         assert reason == "x * sigmoid(1.702 x) is not read; x * sigmoid(x) fuses"
 
-    def test_gelu_with_another_order_in_the_cubic(self):
-        def program(x):
-            return 0.5 * x * (1.0 + torch.tanh(x * 0.7978845608 * (1.0 + 0.044715 * x * x)))
+    @pytest.mark.parametrize(
+        "inner",
+        [
+            lambda x: x * 0.7978845608 * (1.0 + 0.044715 * (x * x)),
+            lambda x: 0.7978845608 * (x * (1.0 + 0.044715 * x * x)),
+            lambda x: x * 0.7978845608 + 0.0356774081 * x * x * x,
+            lambda x: 2 * (0.7978845608 * x),
+            lambda x: x * 0.7978845608 * (1.0 + 0.044715 * x),
+        ],
+    )
+    def test_gelu_with_another_order_in_the_cubic(self, inner):
+        reason = self.refused(lambda x: 0.5 * x * (1.0 + torch.tanh(inner(x))))
+        assert "which round differently from other orders, it fuses" in reason
 
-        assert "which rounds differently from other orders, it fuses" in self.refused(program)
+    def test_gelu_with_other_factors(self):
+        reason = self.refused(lambda x: 0.5 * x * (1.0 + torch.tanh(x * 0.8 * (1.0 + 0.044715 * x * x))))
+        assert reason.startswith("gelu takes tanh(0.8 (x + 0.044715 x³)); with 0.797885 and 0.044715")
 
     def test_a_factor_known_at_run_time(self):
         """As dynamic=True makes it of ``math.sqrt(2.0 / math.pi)`` in transformers' gelu_new."""
@@ -181,9 +234,17 @@ class TestRefused:
 
         assert self.refused(program).startswith("gelu takes tanh(0.8 (x + 0.044715 x³)); with 0.797885 and 0.044715")
 
-    def test_gelu_with_a_division(self):
-        reason = self.refused(lambda x: x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0))))
-        assert reason == "gelu takes erf(x / 1.41421), which rounds differently; erf(x * √½) fuses"
+    @pytest.mark.parametrize(
+        ("inner", "found"),
+        [
+            (lambda x: x / math.sqrt(0.5), "x / 0.707107"),
+            (lambda x: x * math.sqrt(2.0), "x * 1.41421"),
+            (lambda x: torch.full((), math.sqrt(2.0), dtype=BF16) / x, "1.41421 / x"),
+        ],
+    )
+    def test_gelu_of_another_quotient(self, inner, found):
+        reason = self.refused(lambda x: x * 0.5 * (1.0 + torch.erf(inner(x))))
+        assert reason == f"gelu takes erf({found}); erf(x * √½) and erf(x / √2) fuse"
 
     def test_gelu_without_the_half(self):
         reason = self.refused(lambda x: x * 2.0 * (1.0 + torch.erf(x * math.sqrt(0.5))))
