@@ -1,6 +1,8 @@
-"""Running a function before and after the pass."""
+"""Running a function before and after the pass, and asking why it was left alone."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import programs
 import stubs
@@ -8,6 +10,7 @@ import torch
 from capture import capture
 
 from passes.fusion_pass import FusionPass
+from passes.reading import read
 
 
 def by_name(function):
@@ -35,6 +38,17 @@ def assert_near(found, expected):
     """Equal but for the order of summation: 64 ulp of fp32, and one step of a 16-bit dtype on top."""
     step = 2**-17 if found.dtype == torch.float32 else torch.finfo(found.dtype).eps
     torch.testing.assert_close(found.float(), expected.float(), rtol=step, atol=2**-17)
+
+
+def refused(candidate, function, *args, dynamic=False):
+    """The reason for which the one candidate of a function was not read."""
+    reading = read(capture(function, *args, dynamic=dynamic).graph)
+    assert not reading.regions
+    (refusal,) = reading.refusals
+    assert refusal.candidate == candidate
+    assert Path(refusal.location.file).parent == Path(__file__).parent
+    assert refusal.found and refusal.remedy, refusal.reason
+    return refusal.reason
 
 
 def rewritten(function, *args, fusions=stubs.ALL, dynamic=False, **options):

@@ -87,8 +87,7 @@ def gelu_python(x):
 
 @spelled("plain code: the same in fp32", GELU_DIVIDED, exact=True)
 def gelu_python_in_fp32(x):
-    x32 = x.float()
-    return (x32 * 0.5 * (1.0 + torch.erf(x32 / math.sqrt(2.0)))).to(x.dtype)
+    return gelu_python(x.float()).to(x.dtype)
 
 
 @spelled("torch: F.gelu(approximate='tanh'); transformers: gelu_pytorch_tanh", GELU_TANH)

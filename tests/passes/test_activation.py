@@ -2,6 +2,7 @@
 
 import math
 
+import checks
 import programs
 import pytest
 import torch
@@ -30,6 +31,10 @@ def only_region(function, *args, dynamic=False):
     assert not reading.refusals, reading.refusals
     (region,) = reading.regions
     return region
+
+
+def refused(function, *args):
+    return checks.refused("activation", function, *(args or (programs.tensor(8, 64),)))
 
 
 ALONE = {str(row): row for row in ACTIVATIONS if row.operands == ("x",)}
@@ -189,16 +194,8 @@ def test_others_are_no_candidates():
 
 
 class TestRefused:
-    def refused(self, function, *args):
-        reading = read(capture(function, *(args or (programs.tensor(8, 64),))).graph)
-        assert not reading.regions
-        (refusal,) = reading.refusals
-        assert refusal.candidate == "activation"
-        assert refusal.found and refusal.remedy, refusal.reason
-        return refusal.reason
-
     def test_quick_gelu(self):
-        reason = self.refused(lambda x: x * torch.sigmoid(1.702 * x))
+        reason = refused(lambda x: x * torch.sigmoid(1.702 * x))
         assert reason == "x * sigmoid(1.702 x) is not read; x * sigmoid(x) fuses"
 
     @pytest.mark.parametrize(
@@ -212,11 +209,11 @@ class TestRefused:
         ],
     )
     def test_gelu_with_another_order_in_the_cubic(self, inner):
-        reason = self.refused(lambda x: 0.5 * x * (1.0 + torch.tanh(inner(x))))
+        reason = refused(lambda x: 0.5 * x * (1.0 + torch.tanh(inner(x))))
         assert "which round differently from other orders, it fuses" in reason
 
     def test_gelu_with_other_factors(self):
-        reason = self.refused(lambda x: 0.5 * x * (1.0 + torch.tanh(x * 0.8 * (1.0 + 0.044715 * x * x))))
+        reason = refused(lambda x: 0.5 * x * (1.0 + torch.tanh(x * 0.8 * (1.0 + 0.044715 * x * x))))
         assert reason.startswith("gelu takes tanh(0.8 (x + 0.044715 x³)); with 0.797885 and 0.044715")
 
     def test_a_factor_known_at_run_time(self):
@@ -225,14 +222,14 @@ class TestRefused:
         def program(x, factor):
             return 0.5 * x * (1.0 + torch.tanh(factor * (x + 0.044715 * torch.pow(x, 3.0))))
 
-        reason = self.refused(program, programs.tensor(8, 64), torch.tensor(0.7978845608))
+        reason = refused(program, programs.tensor(8, 64), torch.tensor(0.7978845608))
         assert reason.startswith("a factor of gelu's cubic is known at run time only")
 
     def test_gelu_with_other_constants(self):
         def program(x):
             return 0.5 * x * (1.0 + torch.tanh(0.8 * (x + 0.044715 * torch.pow(x, 3.0))))
 
-        assert self.refused(program).startswith("gelu takes tanh(0.8 (x + 0.044715 x³)); with 0.797885 and 0.044715")
+        assert refused(program).startswith("gelu takes tanh(0.8 (x + 0.044715 x³)); with 0.797885 and 0.044715")
 
     @pytest.mark.parametrize(
         ("inner", "found"),
@@ -243,25 +240,25 @@ class TestRefused:
         ],
     )
     def test_gelu_of_another_quotient(self, inner, found):
-        reason = self.refused(lambda x: x * 0.5 * (1.0 + torch.erf(inner(x))))
+        reason = refused(lambda x: x * 0.5 * (1.0 + torch.erf(inner(x))))
         assert reason == f"gelu takes erf({found}); erf(x * √½) and erf(x / √2) fuse"
 
     def test_gelu_without_the_half(self):
-        reason = self.refused(lambda x: x * 2.0 * (1.0 + torch.erf(x * math.sqrt(0.5))))
+        reason = refused(lambda x: x * 2.0 * (1.0 + torch.erf(x * math.sqrt(0.5))))
         assert reason == "expected x * 0.5 * (1 + erf(…)), found x * 2"
 
     def test_silu_of_something_else(self):
-        reason = self.refused(lambda x: x.cos() / (1 + torch.exp(-x)))
+        reason = refused(lambda x: x.cos() / (1 + torch.exp(-x)))
         assert reason.startswith("aten.cos.default (cos) is divided by 1 + exp(-the graph input arg0_1)")
 
     def test_a_cube_that_is_rounded_after_each_product(self):
         def program(x):
             return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * (x * x * x))))
 
-        assert self.refused(program).startswith("the cube of bf16 is rounded after each product")
+        assert refused(program).startswith("the cube of bf16 is rounded after each product")
 
     def test_fp64(self):
-        reason = self.refused(F.silu, programs.tensor(8, 64, dtype=torch.float64))
+        reason = refused(lambda x: F.silu(x), programs.tensor(8, 64, dtype=torch.float64))
         assert reason == "silu of fp64 in fp64; bf16, fp16 and fp32 fuse"
 
     def test_a_sigmoid_that_something_else_reads(self):
@@ -269,4 +266,4 @@ class TestRefused:
             gate = torch.sigmoid(x)
             return x * gate, gate
 
-        assert "an intermediate value, is also read by output" in self.refused(program)
+        assert "an intermediate value, is also read by output" in refused(program)

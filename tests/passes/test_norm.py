@@ -1,8 +1,10 @@
 """passes.spellings.norm: beyond the table of spellings, what else matters to reading a norm, and what is no norm."""
 
 import dataclasses
+import functools
 import operator
 
+import checks
 import interpret
 import programs
 import pytest
@@ -30,15 +32,7 @@ def only(graph):
     return region
 
 
-def refused(function, *args, dynamic=False):
-    """The reason why the one candidate in a function was not read."""
-    reading = read(capture(function, *args, dynamic=dynamic).graph)
-    assert not reading.regions
-    (refusal,) = reading.refusals
-    assert refusal.candidate == "norm"
-    assert refusal.location.file == programs.__file__ or refusal.location.file == __file__
-    assert refusal.found and refusal.remedy, refusal.reason
-    return refusal.reason
+refused = functools.partial(checks.refused, "norm")
 
 
 @pytest.mark.parametrize("norm", [programs.llama_norm, programs.functional_norm, programs.weightless_norm])

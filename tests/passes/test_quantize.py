@@ -1,5 +1,8 @@
 """passes.spellings.quantize: beyond the table of spellings, what else matters to reading a quantiser, and what is none."""
 
+import functools
+
+import checks
 import programs
 import pytest
 import torch
@@ -12,15 +15,7 @@ from passes.reading import read
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 
 
-def refused(function, *args):
-    """The reason why the one candidate in a function was not read."""
-    reading = read(capture(function, *args).graph)
-    assert not reading.regions
-    (refusal,) = reading.refusals
-    assert refusal.candidate == "quantize"
-    assert refusal.location.file in (programs.__file__, __file__)
-    assert refusal.found and refusal.remedy, refusal.reason
-    return refusal.reason
+refused = functools.partial(checks.refused, "quantize")
 
 
 @pytest.mark.parametrize("quantize", [programs.torchao_quantize, programs.vllm_quantize, programs.flat_scale_quantize])

@@ -3,6 +3,9 @@
 Letters: B sequences, S tokens, H heads, D elements of a head.
 """
 
+import functools
+
+import checks
 import programs
 import pytest
 import torch
@@ -181,28 +184,23 @@ def test_others_are_no_candidates():
     assert not reading.regions and not reading.refusals
 
 
-class TestRefused:
-    def refused(self, function, *args):
-        reading = read(capture(function, *args).graph)
-        assert not reading.regions
-        (refusal,) = reading.refusals
-        assert refusal.candidate == "rope"
-        assert refusal.found and refusal.remedy, refusal.reason
-        return refusal.reason
+refused = functools.partial(checks.refused, "rope")
 
+
+class TestRefused:
     def test_the_wrong_half_negated(self):
         def program(x, cos, sin):
             x1, x2 = halves(x)
             return x * cos + torch.cat((-x1, x2), -1) * sin
 
-        assert self.refused(program, *arguments(rotate_half)) == "found cat([-x1, x2]); cat([-x2, x1]) fuses"
+        assert refused(program, *arguments(rotate_half)) == "found cat([-x1, x2]); cat([-x2, x1]) fuses"
 
     def test_a_difference_in_the_place_of_the_sum(self):
         def program(x, cos, sin):
             x1, x2 = halves(x)
             return x * cos - torch.cat((-x2, x1), -1) * sin
 
-        reason = self.refused(program, *arguments(rotate_half))
+        reason = refused(program, *arguments(rotate_half))
         assert reason.startswith("expected x * cos + cat([-x2, x1]) * sin, found aten.mul.Tensor")
 
     def test_another_x_beside_the_rotated_one(self):
@@ -210,21 +208,21 @@ class TestRefused:
             x1, x2 = halves(x)
             return x.relu() * cos + torch.cat((-x2, x1), -1) * sin
 
-        assert self.refused(program, *arguments(rotate_half)).startswith("expected x * cos + cat([-x2, x1]) * sin")
+        assert refused(program, *arguments(rotate_half)).startswith("expected x * cos + cat([-x2, x1]) * sin")
 
     def test_two_different_tables(self):
         def program(x, cos, sin):
             x1, x2 = halves(x)
             return torch.cat((x1 * cos - x2 * sin, x2 * sin + x1 * cos), -1)
 
-        assert self.refused(program, *arguments(chunked)).startswith("expected x2 * cos + x1 * sin beside x1 * cos - x2 * sin")
+        assert refused(program, *arguments(chunked)).startswith("expected x2 * cos + x1 * sin beside x1 * cos - x2 * sin")
 
     def test_the_halves_the_other_way_round(self):
         def program(x, cos, sin):
             x1, x2 = halves(x)
             return torch.cat((x2 * cos - x1 * sin, x1 * cos + x2 * sin), -1)
 
-        assert self.refused(program, *arguments(chunked)).startswith("found x2 * cos - x1 * sin as the first of a pair")
+        assert refused(program, *arguments(chunked)).startswith("found x2 * cos - x1 * sin as the first of a pair")
 
     def test_turned_the_other_way(self):
         """As NanoChat."""
@@ -233,7 +231,7 @@ class TestRefused:
             x1, x2 = halves(x)
             return x * cos + torch.cat((x2, -x1), -1) * sin
 
-        reason = self.refused(program, *arguments(rotate_half))
+        reason = refused(program, *arguments(rotate_half))
         assert reason == "found cat([x2, -x1]), which turns the other way; cat([-x2, x1]) fuses"
 
     def test_neighbours_put_together_as_halves(self):
@@ -243,7 +241,7 @@ class TestRefused:
             x1, x2 = even_odd(x)
             return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), -1)
 
-        reason = self.refused(program, *arguments(chunked))
+        reason = refused(program, *arguments(chunked))
         assert reason == "neighbours are turned and put together as halves; put back where they were they fuse"
 
     def test_written_to_more_bits_than_were_computed(self):
@@ -254,7 +252,7 @@ class TestRefused:
             out[..., 1::2] = x1 * sin + x2 * cos
             return out
 
-        assert self.refused(program, *arguments(chunked)) == "bf16 becomes fp32; fp32 rounded to 16 bits fuses"
+        assert refused(program, *arguments(chunked)) == "bf16 becomes fp32; fp32 rounded to 16 bits fuses"
 
     @pytest.mark.parametrize(
         ("back", "readers", "fuses"),
@@ -272,7 +270,7 @@ class TestRefused:
             return back(torch.view_as_complex(x.float().unflatten(-1, (-1, 2))) * freqs)
 
         freqs = torch.polar(torch.ones(1, S, 1, D // 2), torch.randn(1, S, 1, D // 2))
-        reason = self.refused(program, programs.tensor(B, S, H, D), freqs)
+        reason = refused(program, programs.tensor(B, S, H, D), freqs)
         assert reason.startswith(f"the product of complex numbers is read by {readers}")
         assert reason.endswith(f"; read {fuses} alone it fuses")
 
@@ -284,20 +282,20 @@ class TestRefused:
             return torch.view_as_real(pairs * freqs).flatten(-2).type_as(x)
 
         freqs = torch.polar(torch.ones(1, S, 1, D // 2).double(), torch.randn(1, S, 1, D // 2).double())
-        reason = self.refused(program, programs.tensor(B, S, H, D), freqs)
+        reason = refused(program, programs.tensor(B, S, H, D), freqs)
         assert reason == "x is multiplied by numbers of torch.complex128; by those of torch.complex64 it fuses"
 
     def test_cos_and_sin_of_two_dtypes(self):
         x, cos, sin = arguments(rotate_half, FP32)
-        reason = self.refused(rotate_half, x, cos, sin.bfloat16())
+        reason = refused(rotate_half, x, cos, sin.bfloat16())
         assert reason == "cos is fp32 and sin bf16; floats of one dtype fuse"
 
     def test_a_table_that_is_broadcast_over_elements(self):
         x, cos, sin = arguments(rotate_half)
-        assert "cos and sin of [..., 64] fuse" in self.refused(rotate_half, x, cos[..., :1], sin)
+        assert "cos and sin of [..., 64] fuse" in refused(rotate_half, x, cos[..., :1], sin)
 
     def test_fp64(self):
-        reason = self.refused(rotate_half, *arguments(rotate_half, torch.float64))
+        reason = refused(rotate_half, *arguments(rotate_half, torch.float64))
         assert "bf16, fp16 and fp32 fuse" in reason or "floats of one dtype fuse" in reason
 
     def test_a_rotated_half_that_something_else_reads(self):
@@ -306,4 +304,4 @@ class TestRefused:
             rotated = torch.cat((-x2, x1), -1)
             return x * cos + rotated * sin, rotated
 
-        assert "an intermediate value, is also read by output" in self.refused(program, *arguments(rotate_half))
+        assert "an intermediate value, is also read by output" in refused(program, *arguments(rotate_half))

@@ -1,8 +1,11 @@
-"""Graphs that differ from a spelling in one operation, by meaning and scheme: left alone, and the reason says why.
+"""Graphs that differ from a quantiser in one operation of its scale: left alone, and the reason says why.
 
-Norms over a mean of squares and scales of one token have theirs in test_norm.py and test_quantize.py.
+Scales of one token are in test_quantize.py.
 """
 
+import functools
+
+import checks
 import programs
 import pytest
 import torch
@@ -13,172 +16,15 @@ from programs import E4M3
 from passes.meanings import Granularity, ScaleLayout
 from passes.reading import read
 
-BF16, FP32, INT8 = torch.bfloat16, torch.float32, torch.int8
-EPS = 1e-5
+BF16, INT8 = torch.bfloat16, torch.int8
 X = programs.tensor(8, 64)
 OTHER = programs.tensor(8, 64, seed=1)
 
-
-def reading_of(function, *args):
-    return read(capture(function, *args).graph)
-
-
-def refused(function, *args):
-    """The reason for which the one candidate of a function was not read."""
-    reading = reading_of(function, *args)
-    assert not reading.regions
-    (refusal,) = reading.refusals
-    assert refusal.location.file == __file__
-    assert refusal.found and refusal.remedy, refusal.reason
-    return refusal.reason
+refused = functools.partial(checks.refused, "quantize")
 
 
 def bounded(values):
     return values.clamp(-448, 448).to(E4M3)
-
-
-def whole(values):
-    return values.round().clamp(-128, 127).to(INT8)
-
-
-class TestLayerNorm:
-    def test_a_variance_of_a_sample(self):
-        def program(x):
-            x32 = x.float()
-            return ((x32 - x32.mean(-1, keepdim=True)) * torch.rsqrt(x32.var(-1, keepdim=True) + EPS)).to(x.dtype)
-
-        assert "divides by K - 1; a variance that divides by K fuses" in refused(program, X)
-
-    def test_eps_beside_the_root(self):
-        def program(x):
-            x32 = x.float()
-            return (x32 - x32.mean(-1, keepdim=True)) / (x32.std(-1, keepdim=True, unbiased=False) + EPS)
-
-        assert refused(program, X).startswith("there is no eps under the root")
-
-    def test_a_variance_as_a_difference(self):
-        def program(x):
-            x32 = x.float()
-            mean = x32.mean(-1, keepdim=True)
-            variance = x32.pow(2).mean(-1, keepdim=True) - mean.pow(2)
-            return ((x32 - mean) * torch.rsqrt(variance + EPS)).to(x.dtype)
-
-        assert "a variance as mean(x²) - mean(x)² loses digits" in refused(program, X)
-
-    def test_the_mean_of_another_tensor(self):
-        def program(x, other):
-            x32 = x.float()
-            variance = x32.var(-1, keepdim=True, unbiased=False)
-            return ((x32 - other.float().mean(-1, keepdim=True)) * torch.rsqrt(variance + EPS)).to(x.dtype)
-
-        assert "with the x whose mean was taken, found aten.mul.Tensor" in refused(program, X, OTHER)
-
-    def test_values_with_their_mean(self):
-        def program(x):
-            x32 = x.float()
-            return (x32 * torch.rsqrt(x32.var(-1, keepdim=True, unbiased=False) + EPS)).to(x.dtype)
-
-        assert "with the x whose mean was taken, found aten.mul.Tensor" in refused(program, X)
-
-    def test_statistics_in_bf16(self):
-        def program(x):
-            centred = x - x.mean(-1, keepdim=True)
-            return centred * torch.rsqrt(x.var(-1, unbiased=False, keepdim=True) + EPS)
-
-        assert refused(program, X) == "the mean is taken in bf16; a norm with its mean in fp32 fuses"
-
-    def test_two_dimensions(self):
-        assert "over [0, 1] of 2" in refused(lambda x: F.layer_norm(x, (8, 64)), X)
-
-    def test_a_bias_for_each_token_stays_outside(self):
-        reading = reading_of(lambda x, w, b: F.layer_norm(x.float(), (64,)) * w.float() + b.float(), X, X[0], OTHER)
-        (region,) = reading.regions
-        assert region.meaning.weight_dtype is BF16 and region.meaning.bias_dtype is None
-
-
-class TestRoot:
-    def test_a_bound_instead_of_eps(self):
-        def program(x):
-            x32 = x.float()
-            return (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True).clamp(min=EPS))).to(x.dtype)
-
-        assert "an eps that bounds the mean is another function" in refused(program, X)
-
-    def test_no_eps(self):
-        def program(x):
-            x32 = x.float()
-            return (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True))).to(x.dtype)
-
-        assert refused(program, X).startswith("there is no eps under the root")
-
-    def test_multiplied_by_the_root(self):
-        def program(x):
-            x32 = x.float()
-            return (x32 * torch.sqrt(x32.pow(2).mean(-1, keepdim=True) + EPS)).to(x.dtype)
-
-        assert refused(program, X).startswith("expected x / sqrt(…) in fp32")
-
-    def test_divided_by_the_inverse_root(self):
-        def program(x):
-            x32 = x.float()
-            return (x32 / torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + EPS)).to(x.dtype)
-
-        assert refused(program, X).startswith("expected x * rsqrt(…) in fp32")
-
-    def test_another_power(self):
-        def program(x):
-            x32 = x.float()
-            return (x32 * (x32.pow(2).mean(-1, keepdim=True) + EPS) ** -0.25).to(x.dtype)
-
-        reading = reading_of(program, X)
-        assert not reading.regions and not reading.refusals
-
-    def test_a_weight_in_a_column(self):
-        def program(x, weight):
-            x32 = x.float()
-            return weight[:, None] * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + EPS)).to(x.dtype)
-
-        assert "has shape [64, 1]; shape [64] fuses" in refused(program, programs.tensor(64, 64), X[0])
-
-
-class TestResidual:
-    """What is read is a norm of less."""
-
-    def only(self, function, *args):
-        reading = reading_of(function, *args)
-        assert not reading.refusals
-        (region,) = reading.regions
-        return region
-
-    def test_a_difference(self):
-        assert not self.only(lambda x, r, w: programs.llama_norm(x - r, w), X, OTHER, X[0]).meaning.residual
-
-    @pytest.mark.parametrize(
-        "multiplied",
-        [lambda x: x * X[0, 0], lambda x: x * x, lambda x: x * x.mean()],
-        ids=["a tensor", "itself", "a computed number"],
-    )
-    def test_a_multiplier_that_is_no_number(self, multiplied):
-        region = self.only(lambda x, r, w: programs.llama_norm(r + multiplied(x), w), X, OTHER, X[0])
-        assert region.meaning.residual and region.meaning.residual_multiplier == 1
-        assert region.inputs["residual"].target is torch.ops.aten.mul.Tensor
-
-    def test_a_product_that_others_read(self):
-        def program(x, r, w):
-            scaled = x * 0.22
-            return programs.llama_norm(r + scaled, w), scaled.sin()
-
-        assert self.only(program, X, OTHER, X[0]).meaning.residual_multiplier == 1
-
-    def test_a_sum_in_fp32_that_nobody_rounds(self):
-        """It is a plain sum, of two fp32 tensors."""
-
-        def program(x, r, w):
-            total = x.float() + r.float()
-            return (w * (total * torch.rsqrt(total.pow(2).mean(-1, keepdim=True) + EPS))).to(BF16)
-
-        meaning = self.only(program, X, OTHER, X[0]).meaning
-        assert meaning.residual and not meaning.unrounded_sum and meaning.x_dtype is FP32
 
 
 class TestOneScaleATensor:
@@ -312,7 +158,7 @@ class TestGroups:
             scale = groups.abs().amax(-1).float() / 448.0
             return bounded(groups.float() / scale[..., None]), scale, scale.t().contiguous().t()
 
-        (region,) = reading_of(program, X).regions
+        (region,) = read(capture(program, X).graph).regions
         assert region.meaning.granularity is Granularity.GROUP
         assert region.meaning.scale_layout is ScaleLayout.ROW_MAJOR
 
@@ -331,7 +177,7 @@ class TestGroups:
             scale = groups.abs().amax(-1).float() / 448.0
             return bounded(groups.float() / scale[..., None]), laid_out(scale)
 
-        (region,) = reading_of(program, X).regions
+        (region,) = read(capture(program, X).graph).regions
         assert region.meaning.scale_layout is ScaleLayout.ROW_MAJOR
 
 
@@ -400,116 +246,6 @@ class TestUpperBound:
             return bounded(x.float() / scale), scale
 
         assert refused(program, X) == "max |x| is bounded to [2, 1], which is empty; bounds in their order fuse"
-
-
-class TestInt8:
-    def program(self, narrow):
-        def program(x):
-            scale = x.abs().amax(-1, keepdim=True).float() / 127.0
-            return narrow(x.float() / scale), scale
-
-        return program
-
-    def test_truncated(self):
-        reason = refused(self.program(lambda v: v.clamp(-128, 127).to(INT8)), X)
-        assert reason.endswith("is cast to int8 without rounding, which truncates; torch.round before fuses")
-
-    def test_rounded_down(self):
-        reason = refused(self.program(lambda v: v.floor().clamp(-128, 127).to(INT8)), X)
-        assert reason == "the values are rounded by aten.floor.default (floor); torch.round, half to even, fuses"
-
-    def test_bounds_between_whole_numbers(self):
-        reason = refused(self.program(lambda v: v.clamp(-127.5, 127.5).round().to(INT8)), X)
-        assert reason == "the values are clamped to [-127.5, 127.5]; whole bounds fuse"
-
-    def test_clamped_twice(self):
-        reason = refused(self.program(lambda v: v.clamp(-128, 127).round().clamp(-127, 127).to(INT8)), X)
-        assert reason.startswith("expected one clamp before the cast to int8")
-
-    def test_values_in_bf16(self):
-        def program(x):
-            scale = x.abs().amax(-1, keepdim=True) / 127.0
-            return whole(x / scale), scale.float()
-
-        assert refused(program, X).startswith("x is scaled in bf16")
-
-    def test_a_difference_of_magnitudes(self):
-        def program(x):
-            x32 = x.float()
-            scale = torch.maximum(x32.amax(-1, keepdim=True), x32.amin(-1, keepdim=True)) / 127.0
-            return whole(x32 / scale), scale
-
-        assert "found aten.maximum.default (maximum) of a minimum" in refused(program, X)
-
-
-class TestZeroPoint:
-    def program(self, *, ends=None, zero=None, q=None, steps=255.0):
-        def program(x):
-            x32 = x.float()
-            low, high = (ends or self.ends)(x32)
-            scale = ((high - low) / steps).clamp_min(1e-7)
-            point = (zero or self.zero)(low, high, scale)
-            return (q or self.q)(x32, scale, point), scale, point
-
-        return program
-
-    def ends(self, x32):
-        return x32.amin(-1, keepdim=True).clamp(max=0), x32.amax(-1, keepdim=True).clamp(min=0)
-
-    def zero(self, low, high, scale):
-        return (-128 - (low / scale).round()).clamp(-128, 127).to(INT8)
-
-    def q(self, x32, scale, point):
-        return ((x32 / scale).round() + point).clamp(-128, 127).to(INT8)
-
-    def test_without_a_change_it_is_read(self):
-        reading = reading_of(self.program(), X)
-        assert [region.meaning.zero_point for region in reading.regions] == [True] and not reading.refusals
-
-    def test_a_range_without_zero(self):
-        def ends(x32):
-            return x32.amin(-1, keepdim=True), x32.amax(-1, keepdim=True)
-
-        assert refused(self.program(ends=ends), X).startswith("the range of x is taken without 0 in it")
-
-    def test_from_the_upper_end(self):
-        def zero(low, high, scale):
-            return (-128 - (high / scale).round()).clamp(-128, 127).to(INT8)
-
-        assert refused(self.program(zero=zero), X).startswith("expected min(x, 0) / scale, with the x and the scale")
-
-    def test_not_added(self):
-        reason = refused(self.program(q=lambda x32, scale, point: whole(x32 / scale)), X)
-        assert reason == "the scale is that of a range, but no zero point is added; with one it fuses"
-
-    def test_other_bounds(self):
-        def zero(low, high, scale):
-            return (-128 - (low / scale).round()).clamp(-127, 127).to(INT8)
-
-        assert refused(self.program(zero=zero), X).startswith("the zero point is clamped to (-127.0, 127.0), but the values")
-
-    def test_another_origin(self):
-        def zero(low, high, scale):
-            return (-127 - (low / scale).round()).clamp(-128, 127).to(INT8)
-
-        assert refused(self.program(zero=zero), X).startswith("expected -128 - round(min(x, 0) / scale), found")
-
-    def test_other_steps(self):
-        assert refused(self.program(steps=254.0), X).startswith("the range is divided by 254, but the values are clamped to")
-
-    def test_kept_in_fp32(self):
-        def zero(low, high, scale):
-            return (-128 - (low / scale).round()).clamp(-128, 127)
-
-        assert refused(self.program(zero=zero), X).startswith("expected a zero point in int8, found")
-
-    def test_added_to_the_values_of_a_symmetric_scale(self):
-        def program(x, point):
-            scale = x.abs().amax(-1, keepdim=True).float() / 127.0
-            return self.q(x.float(), scale, point), scale
-
-        reason = refused(program, X, torch.ones(8, 1, dtype=INT8))
-        assert "is added to the rounded values, but the scale is that of a magnitude" in reason
 
 
 class TestFactor:
