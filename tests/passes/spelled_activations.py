@@ -100,14 +100,9 @@ def gpt2_gelu(x):
     return 0.5 * x * (1.0 + torch.tanh(0.7978845608028654 * (x + 0.044715 * torch.pow(x, 3.0))))
 
 
-@spelled("transformers: gelu_fast", GELU_TANH_FACTORED, EVERY_STEP, exact=True)
+@spelled("transformers: gelu_fast, Bloom", GELU_TANH_FACTORED, EVERY_STEP, exact=True)
 def gelu_fast(x):
     return 0.5 * x * (1.0 + torch.tanh(x * 0.7978845608 * (1.0 + 0.044715 * x * x)))
-
-
-@spelled("transformers: Bloom", GELU_TANH_FACTORED, EVERY_STEP, exact=True)
-def bloom_gelu(x):
-    return x * 0.5 * (1.0 + torch.tanh(0.79788456 * x * (1 + 0.044715 * x * x)))
 
 
 @spelled("plain code: the same in fp32", GELU_TANH_FACTORED, exact=True)

@@ -180,7 +180,7 @@ def int8_bias(a, b, a_scale, b_scale, bias, *, dtype):
 
 
 @integers("plain code: a static scale for all of a", scales=((1, 1), (1, N)), a_scales=TENSOR, a_scale_first=True)
-def int8_static(a, b, a_scale, b_scale, *, dtype):
+def int8_one_scale(a, b, a_scale, b_scale, *, dtype):
     return (torch._int_mm(a, b).float() * a_scale * b_scale).to(dtype)
 
 

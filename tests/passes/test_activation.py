@@ -11,6 +11,8 @@ import transformers
 from capture import capture
 from spelled_activations import ACTIVATIONS
 from transformers.activations import ACT2FN
+from transformers.models.bloom.modeling_bloom import bloom_gelu_forward
+from transformers.models.esm.modeling_esm import gelu as esm_gelu
 from transformers.models.gemma3.modeling_gemma3 import Gemma3MLP
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXMLP
 from transformers.models.llama.modeling_llama import LlamaMLP
@@ -74,7 +76,7 @@ WITH_SUCH_A_FACTOR = ("gelu_new", "gelu_python_tanh", "gelu_accurate")
 
 
 @pytest.mark.parametrize("dynamic", [None, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", [*TAKEN, *OTHERS])
+@pytest.mark.parametrize("name", [*TAKEN, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_functions_of_transformers(name, dynamic):
     """None: the number of rows is unknown.  True: every size, and every Python float that is no literal."""
     x = programs.tensor(8, 64)
@@ -100,6 +102,12 @@ def test_functions_of_transformers(name, dynamic):
 
 def test_each_function_of_transformers_is_named_above():
     assert set(ACT2FN) == {*TAKEN, *OTHERS}
+
+
+@pytest.mark.parametrize(("written", "function"), [(bloom_gelu_forward, GELU_TANH_FACTORED), (esm_gelu, GELU_DIVIDED)])
+def test_functions_of_models(written, function):
+    meaning = only_region(written, programs.tensor(8, 64)).meaning
+    assert meaning == Activation(function=function, gated=False, x_dtype=BF16, dtype=BF16, rounding=EVERY_STEP)
 
 
 @pytest.mark.parametrize(
