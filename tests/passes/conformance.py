@@ -16,7 +16,6 @@ import programs
 import torch
 
 from passes.meanings import Granularity, RopeTable
-from passes.spellings import opaque_quantize
 
 __all__ = ["PAGE", "Spelled", "argument", "arguments", "of_any_number_of_rows", "page"]
 
@@ -34,16 +33,16 @@ What a kernel takes of it is up to the fusions.
 This page is made by `python tests/passes/conformance.py`.
 """
 _UNDER_TABLES = {
-    "Matmul": """Dtypes are those of the result. No torch multiplies blocks on a CPU: these are read, and nothing is compared.
-torch 2.11 multiplies no rows there, and does not trace `F.scaled_mm`. Operators of libraries are stubs in plain torch
-(`tests/passes/stubs.py`). `tests/passes/test_matmul.py` has other shapes of scales, and the near misses.
+    "Matmul": """Dtypes are those of the result. None of torch 2.11, 2.13 and 2.15 multiplies blocks on a CPU: these are read,
+and nothing is compared. torch 2.11 multiplies no rows there, and does not trace `F.scaled_mm`. `tests/passes/test_matmul.py`
+has other shapes of scales, and the near misses.
 """,
 }
-_BY_NAME = """## Operators by name
+_ELSEWHERE = """## Operators of libraries
 
-Quantisers of libraries that need not be there; `tests/passes/test_opaque_quantize.py` shows what each is read as. Operators of
-vLLM, its products among them, are in [vLLM](vllm.md): they write to their arguments, which torch code cannot spell, so
-`tests/vllm/test_spellings.py` reads them from graphs.
+Those of MSLK, FBGEMM and torchao are in the tables above; their stubs are plain torch (`tests/passes/stubs.py`), and the
+libraries need not be there. Operators of vLLM, its products among them, are in [vLLM](vllm.md): they write to their arguments,
+which torch code does not spell, so `tests/vllm/test_spellings.py` reads them from graphs.
 """
 _NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
@@ -139,19 +138,24 @@ def page() -> str:
     from spelled_activations import ACTIVATIONS
     from spelled_norms import NORMS
     from spelled_products import PRODUCTS
-    from spelled_quantisers import QUANTISERS
+    from spelled_quantisers import OPAQUE_QUANTISERS, QUANTISERS
     from spelled_ropes import ROPES
 
     parts = [_INTRODUCTION]
-    tables = {"Norm": NORMS, "Quantize": QUANTISERS, "Activation": ACTIVATIONS, "Rope": ROPES, "Matmul": PRODUCTS}
+    tables = {
+        "Norm": NORMS,
+        "Quantize": QUANTISERS + OPAQUE_QUANTISERS,
+        "Activation": ACTIVATIONS,
+        "Rope": ROPES,
+        "Matmul": PRODUCTS,
+    }
     for title, rows in tables.items():
         parts += [f"## {title}\n", "| function | written so by | dtypes | read as |\n|---|---|---|---|"]
         for row in rows:
             dtypes = ", ".join(_NAMES[dtype] for dtype in row.dtypes)
             parts.append(f"| `{row}` | {row.who} | {dtypes} | {str(row.meaning(row.dtypes[0])).replace('|', chr(92) + '|')} |")
         parts += ["", *([_UNDER_TABLES[title]] if title in _UNDER_TABLES else [])]
-    parts += [_BY_NAME, *(f"- `{name}`" for name in sorted(opaque_quantize.ANCHORS)), ""]
-    return "\n".join(parts)
+    return "\n".join([*parts, _ELSEWHERE])
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def spelled(
 # --- aten._scaled_mm
 
 
-@spelled(FP8, "a scale a row, as transformers' compressed-tensors")
+@spelled(FP8, "plain code: a scale a row")
 def scaled_rows(a, b, a_scale, b_scale, *, dtype):
     return torch._scaled_mm(a, b, a_scale, b_scale, out_dtype=dtype)
 
@@ -81,7 +81,7 @@ def scaled_rows_fast(a, b, a_scale, b_scale, *, dtype):
     return torch._scaled_mm(a, b, a_scale, b_scale, out_dtype=dtype, use_fast_accum=True)
 
 
-@spelled(FP8, "a scale a tensor", scales=((), ()), runs=True, a_scales=TENSOR, b_scales=TENSOR)
+@spelled(FP8, "plain code: a scale a tensor", scales=((), ()), runs=True, a_scales=TENSOR, b_scales=TENSOR)
 def scaled_tensors(a, b, a_scale, b_scale, *, dtype):
     return torch._scaled_mm(a, b, a_scale, b_scale, out_dtype=dtype)
 
@@ -103,7 +103,7 @@ def scaled_tensors_bias(a, b, a_scale, b_scale, bias, *, dtype):
 
 @spelled(
     FP8,
-    "1 x 128 by 128 x 128",
+    "plain code: 1 x 128 by 128 x 128",
     dtypes=(BF16,),
     scales=((M, 4), (4, 2)),
     runs=False,
@@ -117,7 +117,7 @@ def scaled_blocks(a, b, a_scale, b_scale, *, dtype):
 # --- aten._scaled_mm_v2
 
 
-@spelled(FP8_V2, "F.scaled_mm, a scale a row", traced=HAS_FUNCTIONAL_PRODUCTS)
+@spelled(FP8_V2, "transformers: CompressedTensorsFP8Linear, by F.scaled_mm", traced=HAS_FUNCTIONAL_PRODUCTS)
 def functional_rows(a, b, a_scale, b_scale, *, dtype):
     by_row = F.ScalingType.RowWise
     return F.scaled_mm(a, b, a_scale, by_row, b_scale, by_row, output_dtype=dtype)

@@ -20,9 +20,10 @@ VLLM_FLOOR = rounded(1 / (448 * 512), FP32)
 EPS32 = torch.finfo(FP32).eps
 
 QUANTISERS: list[Spelled] = []
+OPAQUE_QUANTISERS: list[Spelled] = []  # by operators that need not be there: stubs.libraries()
 
 
-def spelled(who, *, dtypes=(BF16, FP16, FP32), operands=("x",), sizes=ROWS, exact=True, **attributes):
+def spelled(who, *, dtypes=(BF16, FP16, FP32), operands=("x",), sizes=ROWS, exact=True, rows=QUANTISERS, **attributes):
     """A row.  ``attributes`` are the meaning's, or a function of x's dtype."""
 
     def add(function):
@@ -32,7 +33,7 @@ def spelled(who, *, dtypes=(BF16, FP16, FP32), operands=("x",), sizes=ROWS, exac
             facts = dict(x_dtype=dtype, dtype=E4M3, qmax=bound, scale_dtype=FP32, use=DIVIDE, clamp=(-bound, bound))
             return Quantize(**facts | given)
 
-        QUANTISERS.append(Spelled(who, function, operands, meaning, dtypes, exact, sizes=sizes))
+        rows.append(Spelled(who, function, operands, meaning, dtypes, exact, sizes=sizes))
         return function
 
     return add
@@ -450,3 +451,36 @@ def int8_range(x):
     scale = ((most - least) / 255).clamp_min(1e-7)
     zero = (-128 - (least / scale).round()).clamp(-128, 127).to(INT8)
     return ((x32 / scale).round() + zero).clamp(-128, 127).to(INT8), scale, zero
+
+
+# operators of libraries
+
+
+def opaque(who, **attributes):
+    return spelled(who, dtypes=(BF16,), rows=OPAQUE_QUANTISERS, **attributes)
+
+
+TRITON = dict(use=ScaleUse.MULTIPLY_QUOTIENT, amax_floor=rounded(1e-12, FP32))
+CUDA = dict(division=ScaleDivision.TENSOR, scale_floor=VLLM_FLOOR)
+
+
+@opaque("`triton.quantize_fp8_row`: torchao with MSLK, PerRow", **TRITON)
+def triton_row(x):
+    return torch.ops.triton.quantize_fp8_row(x)
+
+
+@opaque("the same with an upper bound", operands=("x", "scale_ub"), scale_ub=True, **TRITON)
+def triton_row_bound(x, scale_ub):
+    return torch.ops.triton.quantize_fp8_row(x, scale_ub)
+
+
+@opaque("`fbgemm.quantize_fp8_per_row`: transformers: FbgemmFp8Linear", operands=("x", "scale_ub"), scale_ub=True, **CUDA)
+def fbgemm_row(x, scale_ub):
+    q, scale = torch.ops.fbgemm.quantize_fp8_per_row(x, scale_ub=scale_ub)
+    return q, scale
+
+
+@opaque("`mslk.quantize_fp8_per_row`: MSLK", **CUDA)
+def mslk_row(x):
+    q, scale = torch.ops.mslk.quantize_fp8_per_row(x)
+    return q, scale

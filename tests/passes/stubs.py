@@ -1,5 +1,5 @@
 """What stands in for what is not there: fusions whose replacement is one call of plain torch, with the arithmetic of the
-spelled code, and products of other libraries.
+spelled code, and operators of other libraries.
 """
 
 from __future__ import annotations
@@ -99,30 +99,16 @@ ALL = (NORM_QUANTIZE, QUANTIZE)
 
 @contextlib.contextmanager
 def libraries():
-    """Products of MSLK, FBGEMM and torchao with the schemas they have there, in plain torch: b [N, K], the result in bf16."""
-    rowwise = (
-        "f8f8bf16_rowwise(Tensor XQ, Tensor WQ, Tensor x_scale, Tensor w_scale, Tensor? bias=None, "
-        "bool use_fast_accum=True, Tensor? output=None) -> Tensor"
-    )
-    blocks = "int block_m=128, int block_n=128, int block_k=128"
-    with (
-        torch.library._scoped_library("mslk", "FRAGMENT") as mslk,
-        torch.library._scoped_library("ao", "FRAGMENT") as ao,
-        torch.library._scoped_library("fbgemm", "FRAGMENT") as fbgemm,
-    ):
-        for library in (mslk, fbgemm):
-            _define(library, rowwise, _rowwise)
-        _define(
-            fbgemm, f"f8f8bf16_blockwise(Tensor XQ, Tensor WQ, Tensor x_scale, Tensor w_scale, {blocks}) -> Tensor", _blocks
-        )
-        given = "Tensor a, Tensor a_s, Tensor b, Tensor b_s, int block_size=128"
-        _define(ao, f"blockwise_fp8_gemm({given}) -> Tensor", lambda a, a_s, b, b_s, *_: _blocks(a, b, a_s, b_s))
+    """Operators of MSLK, FBGEMM and torchao with the schemas they have there, in plain torch.
+
+    Products have b [N, K] and give bf16; quantisers give q fp8 e4m3 [..., K] and scales fp32 [...].
+    """
+    with contextlib.ExitStack() as stack:
+        for schema, function in _OPERATORS.items():
+            namespace, _, rest = schema.partition("::")
+            library = stack.enter_context(torch.library._scoped_library(namespace, "FRAGMENT"))
+            library.impl(library.define(rest), function, "CompositeExplicitAutograd")
         yield
-
-
-def _define(library, schema, function):
-    name = library.define(schema)
-    library.impl(name, function, "CompositeExplicitAutograd")
 
 
 def _rowwise(a, b, a_scale, b_scale, bias=None, *_):
@@ -131,3 +117,46 @@ def _rowwise(a, b, a_scale, b_scale, bias=None, *_):
 
 def _blocks(a, b, a_scale, b_scale, *_):
     return scaled_mm(a, b.t(), interpret.spread(a_scale, a), interpret.spread(b_scale, b).t(), out_dtype=torch.bfloat16)
+
+
+def _triton_row(a, scale_ub=None, *_):
+    amax = a.abs().amax(-1).float()
+    amax = (amax if scale_ub is None else torch.minimum(amax, scale_ub)).clamp(min=1e-12)
+    factor = torch.full_like(amax, 448.0) / amax
+    return (a.float() * factor.unsqueeze(-1)).clamp(-448, 448).to(torch.float8_e4m3fn), 1 / factor
+
+
+def _per_row(input, bs=None, scale_ub=None, *_):
+    amax = input.abs().amax(-1).float()
+    amax = amax if scale_ub is None else torch.minimum(amax, scale_ub)
+    scale = (amax / torch.tensor(448.0)).clamp(min=1 / (448 * 512))
+    return [(input.float() / scale.unsqueeze(-1)).clamp(-448, 448).to(torch.float8_e4m3fn), scale]
+
+
+_ROWWISE = (
+    "f8f8bf16_rowwise(Tensor XQ, Tensor WQ, Tensor x_scale, Tensor w_scale, Tensor? bias=None, bool use_fast_accum=True, "
+    "Tensor? output=None) -> Tensor"
+)
+_BLOCKWISE = (
+    "f8f8bf16_blockwise(Tensor XQ, Tensor WQ, Tensor x_scale, Tensor w_scale, int block_m=128, int block_n=128, "
+    "int block_k=128) -> Tensor"
+)
+_TRITON_ROW = (
+    "quantize_fp8_row(Tensor a, Tensor? scale_ub=None, Tensor? zero_start_index_M=None, bool use_triton=True, "
+    "Device? output_device=None, int? align_rows_to=None) -> (Tensor, Tensor)"
+)
+_PER_ROW = (
+    "quantize_fp8_per_row(Tensor input, Tensor? bs=None, Tensor? scale_ub=None, ScalarType? output_dtype=None, "
+    "bool stochastic_rounding=False) -> Tensor[]"
+)
+_OPERATORS = {
+    f"mslk::{_ROWWISE}": _rowwise,
+    f"fbgemm::{_ROWWISE}": _rowwise,
+    f"fbgemm::{_BLOCKWISE}": _blocks,
+    "ao::blockwise_fp8_gemm(Tensor a, Tensor a_s, Tensor b, Tensor b_s, int block_size=128) -> Tensor": (
+        lambda a, a_scale, b, b_scale, *_: _blocks(a, b, a_scale, b_scale)
+    ),
+    f"triton::{_TRITON_ROW}": _triton_row,
+    f"fbgemm::{_PER_ROW}": _per_row,
+    f"mslk::{_PER_ROW}": _per_row,
+}

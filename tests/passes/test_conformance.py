@@ -14,12 +14,12 @@ from conformance import argument, arguments, of_any_number_of_rows
 from spelled_activations import ACTIVATIONS
 from spelled_norms import NORMS
 from spelled_products import PRODUCTS
-from spelled_quantisers import QUANTISERS
+from spelled_quantisers import OPAQUE_QUANTISERS, QUANTISERS
 from spelled_ropes import ROPES
 
 from passes.meanings import Activation, ComplexRope, Matmul, Norm, Quantize, Rope
 from passes.reading import read
-from passes.spellings import matmul, opaque_matmul
+from passes.spellings import matmul, opaque_matmul, opaque_quantize
 
 BF16, FP32 = torch.bfloat16, torch.float32
 
@@ -38,7 +38,7 @@ def libraries():
         yield
 
 
-TABLES = NORMS, QUANTISERS, ACTIVATIONS, ROPES, PRODUCTS
+TABLES = NORMS, QUANTISERS + OPAQUE_QUANTISERS, ACTIVATIONS, ROPES, PRODUCTS
 CASES = [(row, dtype) for rows in TABLES for row in rows for dtype in row.dtypes]
 
 
@@ -150,11 +150,12 @@ def test_every_attribute_has_a_row_that_sets_it():
             assert len({getattr(meaning, field) for meaning in meanings}) > 1, field
 
 
-def test_every_product_has_a_row():
-    """No operator at which a product is read is without a spelling; those of vLLM are in tests/vllm."""
-    named = {f"{row.who.split('`')[1]}.default" for row in PRODUCTS}
+def test_every_operator_has_a_row():
+    """No operator at which a product or a library's quantiser is read is without a spelling; vLLM's are in tests/vllm."""
+    named = {f"{row.who.split('`')[1]}.default" for row in PRODUCTS + OPAQUE_QUANTISERS if "`" in row.who}
     # The second version is read where torch has it.
-    assert named == {str(target) for target in matmul.ANCHORS | opaque_matmul.ANCHORS} | {"aten._scaled_mm_v2.default"}
+    anchors = {str(target) for target in matmul.ANCHORS} | {"aten._scaled_mm_v2.default"}
+    assert named == anchors | opaque_matmul.ANCHORS | opaque_quantize.ANCHORS
 
 
 def test_different_meanings_have_different_texts():

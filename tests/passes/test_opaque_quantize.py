@@ -5,6 +5,7 @@ import operator
 
 import programs
 import pytest
+import stubs
 import torch
 from torch._subclasses import FakeTensorMode
 
@@ -13,7 +14,6 @@ from passes.reading import read
 from passes.values import rounded
 
 FP32, E4M3 = torch.float32, torch.float8_e4m3fn
-CUDA = "(Tensor input, Tensor? bs=None, Tensor? scale_ub=None, ScalarType? output_dtype=None, bool stochastic_rounding=False)"
 FACTS = dict(x_dtype=torch.bfloat16, dtype=E4M3, qmax=448.0, scale_dtype=FP32, clamp=(-448.0, 448.0))
 ROW = Quantize(**FACTS, use=ScaleUse.MULTIPLY_QUOTIENT, amax_floor=rounded(1e-12, FP32))
 PER_ROW = Quantize(**FACTS, use=ScaleUse.DIVIDE, division=ScaleDivision.TENSOR, scale_floor=rounded(1 / (448 * 512), FP32))
@@ -22,17 +22,7 @@ MEANINGS = {"triton.quantize_fp8_row": ROW, "fbgemm.quantize_fp8_per_row": PER_R
 
 @pytest.fixture(autouse=True)
 def libraries():
-    with (
-        torch.library._scoped_library("triton", "FRAGMENT") as triton,
-        torch.library._scoped_library("fbgemm", "FRAGMENT") as fbgemm,
-        torch.library._scoped_library("mslk", "FRAGMENT") as mslk,
-    ):
-        triton.define(
-            "quantize_fp8_row(Tensor a, Tensor? scale_ub=None, Tensor? zero_start_index_M=None, bool use_triton=True, "
-            "Device? output_device=None, int? align_rows_to=None) -> (Tensor, Tensor)"
-        )
-        for library in (fbgemm, mslk):
-            library.define(f"quantize_fp8_per_row{CUDA} -> Tensor[]")
+    with stubs.libraries():
         yield
 
 

@@ -4,6 +4,7 @@ The operators stand here as plain torch, as the libraries need a GPU.
 """
 
 import pytest
+import stubs
 import torch
 import torchao.quantization
 from fusing import assert_bit_equal, fused, randn, refused, run
@@ -14,49 +15,10 @@ E4M3 = torch.float8_e4m3fn
 K, N = 64, 48
 
 
-def quantize_fp8_row(a, scale_ub=None):
-    amax = a.abs().amax(-1).float()
-    amax = (amax if scale_ub is None else torch.minimum(amax, scale_ub)).clamp(min=1e-12)
-    factor = torch.full_like(amax, 448.0) / amax
-    return (a.float() * factor.unsqueeze(-1)).clamp(-448, 448).to(E4M3), 1 / factor
-
-
-def quantize_fp8_per_row(input, bs=None, scale_ub=None, output_dtype=None, stochastic_rounding=False):
-    amax = input.abs().amax(-1).float()
-    amax = amax if scale_ub is None else torch.minimum(amax, scale_ub)
-    scale = (amax / torch.tensor(448.0)).clamp(min=1 / (448 * 512))
-    return [(input.float() / scale.unsqueeze(-1)).clamp(-448, 448).to(E4M3), scale]
-
-
-def f8f8bf16_rowwise(XQ, WQ, x_scale, w_scale, bias=None, use_fast_accum=True):
-    out = XQ.float() @ WQ.float().T * x_scale.reshape(-1, 1) * w_scale.reshape(1, -1)
-    return (out if bias is None else out + bias).to(torch.bfloat16)
-
-
-SCHEMAS = {
-    "triton::quantize_fp8_row(Tensor a, Tensor? scale_ub=None) -> (Tensor, Tensor)": quantize_fp8_row,
-    "fbgemm::quantize_fp8_per_row(Tensor input, Tensor? bs=None, Tensor? scale_ub=None, ScalarType? output_dtype=None, "
-    "bool stochastic_rounding=False) -> Tensor[]": quantize_fp8_per_row,
-    **{
-        f"{library}::f8f8bf16_rowwise(Tensor XQ, Tensor WQ, Tensor x_scale, Tensor w_scale, Tensor? bias=None, "
-        "bool use_fast_accum=True) -> Tensor": f8f8bf16_rowwise
-        for library in ("mslk", "fbgemm")
-    },
-}
-
-
 @pytest.fixture(autouse=True)
 def operators():
-    libraries = {name: torch.library.Library(name, "FRAGMENT") for name in ("triton", "fbgemm", "mslk")}
-    for schema, function in SCHEMAS.items():
-        namespace, _, rest = schema.partition("::")
-        library, name = libraries[namespace], rest.partition("(")[0]
-        library.define(rest)
-        for key in ("CPU", "Meta"):
-            library.impl(name, function, key)
-    yield
-    for library in libraries.values():
-        library._destroy()
+    with stubs.libraries():
+        yield
 
 
 @pytest.fixture
