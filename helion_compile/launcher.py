@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,16 @@ import torch
 
 from helion_compile.counting import counters
 
-__all__ = ["LaunchSource", "Pointer", "UnknownInterface", "define", "launch_source", "waits", "without_dependent_launch"]
+__all__ = [
+    "LaunchSource",
+    "Pointer",
+    "UnknownInterface",
+    "build_launcher",
+    "define",
+    "launch_source",
+    "waits",
+    "without_dependent_launch",
+]
 
 # (position among the kernel's parameters, index among the call's addresses, bytes to add)
 Pointer = tuple[int, int, int]
@@ -208,6 +218,22 @@ def _launch_by_triton(compiled: Any, grid: tuple[int, int, int], stream: int, *v
     run = compiled.run
     about = compiled.launch_metadata(grid, stream, *values)
     run(*grid, stream, compiled.function, compiled.packed_metadata, about, *hooks, *values)
+
+
+_building = threading.Lock()  # kernels of one signature share a launcher: the second finds the first's in Triton's cache
+
+
+def build_launcher(compiled: Any) -> None:
+    """Have Triton build its launcher now, if loading the kernel will need it; in any thread, without a CUDA context.
+
+    What fails here fails again where the kernel is loaded, and is told there.
+    """
+    if not getattr(getattr(compiled, "metadata", None), "launch_pdl", False):
+        return
+    from triton.runtime.driver import driver
+
+    with _building, contextlib.suppress(Exception):
+        driver.active.launcher_cls(compiled.src, compiled.metadata)
 
 
 def _load_by_triton(compiled: Any) -> None:

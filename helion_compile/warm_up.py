@@ -1,8 +1,8 @@
 """``warm_up``: compile what a server will need before it serves, on all CPU cores.
 
 A dry run notes which calls have no launch plan yet and gives them their reference's result.  Helion traces each kernel in this
-thread while threads beside it compile with Triton, most of which is LLVM and ptxas at work outside Python.  Then the plans are
-made.
+thread while threads beside it compile with Triton, most of which is LLVM, ptxas and a C compiler at work outside Python.  Then
+the plans are made.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from helion_compile.counting import Counters, counters
 from helion_compile.gpu import Gpu
 from helion_compile.kernel import HelionKernel
 from helion_compile.launch import host_function, make_runner
+from helion_compile.launcher import build_launcher
 from helion_compile.plan import Noted, compile_noted, launches
 from helion_compile.plans import making
 
@@ -245,7 +246,7 @@ class _Background:
 
 def _compile_on(device: torch.device, launch: Noted) -> None:
     with torch.cuda.device(device):
-        compile_noted(*launch)
+        build_launcher(compile_noted(*launch))
 
 
 def _variant(launch: Noted) -> tuple[Any, ...]:

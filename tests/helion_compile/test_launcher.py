@@ -88,6 +88,29 @@ def test_a_kernel_that_waits_is_launched_dependently_while_a_graph_is_captured(l
     assert (len(seen), len(launched)) == (1, 3)
 
 
+def test_tritons_launcher_is_built_where_loading_will_need_it(monkeypatch):
+    from triton.runtime.driver import driver
+
+    built = []
+    monkeypatch.setattr(driver, "_active", SimpleNamespace(launcher_cls=lambda src, metadata: built.append((src, metadata))))
+    dependent = compiled(SIGNATURE, launch_pdl=True)
+    launcher.build_launcher(dependent)
+    assert built == [(dependent.src, dependent.metadata)]
+    launcher.build_launcher(compiled(SIGNATURE))
+    launcher.build_launcher(SimpleNamespace(result=lambda: dependent))  # compiled in the background
+    assert len(built) == 1
+
+
+def test_a_launcher_that_cannot_be_built_is_left_to_the_loading(monkeypatch):
+    from triton.runtime.driver import driver
+
+    def broken(src, metadata):
+        raise RuntimeError("there is no C compiler")
+
+    monkeypatch.setattr(driver, "_active", SimpleNamespace(launcher_cls=broken))
+    launcher.build_launcher(compiled(SIGNATURE, launch_pdl=True))
+
+
 @pytest.mark.parametrize(("arch", "can"), [(80, False), (90, True), (120, True), ("gfx942", False)])
 def test_which_kernels_wait(monkeypatch, arch, can):
     from triton.runtime.driver import driver
