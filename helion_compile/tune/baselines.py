@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from helion_compile.case import Case
@@ -22,11 +22,8 @@ class Baselines:
         gpu: held by whoever times, so that nobody else's kernels are in the measurement.
     """
 
-    def __init__(
-        self, workers: Iterable[Worker], gpu: Any, work: Iterable[tuple[str, Case, Journal]], done: Callable[[], None]
-    ) -> None:
+    def __init__(self, workers: Iterable[Worker], gpu: Any, work: Iterable[tuple[str, Case, Journal]]) -> None:
         self._gpu = gpu
-        self._done = done
         self._queue: queue.SimpleQueue[tuple[str, Case, Journal]] = queue.SimpleQueue()
         for item in work:
             self._queue.put(item)
@@ -66,5 +63,4 @@ class Baselines:
                 journal.baseline(case, "inductor", us)
             except TuneError:  # the search tells it, at its next measurement
                 break
-            self._done()
         worker.stop()

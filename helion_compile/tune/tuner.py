@@ -138,7 +138,7 @@ class Tuner:
         # Helion takes a second to read a kernel: one thread does it ahead while this one waits for the GPU.
         reader = concurrent.futures.ThreadPoolExecutor(1)
         self._spaces = [reader.submit(self.settings.space, kernel, group[0]) for kernel, group in todo]
-        beside = Baselines(self._beside, self._gpu_lock, open_baselines, done=lambda: None)
+        beside = Baselines(self._beside, self._gpu_lock, open_baselines)
         try:
             self._search(todo)
             while beside.is_alive() and not self._is_late(grace=1.1):
