@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch.fx import Node
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from helion_compile.fusions.tensors import Outputs, value_of
 from helion_compile.gpu import Gpu
@@ -59,7 +60,8 @@ def _refuse_unmeasured(arguments: tuple[Any, ...]) -> str | None:
     a, w, a_scale, *rest = arguments
     if rest[-1] != "cutlass":
         return None
-    few = a.new_empty(FEW_TOKENS, a.size(1)), w, a_scale if a_scale.size(0) == 1 else a_scale.new_empty(FEW_TOKENS), *rest
+    by_tensor = statically_known_true(a_scale.size(0) == 1)
+    few = a.new_empty(FEW_TOKENS, a.size(1)), w, a_scale if by_tensor else a_scale.new_empty(FEW_TOKENS), *rest
     pick = scaled_mm.pick(few)
     return None if pick.row else Leave(f"no table says where the kernel is faster than CUTLASS ({pick.sentence})")
 

@@ -32,9 +32,9 @@ class Matmul(Meaning):
     Inputs: ``a`` [M, K] and ``b`` [K, N] of ``operands``, or ``b`` [N, K] if ``b_is_rows``; ``a_scale`` [M, 1] and
     ``b_scale`` [1, N] or [N, 1] (TOKEN), one element (TENSOR) or one for each block (GROUP); ``bias`` [N] if ``bias``; with
     ``zero_points``, int32 ``zero_sums`` [1, N], the sums of b's columns, and ``zero`` [M, 1] if each row has its own.
-
-    The order of the sum is that of ``library``: "torch", or "cutlass" for the operators of vLLM by that name.
     Outputs: ``out`` [M, N] of ``dtype``.
+
+    The order of the sum is that of ``library``: "torch", or "cutlass" for vLLM's operators of that name.
     """
 
     dtype: torch.dtype
