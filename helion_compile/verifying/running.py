@@ -39,10 +39,11 @@ class _Verified(Interpreter):
         nodes = {node.name: node for node in module.graph.nodes}
         order = {name: index for index, name in enumerate(nodes)}
         self._nodes = nodes
-        self._ready: dict[Node, list[Site]] = {}  # the node after which all of a site's results are there
+        # The node after which all of a site's results are there, and all that the original reads: sizes may be computed later.
+        self._ready: dict[Node, list[Site]] = {}
         for site in record.sites:
             original = record.originals[site.node]
-            last = nodes[max(original.outputs, key=order.__getitem__)]
+            last = nodes[max((*original.inputs, *original.outputs), key=order.__getitem__)]
             self._ready.setdefault(last, []).append(site)
             self._keep_until(last, original.inputs + original.outputs)
 

@@ -25,7 +25,7 @@ REFUSED = {
     "torchao_int8_tensor": A_TENSOR,
     "torchao_training_row": FP64,
     "double_scale": FP64,
-    "torchao_int8_range": "the zero point comes from a division in torch.bfloat16",
+    "torchao_int8_range": "the zero point comes from a division in torch.",
     "int8_token_reciprocal": "nothing bounds the values before the cast to torch.int8",
     "compressed_tensors": "rows of zeros have a scale of their own",  # which the graph returns; test_compressed_tensors
     "partial": "32 of 64 elements are turned; behind a norm the kernel turns all",
@@ -121,6 +121,11 @@ def test_within_the_contract(row, dtype, numerics, dynamic):
             return *quantised(row)(x=total, **others), total
 
         verify(row, function, {**args, "residual": argument("residual", row, dtype)}, numerics, dynamic)
+
+
+def test_a_size_that_the_original_alone_reads_may_be_computed_behind_the_kernel():
+    (row,) = (row for row in QUANTISERS if str(row) == "padded_columns")
+    verify(row, row.function, arguments(row, torch.bfloat16), "default", dynamic=True)
 
 
 def quantised(row):
