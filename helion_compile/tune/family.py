@@ -211,11 +211,11 @@ class Family:
 
     def _borrow(self) -> None:
         """For a case without a config of the kernel itself that of its nearest neighbour: nothing wins unopposed."""
-        for position, case in enumerate(self.cases):
-            if self._best(case) or not self.named.get(case):
-                continue
-            near = sorted(self.cases, key=lambda other: abs(self.cases.index(other) - position))
-            self._want(case, [self.configs[text] for other in near if (text := self._best(other))][:1])
+        best = {index: text for index, case in enumerate(self.cases) if (text := self._best(case))}
+        for index, case in enumerate(self.cases):
+            if best and index not in best and self.named.get(case):
+                nearest = min(best, key=lambda other: abs(other - index))
+                self._want(case, [self.configs[best[nearest]]])
 
     def _next_round(self) -> None:
         for position, case in enumerate(self.cases):

@@ -6,7 +6,6 @@ no more, ``("broken", sentence)``; a process that dies sends nothing.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import multiprocessing
 import multiprocessing.forkserver
@@ -14,8 +13,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+from unittest import mock
 
 __all__ = ["Worker", "WorkerDied"]
 
@@ -44,7 +44,7 @@ class Worker:
             self._context.set_forkserver_preload(["torch", *modules])
             self.environment |= _NO_GPU
             # Importing Inductor (torch 2.11) asks CUDA for its GPUs, and no process forked after that may use one.
-            with _environment(_NO_GPU):
+            with mock.patch.dict(os.environ, _NO_GPU):
                 multiprocessing.forkserver.ensure_running()
         self.process: Any = None
         self._lock = threading.Lock()  # a process that is being started cannot be ended yet
@@ -97,21 +97,6 @@ class Worker:
     def _died(self) -> None:
         self.deaths += 1
         self.stop()
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Inside, processes are started with these variables."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _end(process: Any) -> None:
