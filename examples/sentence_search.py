@@ -24,7 +24,7 @@ import fp8_models  # noqa: E402
 import torchao  # noqa: E402
 import transformers  # noqa: E402
 
-from helion_compile.inspection import inspecting_backend  # noqa: E402
+from helion_compile.frontend.capture import inspecting_backend  # noqa: E402
 
 PROVERBS = (Path(__file__).parent / "proverbs.txt").read_text(encoding="utf-8").splitlines()
 QUESTIONS = (

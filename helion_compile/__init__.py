@@ -6,11 +6,8 @@ helion_compile.report(compiled)            the same of a model that was compiled
 @helion_compile.kernel(reference=...)      a Helion function of your own, traceable as one graph node
 """
 
-from helion_compile.case import Case
-from helion_compile.checking import checked
-from helion_compile.compilations import report
-from helion_compile.counting import counters
-from helion_compile.debugging import debug
+from helion_compile.configs.case import Case
+from helion_compile.definitions.mutation_check import checked
 from helion_compile.errors import (
     DuplicateKernelError,
     GradientError,
@@ -19,11 +16,14 @@ from helion_compile.errors import (
     UnknownKernelError,
     UnpreparedCaptureError,
 )
-from helion_compile.explain import Report, explain
-from helion_compile.hop import call
-from helion_compile.kernel import HelionKernel, kernel
-from helion_compile.ranges import profiling
-from helion_compile.warm_up import WarmUp, warm_up
+from helion_compile.frontend.debug import debug
+from helion_compile.frontend.explain import Report, explain
+from helion_compile.frontend.history import report
+from helion_compile.frontend.warmup import WarmUp, warm_up
+from helion_compile.graph.hop import call
+from helion_compile.helion_kernel import HelionKernel, kernel
+from helion_compile.runtime.counters import counters
+from helion_compile.runtime.profiler_ranges import profiling
 
 __all__ = [
     "Case",

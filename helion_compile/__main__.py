@@ -18,9 +18,9 @@ COMMANDS = {
     "bench plot": ("helion_compile.bench.plot", "pictures of rows that were measured before"),
     "bench reading": ("helion_compile.bench.reading", "what the pass takes for graphs of up to 100 000 nodes"),
     "bench vllm": ("helion_compile.bench.vllm", "a Qwen3 in vLLM, with our pass and without"),
-    "configs import": ("helion_compile.config_import", "take over config files of vLLM"),
-    "env": ("helion_compile.environment", "versions, GPU, tables, and what is on: for a bug report"),
-    "explain": ("helion_compile.explain_command", "what is fused in a Hugging Face model, what is not, and why"),
+    "configs import": ("helion_compile.configs.import_vllm", "take over config files of vLLM"),
+    "env": ("helion_compile.cli.env", "versions, GPU, tables, and what is on: for a bug report"),
+    "explain": ("helion_compile.cli.explain", "what is fused in a Hugging Face model, what is not, and why"),
     "tune": ("helion_compile.tune.__main__", "measure configs on this GPU and write the tables"),
 }
 

@@ -12,10 +12,10 @@ graph, ``fusion`` and ``chain`` are what a fusion is written against, ``placemen
 nodes in place, ``records`` says what was done and why not more.
 """
 
-from passes.fusion import Chain, Emit, Fusion
-from passes.fusion_pass import FusionError, FusionPass
-from passes.meanings import Activation, Matmul, Meaning, Norm, NormRounding, Quantize, Rope, ScaleUse
-from passes.records import GraphRecord, Refusal, Site
+from helion_compile.passes.account.records import GraphRecord, Refusal, Site
+from helion_compile.passes.rewrite.fusion import Chain, Emit, Fusion
+from helion_compile.passes.rewrite.fusion_pass import FusionError, FusionPass
+from helion_compile.passes.semantics import Activation, Matmul, Meaning, Norm, NormRounding, Quantize, Rope, ScaleUse
 
 __all__ = [
     "Activation",

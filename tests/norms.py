@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from helion_compile.kernels.normalization import normalization
+from helion_compile.kernels.device.normalize import normalization
 
 __all__ = ["EPS", "NORMS", "SpelledNorm"]
 

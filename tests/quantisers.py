@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from helion_compile.kernels.quantization import quantization
+from helion_compile.kernels.device.quantize_attrs import quantization
 
 __all__ = ["QUANTISERS", "Quantiser"]
 

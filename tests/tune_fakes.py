@@ -8,7 +8,7 @@ import time
 import torch
 
 from helion_compile import kernel
-from helion_compile.case import Case
+from helion_compile.configs.case import Case
 from helion_compile.tune.candidates import Space
 from helion_compile.tune.compiling import Compiled
 from helion_compile.tune.journal import config_text

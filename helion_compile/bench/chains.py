@@ -20,7 +20,7 @@ from helion_compile.bench.subjects import SUBJECTS
 from helion_compile.bench.timing import rotating
 from helion_compile.bench.vllm_library import OPERATORS
 from helion_compile.bench.work import Limits, work_of
-from helion_compile.command_options import count
+from helion_compile.cli.options import count
 from helion_compile.kernels import rms_norm_quant, scaled_mm
 
 __all__ = ["main", "row_of"]

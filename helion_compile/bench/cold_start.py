@@ -53,9 +53,9 @@ def _run(how: str) -> dict[str, Any]:
     import torch
 
     import helion_compile
-    from helion_compile.configs import ConfigTable, Gpu, Row
+    from helion_compile.configs.table import ConfigTable, Gpu, Row
     from helion_compile.kernels import rms_norm_quant
-    from helion_compile.launch import host_function
+    from helion_compile.runtime.dispatch import host_function
 
     torch.zeros(1, device="cuda")
     imports = time.perf_counter() - start

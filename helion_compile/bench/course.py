@@ -9,7 +9,7 @@ from helion_compile.bench.rows import Rows
 from helion_compile.bench.timing import copy_bandwidth, product_rate, require_gpu
 from helion_compile.bench.vllm_library import MissingLibrary, load
 from helion_compile.bench.work import Limits
-from helion_compile.command_options import output_file
+from helion_compile.cli.options import output_file
 
 __all__ = ["add_options", "begin", "end"]
 

@@ -19,8 +19,8 @@ from helion_compile import kernels
 from helion_compile.bench import cold_start, decode
 from helion_compile.bench.cold_start import ATTRIBUTES
 from helion_compile.bench.timing import host_us, machine, require_gpu
-from helion_compile.command_options import count, output_file
-from helion_compile.launch import host_function
+from helion_compile.cli.options import count, output_file
+from helion_compile.runtime.dispatch import host_function
 
 __all__ = ["main"]
 

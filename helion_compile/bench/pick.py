@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from helion_compile.bench.vllm_pickers import MissingPicker, VllmPickers
-from helion_compile.command_options import output_file
-from helion_compile.configs import Case, ConfigTable, Gpu, Pick, Row
+from helion_compile.cli.options import output_file
+from helion_compile.configs.table import Case, ConfigTable, Gpu, Pick, Row
 
 __all__ = ["Figure", "main", "measure"]
 

@@ -11,10 +11,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from helion_compile import registry
 from helion_compile.bench import plots
 from helion_compile.bench.work import Limits, work_of_case
-from helion_compile.config_rows import ConfigError, Row
+from helion_compile.configs.row import ConfigError, Row
+from helion_compile.definitions import registry
 from helion_compile.errors import UnknownKernelError
 
 __all__ = ["main", "read"]

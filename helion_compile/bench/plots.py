@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from helion_compile.bench.work import Limits, Work
-from helion_compile.command_options import output_file
+from helion_compile.cli.options import output_file
 
 __all__ = ["MissingMatplotlib", "draw", "file_prefix", "require", "roofline", "speedup"]
 

@@ -22,12 +22,12 @@ from torch._inductor.utils import fresh_cache
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, Node
 
-from helion_compile.backend import helion
 from helion_compile.bench.timing import require_packages
-from helion_compile.command_options import count, output_file
+from helion_compile.cli.options import count, output_file
+from helion_compile.frontend.backend import helion
 from helion_compile.fusions import fusions
-from passes import FusionPass
-from passes.reading import read
+from helion_compile.passes import FusionPass
+from helion_compile.passes.match.match_graph import read
 
 __all__ = ["Figure", "Share", "layers", "main", "measure", "share_of_compiling"]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from helion_compile.case import Case
-from helion_compile.kernel import HelionKernel
+from helion_compile.configs.case import Case
+from helion_compile.helion_kernel import HelionKernel
 from helion_compile.kernels import activation_quant, norm_rope, quant, rms_norm_quant, rope, scaled_mm
 from helion_compile.tune.cases import Layer
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from helion_compile.launcher import without_dependent_launch
+from helion_compile.runtime.triton_launch import without_dependent_launch
 
 __all__ = ["copy_bandwidth", "device_us", "host_us", "machine", "product_rate", "require_gpu", "require_packages", "rotating"]
 

@@ -27,7 +27,7 @@ from rich.table import Table
 from helion_compile.bench.timing import copy_bandwidth, machine, require_gpu
 from helion_compile.bench.vllm_run import work_of
 from helion_compile.bench.vllm_step import limits, roles_table
-from helion_compile.command_options import count, output_file
+from helion_compile.cli.options import count, output_file
 
 __all__ = ["main"]
 

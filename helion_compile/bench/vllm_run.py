@@ -118,7 +118,7 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
         enforce_eager=spec["variant"] == "eager",
     )
     result: dict[str, Any] = {"init_s": time.perf_counter() - started, "ms": {}, "kernels": []}
-    from helion_compile.counting import counters
+    from helion_compile.runtime.counters import counters
 
     before = counters.compiled
     llm.collective_rpc(_fill_weights)

@@ -9,9 +9,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from helion_compile.case import Case
-from helion_compile.kernel import HelionKernel
-from passes.listing import bytes_of
+from helion_compile.configs.case import Case
+from helion_compile.helion_kernel import HelionKernel
+from helion_compile.passes.ir.graph_listing import bytes_of
 
 __all__ = ["Limits", "Work", "work_of", "work_of_case"]
 

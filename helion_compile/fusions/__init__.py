@@ -6,9 +6,9 @@ One fusion a file, named as its kernel.  Each has ``KERNELS``, all kernels that 
 
 from __future__ import annotations
 
-from helion_compile import lowering
 from helion_compile.fusions import activation_quant, norm_quant, norm_rope, quant, rope, scaled_mm
-from passes.fusion import Fusion
+from helion_compile.graph import lowering
+from helion_compile.passes.rewrite.fusion import Fusion
 
 __all__ = ["CATALOGUE", "NUMERICS", "fusions", "identity"]
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from helion_compile.fusions.quantizing import into_quantizer
-from helion_compile.fusions.tensors import Operands, value_of
+from helion_compile.fusions.operands import Operands, value_of
+from helion_compile.fusions.quantize_epilogue import into_quantizer
 from helion_compile.kernels import activation_quant
-from passes.fusion import Chain, Fusion
-from passes.meanings import Activation, ActivationFunction, ActivationRounding
+from helion_compile.passes.rewrite.fusion import Chain, Fusion
+from helion_compile.passes.semantics import Activation, ActivationFunction, ActivationRounding
 
 __all__ = ["KERNELS", "fusion"]
 

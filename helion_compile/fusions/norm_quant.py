@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from helion_compile.fusions.quantizing import into_quantizer
-from helion_compile.fusions.tensors import Operands
+from helion_compile.fusions.operands import Operands
+from helion_compile.fusions.quantize_epilogue import into_quantizer
 from helion_compile.kernels import rms_norm_quant
-from helion_compile.kernels.normalization import normalization
-from passes.fusion import Chain, Fusion
-from passes.meanings import Norm, NormRoot, NormRounding
+from helion_compile.kernels.device.normalize import normalization
+from helion_compile.passes.rewrite.fusion import Chain, Fusion
+from helion_compile.passes.semantics import Norm, NormRoot, NormRounding
 
 __all__ = ["KERNELS", "fusion"]
 

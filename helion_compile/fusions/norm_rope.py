@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from helion_compile.fusions.choosing import refused_or_left
-from helion_compile.fusions.heads import Heads, head_arguments, heads_of, in_the_shape_of, refuse_heads
-from helion_compile.fusions.tensors import Fakes, Nodes, Operands, Outputs, Reason
-from helion_compile.hop import helion_kernel
+from helion_compile.fusions.operands import Fakes, Nodes, Operands, Outputs, Reason
+from helion_compile.fusions.profitability import refused_or_left
+from helion_compile.fusions.rope_layout import Heads, head_arguments, heads_of, in_the_shape_of, refuse_heads
+from helion_compile.graph.hop import helion_kernel
 from helion_compile.kernels import norm_rope
-from passes.fusion import Chain, Emit, Fusion
-from passes.meanings import Norm, NormKind, NormRoot, NormRounding, Rope, RopeRounding
-from passes.values import known_equal, shape_of
+from helion_compile.passes.ir.values import known_equal, shape_of
+from helion_compile.passes.rewrite.fusion import Chain, Emit, Fusion
+from helion_compile.passes.semantics import Norm, NormKind, NormRoot, NormRounding, Rope, RopeRounding
 
 __all__ = ["KERNELS", "fusion"]
 

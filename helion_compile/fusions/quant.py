@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from helion_compile.fusions.quantizing import into_quantizer
+from helion_compile.fusions.quantize_epilogue import into_quantizer
 from helion_compile.kernels import quant
-from passes.fusion import Fusion
+from helion_compile.passes.rewrite.fusion import Fusion
 
 __all__ = ["KERNELS", "fusion"]
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from helion_compile.fusions.heads import Heads, head_arguments, heads_of, in_the_shape_of
-from helion_compile.fusions.tensors import Fakes, Nodes, Operands, Outputs, Reason, refused_by
-from helion_compile.hop import helion_kernel
+from helion_compile.fusions.operands import Fakes, Nodes, Operands, Outputs, Reason, refused_by
+from helion_compile.fusions.rope_layout import Heads, head_arguments, heads_of, in_the_shape_of
+from helion_compile.graph.hop import helion_kernel
 from helion_compile.kernels import rope
-from passes.fusion import Chain, Emit, Fusion
-from passes.meanings import ComplexRope
+from helion_compile.passes.rewrite.fusion import Chain, Emit, Fusion
+from helion_compile.passes.semantics import ComplexRope
 
 __all__ = ["KERNELS", "fusion"]
 

@@ -11,13 +11,13 @@ import torch
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from helion_compile.fusions.tensors import Outputs, value_of
-from helion_compile.gpu import Gpu
-from helion_compile.hop import helion_kernel
+from helion_compile.configs.gpu import Gpu
+from helion_compile.fusions.operands import Outputs, value_of
+from helion_compile.graph.hop import helion_kernel
 from helion_compile.kernels import scaled_mm
-from helion_compile.kernels._scaled_mm import FEW_TOKENS
-from passes.fusion import Chain, Emit, Fusion, Leave
-from passes.meanings import Granularity, Matmul
+from helion_compile.kernels.families.scaled_mm import FEW_TOKENS
+from helion_compile.passes.rewrite.fusion import Chain, Emit, Fusion, Leave
+from helion_compile.passes.semantics import Granularity, Matmul
 
 __all__ = ["KERNELS", "fusion"]
 

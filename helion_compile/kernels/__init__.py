@@ -4,11 +4,11 @@ The files have an underscore because the code that Helion generates imports them
 the way.
 """
 
-from helion_compile.kernels._activation_quant import activation_quant
-from helion_compile.kernels._norm_quant import rms_norm_quant
-from helion_compile.kernels._norm_rope import norm_rope
-from helion_compile.kernels._quant import quant
-from helion_compile.kernels._rope import rope
-from helion_compile.kernels._scaled_mm import scaled_mm
+from helion_compile.kernels.families.activation_quant import activation_quant
+from helion_compile.kernels.families.norm_quant import rms_norm_quant
+from helion_compile.kernels.families.norm_rope import norm_rope
+from helion_compile.kernels.families.quant import quant
+from helion_compile.kernels.families.rope import rope
+from helion_compile.kernels.families.scaled_mm import scaled_mm
 
 __all__ = ["activation_quant", "norm_rope", "quant", "rms_norm_quant", "rope", "scaled_mm"]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from passes.inventory import Found
+from helion_compile.passes.account.op_counts import Found
 
 if TYPE_CHECKING:
     from helion_compile.reports.model import Report

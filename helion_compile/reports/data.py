@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
+from helion_compile.passes.account.records import Idle, Refusal, Site
+from helion_compile.passes.ir.graph_listing import Line
+from helion_compile.passes.ir.source_location import Location
 from helion_compile.reports.cause import causes
 from helion_compile.reports.model import Config, Cost, FusedSite, GraphReport, Report, layer_of, lines_with_layers
-from helion_compile.verifying.comparing import Compared
-from passes.listing import Line
-from passes.records import Idle, Refusal, Site
-from passes.source import Location
+from helion_compile.verify.compare import Compared
 
 __all__ = ["VERSION", "to_data", "to_json"]
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from helion_compile import registry
-from helion_compile.hop import helion_kernel
+from helion_compile.definitions import registry
+from helion_compile.graph.hop import helion_kernel
+from helion_compile.passes.account.records import GraphRecord
 from helion_compile.reports.model import Config, Cost, FusedSite, GraphReport
-from passes.records import GraphRecord
 
 __all__ = ["annotate", "describe"]
 

@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from passes.listing import Line
-from passes.records import GraphRecord, Idle, Refusal, Site
-from passes.source import shown_path
+from helion_compile.passes.account.records import GraphRecord, Idle, Refusal, Site
+from helion_compile.passes.ir.graph_listing import Line
+from helion_compile.passes.ir.source_location import shown_path
 
 if TYPE_CHECKING:
-    from helion_compile.verifying.comparing import Compared
+    from helion_compile.verify.compare import Compared
 
 __all__ = ["Config", "Cost", "FusedSite", "GraphReport", "Layer", "Report"]
 

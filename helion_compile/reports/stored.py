@@ -28,13 +28,13 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from helion_compile.gpu import Gpu
+from helion_compile.configs.gpu import Gpu
+from helion_compile.passes.ir.dynamic_sizes import symbols_in
+from helion_compile.passes.ir.source_location import Location
+from helion_compile.passes.ir.values import spelled
 from helion_compile.reports.model import GraphReport
-from passes.source import Location
-from passes.symbols import symbols_in
-from passes.values import spelled
 
-__all__ = ["LIMIT", "find", "keep", "key_of", "sources"]
+__all__ = ["LIMIT", "find", "keep", "key_of"]
 
 LIMIT = 256  # files, of about 18 kB a decoder layer
 # Passes of the user, which Inductor's portable configuration leaves out.
@@ -118,18 +118,6 @@ def _forget_oldest(folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-@functools.cache
-def sources() -> str:
-    """A hash of what makes a report of the pass's record.
-
-    Part of the pass's identity in Inductor's cache: code that was kept without its report must not be served.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 # --- the key ------------------------------------------------------------------------------------------------------------
 
 
@@ -203,6 +191,6 @@ def _fields(kind: type) -> tuple[dataclasses.Field, ...]:
 
 @functools.cache
 def _hints(kind: type) -> dict[str, Any]:
-    from helion_compile.verifying.comparing import Compared
+    from helion_compile.verify.compare import Compared
 
     return typing.get_type_hints(kind, localns={"Compared": Compared})

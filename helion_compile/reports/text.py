@@ -12,14 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
+from helion_compile.passes.ir.source_location import Location
 from helion_compile.reports.cause import candidates, causes
 from helion_compile.reports.model import Cost
-from passes.source import Location
 
 if TYPE_CHECKING:
+    from helion_compile.passes.account.records import Idle, Refusal, Site
     from helion_compile.reports.model import FusedSite, GraphReport, Report
-    from helion_compile.verifying.comparing import Compared
-    from passes.records import Idle, Refusal, Site
+    from helion_compile.verify.compare import Compared
 
 __all__ = ["render", "show"]
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from helion_compile import registry
-from helion_compile.command_options import count, output_file
-from helion_compile.config_rows import ConfigError
+from helion_compile.cli.options import count, output_file
+from helion_compile.configs.row import ConfigError
+from helion_compile.definitions import registry
 from helion_compile.errors import UnknownKernelError
 from helion_compile.tune.cases import TOKENS, TuneError, cases_of, read_model, read_shapes, read_tokens
 from helion_compile.tune.comparing import on_this_gpu, sample, summary

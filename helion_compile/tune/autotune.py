@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from helion_compile import registry
-from helion_compile.case import Case
+from helion_compile.configs.case import Case
+from helion_compile.definitions import registry
 
 __all__ = ["autotuned"]
 

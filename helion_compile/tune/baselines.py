@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
-from helion_compile.case import Case
+from helion_compile.configs.case import Case
 from helion_compile.tune.cases import TuneError
 from helion_compile.tune.journal import Journal
 from helion_compile.tune.worker import Worker, WorkerDied

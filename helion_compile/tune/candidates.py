@@ -9,8 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from helion_compile.case import Case
-from helion_compile.kernel import HelionKernel
+from helion_compile.configs.case import Case
+from helion_compile.helion_kernel import HelionKernel
 from helion_compile.tune.compiling import inputs_without_values, representative
 from helion_compile.tune.journal import config_text
 

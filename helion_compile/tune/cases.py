@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helion_compile.case import Case, brief
+from helion_compile.configs.case import Case, brief
 
 if TYPE_CHECKING:
-    from helion_compile.kernel import HelionKernel
+    from helion_compile.helion_kernel import HelionKernel
 
 __all__ = ["Layer", "TuneError", "cases_of", "read_model", "read_shapes", "read_tokens"]
 

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from helion_compile.case import Case
-from helion_compile.config_rows import Row
+from helion_compile.configs.case import Case
+from helion_compile.configs.row import Row
 from helion_compile.tune.cases import TuneError
 from helion_compile.tune.compiling import Compiled, Target
 from helion_compile.tune.family import PASSES

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from helion_compile import registry
-from helion_compile.case import Case
-from helion_compile.kernel import HelionKernel
-from helion_compile.plan import compile_noted
+from helion_compile.configs.case import Case
+from helion_compile.definitions import registry
+from helion_compile.helion_kernel import HelionKernel
+from helion_compile.runtime.record import compile_noted
 
 __all__ = ["Compiled", "Compiler", "Target", "compile_config", "inputs_without_values", "pretend", "representative"]
 

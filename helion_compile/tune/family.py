@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from helion_compile.case import Case
-from helion_compile.kernel import HelionKernel
+from helion_compile.configs.case import Case
+from helion_compile.helion_kernel import HelionKernel
 from helion_compile.tune.candidates import Moves
 from helion_compile.tune.compiling import Compiled, representative
 from helion_compile.tune.journal import Journal, config_text

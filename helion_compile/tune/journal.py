@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from helion_compile.case import Case
+from helion_compile.configs.case import Case
 from helion_compile.tune.cases import TuneError
 
 __all__ = ["Journal", "config_text"]

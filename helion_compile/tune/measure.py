@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from helion_compile import registry
-from helion_compile.case import Case
-from helion_compile.launcher import without_dependent_launch
-from helion_compile.plan import Plan, Unexplained, record
+from helion_compile.configs.case import Case
+from helion_compile.definitions import registry
+from helion_compile.runtime.record import Plan, Unexplained, record
+from helion_compile.runtime.triton_launch import without_dependent_launch
 
 __all__ = ["EIGHT_BITS", "GpuMeasurer", "differs", "in_order"]
 

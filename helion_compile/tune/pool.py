@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
-from helion_compile.case import Case
+from helion_compile.configs.case import Case
 from helion_compile.tune.compiling import Compiled, Target
 from helion_compile.tune.worker import Worker, WorkerDied
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from helion_compile.case import Case
-from helion_compile.config_rows import Row
-from helion_compile.configs import ConfigTable
-from helion_compile.gpu import Gpu
-from helion_compile.kernel import HelionKernel
+from helion_compile.configs.case import Case
+from helion_compile.configs.gpu import Gpu
+from helion_compile.configs.row import Row
+from helion_compile.configs.table import ConfigTable
+from helion_compile.helion_kernel import HelionKernel
 from helion_compile.tune.autotune import autotuned
 from helion_compile.tune.baselines import Baselines
 from helion_compile.tune.candidates import Moves, Space

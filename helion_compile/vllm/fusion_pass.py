@@ -15,18 +15,18 @@ import vllm
 from torch.fx import Graph
 from vllm.compilation.passes.inductor_pass import InductorPass
 
-import passes
-from helion_compile.gpu import Gpu
+from helion_compile import passes
+from helion_compile.configs.gpu import Gpu
+from helion_compile.passes.account.records import GraphRecord
+from helion_compile.passes.ir.values import VIEWS
+from helion_compile.passes.match.chain import Chain
+from helion_compile.passes.patterns.custom_ops.op_call import UNKNOWN, name_of
+from helion_compile.passes.patterns.custom_ops.vllm_schemas import TRIED
 from helion_compile.vllm import hooks
 from helion_compile.vllm.identity import gpu as found_gpu
 from helion_compile.vllm.identity import identity
 from helion_compile.vllm.log import log, off
 from helion_compile.vllm.options import checked
-from passes.chain import Chain
-from passes.records import GraphRecord
-from passes.spellings.opaque import UNKNOWN, name_of
-from passes.spellings.vllm_operators import TRIED
-from passes.values import VIEWS
 
 __all__ = ["FusionPass"]
 

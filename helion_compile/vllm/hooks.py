@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from helion_compile.hop import helion_kernel
+from helion_compile.graph.hop import helion_kernel
 from helion_compile.vllm.log import off
 
 __all__ = ["install"]

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import passes
-from helion_compile.config_files import shipped_folder, user_folder
-from helion_compile.gpu import Gpu
+from helion_compile.configs.files import shipped_folder, user_folder
+from helion_compile.configs.gpu import Gpu
+from helion_compile.definitions.fingerprint import digest_packages
 
 __all__ = ["gpu", "identity"]
 
@@ -23,8 +23,7 @@ def identity(options: Mapping[str, Any], for_gpu: Gpu | None = None) -> str:
     and ``options``.  It is asked for before vLLM has started its workers, so nothing here touches CUDA or imports Helion.
     """
     digest = hashlib.sha256()
-    for folder in (Path(__file__).parents[1], Path(passes.__file__).parent):
-        _add(digest, folder, "*.py")
+    digest.update(digest_packages().encode())
     for folder in (user_folder(), shipped_folder()):
         _add(digest, folder, "*.json")
     versions = [f"{name} {_version(name)}" for name in ("helion", "triton", "torch")]

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from helion_compile.collecting import Layout, Wanted, collect
+from helion_compile.frontend.warmup import warm_up
+from helion_compile.runtime.dry_run import Layout, Wanted, collect
 from helion_compile.vllm.log import log, off
-from helion_compile.warm_up import warm_up
 
 __all__ = ["Call", "calls_of", "warm"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import fp8_models
 
-from helion_compile.config_files import shipped_folder
-from helion_compile.config_rows import Row
-from helion_compile.fusions.choosing import beaten_by_inductor
+from helion_compile.configs.files import shipped_folder
+from helion_compile.configs.row import Row
+from helion_compile.fusions.profitability import beaten_by_inductor
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

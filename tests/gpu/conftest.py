@@ -13,7 +13,7 @@ sys.path.append(str(HERE))  # helpers beside the tests are imported by name
 def pytest_sessionstart():
     """A checkout that is not installed has no entry point by which torch finds the backend."""
     if "helion" not in torch._dynamo.list_backends():
-        from helion_compile.backend import helion
+        from helion_compile.frontend.backend import helion
 
         torch._dynamo.register_backend(helion, name="helion")
 

@@ -4,7 +4,7 @@ import helion.language as hl
 import torch
 
 import helion_compile
-from helion_compile.kernels.dependent import let_next_begin, wait_for_previous
+from helion_compile.kernels.device.pdl import let_next_begin, wait_for_previous
 
 __all__ = ["mixed", "mixed_rows", "rows_of_view", "scale_in_place"]
 

@@ -12,10 +12,11 @@ import triton.language as tl
 from launch_kernels import mixed, mixed_rows, rows_of_view, scale_in_place
 
 import helion_compile
-from helion_compile import Case, UnpreparedCaptureError, counters, launch, launcher
-from helion_compile.call_site import CallSite
-from helion_compile.configs import Gpu, Row
-from helion_compile.plan import Plan, Unexplained, record
+from helion_compile import Case, UnpreparedCaptureError, counters
+from helion_compile.configs.table import Gpu, Row
+from helion_compile.runtime import dispatch, triton_launch
+from helion_compile.runtime.call_site import CallSite
+from helion_compile.runtime.record import Plan, Unexplained, record
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,7 @@ def as_reference(kernel, *args):
 def test_a_second_call_replays():
     x = x_of(16, 64)
     assert plans_made(lambda: mixed(x, None, 2.0, 3, False)) == 1
-    assert launch.replay(mixed, (x, None, 2.0, 3, False)) is not launch.NOT_REPLAYED
+    assert dispatch.replay(mixed, (x, None, 2.0, 3, False)) is not dispatch.NOT_REPLAYED
     as_reference(mixed, x, None, 2.0, 3, False)
 
 
@@ -65,7 +66,7 @@ def test_no_plan_serves_another_call(other):
     x = x_of(17, 64)
     args = (x, None, 0.0, 1, False)
     mixed(*args)
-    assert launch.replay(mixed, other(x)) is launch.NOT_REPLAYED
+    assert dispatch.replay(mixed, other(x)) is dispatch.NOT_REPLAYED
     as_reference(mixed, *other(x))
     as_reference(mixed, *args)
 
@@ -182,7 +183,7 @@ def tuned_kernel(tmp_path, config, name):
 
 def grid_of(kernel, x):
     """The grid in the source of the plan for ``x``."""
-    plan = kernel.plans[launch.facts_of((x,), [])]
+    plan = kernel.plans[dispatch.facts_of((x,), [])]
     return next(line for line in plan.body if "k0_run(" in line).split("k0_function, ")[1].split(", ")[0]
 
 
@@ -192,7 +193,7 @@ def test_an_edited_table_takes_effect(tmp_path):
     kernel(x)
     assert grid_of(kernel, x) == "1"
     kernel.table.add([Row(Case(num_tokens=16), {"block_sizes": [4, 16]})], Gpu.current())
-    assert kernel.plans[launch.facts_of((x,), [])] is None
+    assert kernel.plans[dispatch.facts_of((x,), [])] is None
     torch.testing.assert_close(kernel(x), x * 2)
     assert grid_of(kernel, x) == "16"
 
@@ -260,9 +261,9 @@ def test_one_tensor_in_two_places_is_planned_as_two():
 
 @pytest.mark.parametrize("missing", ["sizes", "launcher", "run"])
 def test_with_other_private_interfaces_helion_launches_with_one_warning(monkeypatch, caplog, missing):
-    launch._warned.clear()
+    dispatch._warned.clear()
     if missing == "sizes":
-        monkeypatch.setattr(launcher, "_parameter_sizes", lambda function: [8, 8, 8])
+        monkeypatch.setattr(triton_launch, "_parameter_sizes", lambda function: [8, 8, 8])
     elif missing == "launcher":
         monkeypatch.delattr(torch._C, "_StaticCudaLauncher")
     else:

@@ -14,12 +14,12 @@ import torch
 from launch_kernels import mixed, rows_of_view, scale_in_place
 
 from helion_compile import counters
-from helion_compile.call_site import CallSite
-from helion_compile.collecting import Wanted, collect
 from helion_compile.kernels import quant, rms_norm_quant
-from helion_compile.launch import facts_of, host_function, make_runner
-from helion_compile.plan import Unexplained, compile_noted, launches
-from helion_compile.plans import making
+from helion_compile.runtime.call_site import CallSite
+from helion_compile.runtime.dispatch import facts_of, host_function, make_runner
+from helion_compile.runtime.dry_run import Wanted, collect
+from helion_compile.runtime.plan_cache import making
+from helion_compile.runtime.record import Unexplained, compile_noted, launches
 
 CALLS = int(os.environ.get("HELION_COMPILE_LAUNCH_CALLS", 3000))
 SEED = int(os.environ.get("HELION_COMPILE_LAUNCH_SEED", 1))

@@ -11,8 +11,9 @@ import pytest
 import torch
 from launch_kernels import mixed
 
-from helion_compile import UnpreparedCaptureError, counters, launch
-from helion_compile.call_site import CallSite
+from helion_compile import UnpreparedCaptureError, counters
+from helion_compile.runtime import dispatch
+from helion_compile.runtime.call_site import CallSite
 
 HERE = Path(__file__).parent
 REST = (None, 2.0, 3, False)
@@ -43,7 +44,7 @@ def test_each_gpu_has_plans_of_its_own():
             x = x_on(device)
             assert_right(mixed(x, *REST), x)  # the current device stays the first
             with torch.cuda.device(device):
-                assert launch.replay(mixed, (x, *REST)) is not launch.NOT_REPLAYED
+                assert dispatch.replay(mixed, (x, *REST)) is not dispatch.NOT_REPLAYED
     assert counters.planned - before == torch.cuda.device_count()
     assert torch.cuda.current_device() == 0
 

@@ -12,8 +12,8 @@ import torch
 from torch._dynamo.utils import counters
 from torch._inductor.graph import GraphLowering
 
-from helion_compile.case import Case
-from helion_compile.gpu import Gpu
+from helion_compile.configs.case import Case
+from helion_compile.configs.gpu import Gpu
 from helion_compile.kernels import quant
 
 X = torch.linspace(-2, 2, 32).reshape(2, 16)

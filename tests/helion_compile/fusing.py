@@ -2,7 +2,7 @@
 
 import torch
 
-from helion_compile.inspection import inspecting_backend
+from helion_compile.frontend.capture import inspecting_backend
 
 E4M3 = torch.float8_e4m3fn
 

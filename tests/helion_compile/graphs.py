@@ -2,7 +2,7 @@
 
 from torch.fx import GraphModule, Node
 
-from helion_compile.hop import helion_kernel
+from helion_compile.graph.hop import helion_kernel
 
 __all__ = ["Graphs", "kernel_nodes"]
 

@@ -4,13 +4,14 @@ import pytest
 import torch
 from launch_stub import StubKernel, host_of, install
 
-from helion_compile import kernel, launch
-from helion_compile.call_site import CallSite
-from helion_compile.case import Case
-from helion_compile.config_rows import Row
-from helion_compile.configs import ConfigTable
+from helion_compile import kernel
+from helion_compile.configs.case import Case
+from helion_compile.configs.gpu import Gpu
+from helion_compile.configs.row import Row
+from helion_compile.configs.table import ConfigTable
 from helion_compile.errors import UnpreparedCaptureError
-from helion_compile.gpu import Gpu
+from helion_compile.runtime import dispatch
+from helion_compile.runtime.call_site import CallSite
 
 H200 = Gpu("NVIDIA H200", (9, 0))
 
@@ -114,4 +115,4 @@ def test_a_kernel_that_writes_to_its_arguments_has_none():
 
 
 def test_what_a_site_replays_is_what_it_was_told(stub):
-    assert type(launch.make_runner(stub, (torch.ones(65, 3),), stub.plans, "facts")) is launch.Alternative
+    assert type(dispatch.make_runner(stub, (torch.ones(65, 3),), stub.plans, "facts")) is dispatch.Alternative

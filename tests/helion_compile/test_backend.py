@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
-import helion_compile.backend
-from helion_compile.backend import HOOK, InTurn, Options
-from passes.fusion import Fusion
-from passes.meanings import Quantize
+import helion_compile.frontend.backend
+from helion_compile.frontend.backend import HOOK, InTurn, Options
+from helion_compile.passes.rewrite.fusion import Fusion
+from helion_compile.passes.semantics import Quantize
 
 ROOT = Path(__file__).parents[2]
 K = 64
@@ -180,7 +180,7 @@ class TestOptions:
     )
     def test_what_cannot_be_asked_for(self, options, error, sentence):
         with pytest.raises(error) as raised:
-            helion_compile.backend.helion(torch.fx.symbolic_trace(quantize), [], options=options)
+            helion_compile.frontend.backend.helion(torch.fx.symbolic_trace(quantize), [], options=options)
         assert sentence in str(raised.value)
         assert "\n" not in str(raised.value)
 
@@ -251,7 +251,7 @@ class TestUsersPasses:
 class TestFailure:
     @pytest.fixture(autouse=True)
     def a_fusion_that_fails(self, monkeypatch):
-        real = helion_compile.backend.fusions
+        real = helion_compile.frontend.backend.fusions
 
         def build(chain, emit):
             raise RuntimeError("no kernel today")
@@ -260,7 +260,7 @@ class TestFailure:
             first, *_ = real(numerics)
             return first, Fusion("quant", (Quantize,), build)
 
-        monkeypatch.setattr(helion_compile.backend, "fusions", with_failing)
+        monkeypatch.setattr(helion_compile.frontend.backend, "fusions", with_failing)
 
     def test_the_model_runs_without_fusions(self, lines):
         results = []

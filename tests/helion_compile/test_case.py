@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helion_compile.case import Case
+from helion_compile.configs.case import Case
 
 values = st.none() | st.booleans() | st.integers(-(2**63) + 1, 2**63 - 1) | st.text(max_size=12)
 values |= st.floats(allow_nan=False, allow_infinity=False)
@@ -97,8 +97,6 @@ def test_order_is_total(a, b, c):
 
 def test_a_pickle_works_in_a_process_with_another_hash_seed():
     case = Case(hidden_size=4096, dtype="bf16")
-    program = (
-        f"import pickle; from helion_compile.case import Case;print(pickle.loads({pickle.dumps(case)!r}) in {{{case!r}}})"
-    )
+    program = f"import pickle; from helion_compile import Case; print(pickle.loads({pickle.dumps(case)!r}) in {{{case!r}}})"
     env = {"PYTHONHASHSEED": "7", "PYTHONPATH": ":".join(sys.path)}
     assert subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True).stdout == "True\n"

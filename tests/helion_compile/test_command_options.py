@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from helion_compile.command_options import count, output_file
+from helion_compile.cli.options import count, output_file
 
 
 def test_a_count_is_one_or_more():

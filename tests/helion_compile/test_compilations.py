@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 import helion_compile
-from helion_compile import compilations, report
-from helion_compile.backend import helion
+from helion_compile import report
+from helion_compile.frontend import history
+from helion_compile.frontend.backend import helion
 
 X = torch.randn(8, 64).bfloat16()
 
@@ -144,12 +145,12 @@ def test_training():
 def test_nothing_is_kept_of_what_is_gone():
     compiled = torch.compile(Quantizer(), backend="helion")
     compiled(X)
-    kept = len(compilations._compiled)
+    kept = len(history._compiled)
     torch.compiler.reset()
     assert report(compiled).graphs == ()
     del compiled
     gc.collect()
-    assert len(compilations._compiled) < kept
+    assert len(history._compiled) < kept
 
 
 @pytest.mark.parametrize(
@@ -169,4 +170,4 @@ def test_the_backend_without_dynamo():
     """Called as a function, as other compilers do: nobody can ask for its report, and nothing fails."""
     module = torch.fx.symbolic_trace(lambda x: x + 1)
     assert torch.equal(helion(module, [X])(X)[0] if isinstance(helion(module, [X])(X), (tuple, list)) else X + 1, X + 1)
-    assert compilations.reports_of_this_call() == [] and compilations.compilation() == ""
+    assert history.reports_of_this_call() == [] and history.compilation() == ""

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from helion_compile.config_import import main, read_vllm_file
-from helion_compile.configs import Case, ConfigError, ConfigTable, Gpu
+from helion_compile.configs.import_vllm import main, read_vllm_file
+from helion_compile.configs.table import Case, ConfigError, ConfigTable, Gpu
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", (9, 0))
 SMALL = {"block_sizes": [1, 512], "num_warps": 4, "range_multi_buffers": [None], "pid_type": "flat"}

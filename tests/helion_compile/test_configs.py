@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helion_compile.config_files import user_folder
-from helion_compile.config_shelf import Shelf
-from helion_compile.configs import Case, ConfigError, ConfigTable, Gpu, Row
-from helion_compile.gpu import likeness, slug
-from helion_compile.recent import Recent
+from helion_compile.configs.files import user_folder
+from helion_compile.configs.gpu import likeness, slug
+from helion_compile.configs.lookup import Shelf
+from helion_compile.configs.table import Case, ConfigError, ConfigTable, Gpu, Row
+from helion_compile.lru import Recent
 
 H200 = Gpu("NVIDIA H200", (9, 0))
 H100 = Gpu("NVIDIA H100 80GB HBM3", (9, 0))
@@ -242,7 +242,7 @@ def test_fingerprint_follows_the_content_and_nothing_else(folders, tmp_path):
     fill(tmp_path / "elsewhere", [row(k=4096, num_tokens=8)])
     one = table(folders).fingerprint()
     program = (
-        "import sys; from helion_compile.configs import ConfigTable;"
+        "import sys; from helion_compile.configs.table import ConfigTable;"
         "print(ConfigTable('rms_norm_quant', folders=sys.argv[1:]).fingerprint())"
     )
     env = {**os.environ, "PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": "3"}

@@ -14,8 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helion_compile import config_files
-from helion_compile.configs import Case, ConfigError, ConfigTable, Gpu, Row
+from helion_compile.configs.table import Case, ConfigError, ConfigTable, Gpu, Row, files
 
 H200 = Gpu("NVIDIA H200", (9, 0))
 ASKED = Case(k=4096, num_tokens=8)
@@ -216,7 +215,7 @@ def add_and_die(folder, at, reached):
 
     def trace(frame, event, arg):
         nonlocal left
-        if frame.f_code.co_filename != config_files.__file__:
+        if frame.f_code.co_filename != files.__file__:
             return None
         left -= event == "line"
         if left < 0:
@@ -225,7 +224,7 @@ def add_and_die(folder, at, reached):
 
     table = ConfigTable("quant", folders=[folder])
     sys.settrace(trace)
-    config_files.write_rows(folder, "quant", H200.slug, [row(2), row(3, "new")])
+    files.write_rows(folder, "quant", H200.slug, [row(2), row(3, "new")])
     sys.settrace(None)
     reached.value = 1
     del table
@@ -331,7 +330,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(folder):
 
 
 def test_a_lock_that_is_never_freed_is_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(config_files, "_LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(files, "_LOCK_SECONDS", 0.2)
     path = put(tmp_path, [SOUND])
     with filelock.FileLock(path.with_name(f".{path.name}.lock")):
         with pytest.raises(ConfigError, match="another process has held its lock for 0.2 s"):

@@ -11,7 +11,7 @@ import torch
 from needs import row_wise_products
 
 import helion_compile
-from helion_compile.debugging import program
+from helion_compile.frontend.debug import program
 
 
 @pytest.fixture(scope="module")

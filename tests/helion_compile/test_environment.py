@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
-from helion_compile import environment
-from helion_compile.gpu import Gpu
+from helion_compile.cli import env
+from helion_compile.configs.gpu import Gpu
 from helion_compile.kernels import quant
 
 
@@ -24,7 +24,7 @@ def test_with_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: type("Properties", (), {"total_memory": 141 << 30}))
     monkeypatch.setattr(Gpu, "current", staticmethod(lambda index=None: Gpu("NVIDIA H200", (9, 0))))
-    text = environment.describe()
+    text = env.describe()
     assert "GPU 0           NVIDIA H200, sm_90, 141 GiB" in text
     assert "for this GPU and this version of the kernel" in text
 
@@ -33,22 +33,22 @@ def test_what_is_set(monkeypatch):
     monkeypatch.setenv("HELION_COMPILE_CONFIG_DIR", "/tables")
     monkeypatch.setenv("UNRELATED", "secret")
     monkeypatch.delenv("HELION_COMPILE_VLLM", raising=False)
-    text = environment.describe()
+    text = env.describe()
     assert "vLLM            without the pass, which HELION_COMPILE_VLLM=1 puts there" in text
     assert "torch.compile   backend='helion' is known" in text and "force_disable_caches=False" in text
     monkeypatch.setenv("HELION_COMPILE_VLLM", "1")
     monkeypatch.setattr(torch._dynamo, "list_backends", lambda exclude: ["inductor"])
-    other = environment.describe()
+    other = env.describe()
     assert "vLLM            its compiler runs the pass too" in other and "backend='helion' is not known: its entry" in other
     assert "HELION_COMPILE_CONFIG_DIR=/tables" in text and "of the user: /tables" in text and "secret" not in text
 
 
 def test_a_package_that_is_missing(monkeypatch):
-    monkeypatch.setattr(environment, "_PACKAGES", ("no-such-package", "helion-compile"))
-    assert "no-such-package not installed" in environment.describe()
+    monkeypatch.setattr(env, "_PACKAGES", ("no-such-package", "helion-compile"))
+    assert "no-such-package not installed" in env.describe()
 
 
 def test_no_argument_is_taken(capsys):
     with pytest.raises(SystemExit):
-        environment.main(["--all"])
+        env.main(["--all"])
     assert "unrecognized arguments: --all" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from spelled_norms import NORMS
 from spelled_quantisers import QUANTISERS
 from spelled_ropes import ROPES
 
-from helion_compile.inspection import inspecting_backend
+from helion_compile.frontend.capture import inspecting_backend
 
 BF16 = torch.bfloat16
 A_TENSOR = "one scale a tensor is known when all of it was read"

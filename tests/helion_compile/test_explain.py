@@ -10,9 +10,9 @@ from torch import nn
 
 import helion_compile
 from helion_compile import explain
-from helion_compile.gpu import Gpu
+from helion_compile.configs.gpu import Gpu
 from helion_compile.kernels import quant
-from passes.source import shown_path
+from helion_compile.passes.ir.source_location import shown_path
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ import json
 import fp8_models
 import pytest
 
-from helion_compile import __main__, explain_command
+from helion_compile import __main__
+from helion_compile.cli import explain as explain_command
 
 CONFIG = {
     "model_type": "qwen3",

@@ -8,8 +8,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 import helion_compile
-from helion_compile import fakes
-from helion_compile.hop import helion_kernel
+from helion_compile.graph import fake_cache
+from helion_compile.graph.hop import helion_kernel
 
 CALLS = []
 
@@ -103,10 +103,10 @@ def test_writes_are_traced_each_time():
 
 
 def test_nothing_is_kept_of_a_graph_that_is_gone():
-    before = len(fakes._known)
+    before = len(fake_cache._known)
     mode = FakeTensorMode()
     call(mode, x_of(mode, 4, 6))
-    assert len(fakes._known) == before + 1
+    assert len(fake_cache._known) == before + 1
     del mode
     gc.collect()
-    assert len(fakes._known) <= before
+    assert len(fake_cache._known) <= before

@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 import torch
 
-from helion_compile.fingerprint import config_fingerprint, fingerprint
+from helion_compile.definitions.fingerprint import config_fingerprint, fingerprint
 
 SOURCE = '''
 import enum

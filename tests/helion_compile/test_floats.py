@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from helion_compile.backend import helion
-from helion_compile.floats import fix_eps
+from helion_compile.frontend.backend import helion
+from helion_compile.graph.specialize_eps import fix_eps
 
 EPS = 1e-6
 

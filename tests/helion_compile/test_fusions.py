@@ -12,7 +12,7 @@ from needs import uint8_products
 from numerics import fp8_steps, relative_error, rows_with_special_values
 from torch import nn
 
-from helion_compile.inspection import inspecting_backend
+from helion_compile.frontend.capture import inspecting_backend
 
 FILES = (__file__, fusing.__file__)  # where the functions stand
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]

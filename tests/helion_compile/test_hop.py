@@ -11,7 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import helion_compile
 from helion_compile import GradientError, UnknownKernelError
-from helion_compile.hop import helion_kernel
+from helion_compile.graph.hop import helion_kernel
 
 X = torch.arange(6.0).reshape(2, 3)
 

@@ -19,9 +19,9 @@ from helion_compile import (
     KernelArgumentError,
     UndeclaredMutationError,
     checked,
-    registry,
 )
-from helion_compile.configs import Gpu, Row
+from helion_compile.configs.table import Gpu, Row
+from helion_compile.definitions import registry
 
 X = torch.arange(6.0).reshape(2, 3)
 

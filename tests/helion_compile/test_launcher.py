@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from helion_compile import launcher
-from helion_compile.launcher import UnknownInterface, define, launch_source
+from helion_compile.runtime import triton_launch
+from helion_compile.runtime.triton_launch import UnknownInterface, define, launch_source
 
 
 def compiled(signature, **metadata):
@@ -23,8 +23,8 @@ def launched(monkeypatch):
     monkeypatch.setattr(
         torch._C, "_StaticCudaLauncher", SimpleNamespace(_launch_kernel=lambda *a: seen.append(a)), raising=False
     )
-    monkeypatch.setattr(launcher, "_load", lambda compiled: 77)
-    monkeypatch.setattr(launcher, "_parameter_sizes", lambda function: None)
+    monkeypatch.setattr(triton_launch, "_load", lambda compiled: 77)
+    monkeypatch.setattr(triton_launch, "_parameter_sizes", lambda function: None)
     return seen
 
 
@@ -62,7 +62,7 @@ def test_an_empty_grid_launches_nothing(launched):
 def test_what_torchs_launcher_cannot_do_goes_through_tritons(launched, special, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        launcher, "_launch_by_triton", lambda compiled, grid, stream, *values: seen.append((grid, stream, values))
+        triton_launch, "_launch_by_triton", lambda compiled, grid, stream, *values: seen.append((grid, stream, values))
     )
     run(launch_source(0, compiled(SIGNATURE, **special), (3, 2, 1), VALUES, POINTERS), 1024, 2048)
     assert seen == [((3, 2, 1), 5, (2048, 1088, *VALUES[2:]))]
@@ -71,8 +71,8 @@ def test_what_torchs_launcher_cannot_do_goes_through_tritons(launched, special, 
 
 def test_a_kernel_that_waits_is_launched_dependently_while_a_graph_is_captured(launched, monkeypatch):
     seen, capturing = [], [False]
-    monkeypatch.setattr(launcher, "_launch_by_triton", lambda *a: seen.append(a))
-    monkeypatch.setattr(launcher, "_load_by_triton", lambda compiled: None)
+    monkeypatch.setattr(triton_launch, "_launch_by_triton", lambda *a: seen.append(a))
+    monkeypatch.setattr(triton_launch, "_load_by_triton", lambda compiled: None)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing[0])
     source = launch_source(0, compiled(SIGNATURE, launch_pdl=True), (3, 2, 1), VALUES, POINTERS)
     plain = launch_source(0, compiled(SIGNATURE), (3, 2, 1), VALUES, POINTERS)
@@ -83,7 +83,7 @@ def test_a_kernel_that_waits_is_launched_dependently_while_a_graph_is_captured(l
     assert (len(seen), len(launched)) == (0, 2)
     run(source, 1024, 2048)
     assert (len(seen), len(launched)) == (1, 2)
-    with launcher.without_dependent_launch():
+    with triton_launch.without_dependent_launch():
         run(source, 1024, 2048)
     assert (len(seen), len(launched)) == (1, 3)
 
@@ -94,10 +94,10 @@ def test_tritons_launcher_is_built_where_loading_will_need_it(monkeypatch):
     built = []
     monkeypatch.setattr(driver, "_active", SimpleNamespace(launcher_cls=lambda src, metadata: built.append((src, metadata))))
     dependent = compiled(SIGNATURE, launch_pdl=True)
-    launcher.build_launcher(dependent)
+    triton_launch.build_launcher(dependent)
     assert built == [(dependent.src, dependent.metadata)]
-    launcher.build_launcher(compiled(SIGNATURE))
-    launcher.build_launcher(SimpleNamespace(result=lambda: dependent))  # compiled in the background
+    triton_launch.build_launcher(compiled(SIGNATURE))
+    triton_launch.build_launcher(SimpleNamespace(result=lambda: dependent))  # compiled in the background
     assert len(built) == 1
 
 
@@ -108,7 +108,7 @@ def test_a_launcher_that_cannot_be_built_is_left_to_the_loading(monkeypatch):
         raise RuntimeError("there is no C compiler")
 
     monkeypatch.setattr(driver, "_active", SimpleNamespace(launcher_cls=broken))
-    launcher.build_launcher(compiled(SIGNATURE, launch_pdl=True))
+    triton_launch.build_launcher(compiled(SIGNATURE, launch_pdl=True))
 
 
 @pytest.mark.parametrize(("arch", "can"), [(80, False), (90, True), (120, True), ("gfx942", False)])
@@ -116,15 +116,15 @@ def test_which_kernels_wait(monkeypatch, arch, can):
     from triton.runtime.driver import driver
 
     monkeypatch.setattr(driver, "_active", SimpleNamespace(get_current_target=lambda: SimpleNamespace(arch=arch)))
-    assert launcher.waits(SimpleNamespace(src="def k():\n    tl.extra.cuda.gdc_wait()\n")) is can
-    assert not launcher.waits(SimpleNamespace(src="def k():\n    tl.extra.cuda.gdc_launch_dependents()\n"))
+    assert triton_launch.waits(SimpleNamespace(src="def k():\n    tl.extra.cuda.gdc_wait()\n")) is can
+    assert not triton_launch.waits(SimpleNamespace(src="def k():\n    tl.extra.cuda.gdc_launch_dependents()\n"))
 
 
 def test_with_hooks_set_later_triton_launches(launched, monkeypatch):
     from triton import knobs
 
     seen = []
-    monkeypatch.setattr(launcher, "_launch_by_triton", lambda *a: seen.append(a))
+    monkeypatch.setattr(triton_launch, "_launch_by_triton", lambda *a: seen.append(a))
     source = launch_source(0, compiled(SIGNATURE), (3, 2, 1), VALUES, POINTERS)
     monkeypatch.setattr(knobs.runtime.launch_exit_hook, "calls", knobs.runtime.launch_exit_hook.calls)
     knobs.runtime.launch_exit_hook.calls.append(print)
@@ -137,7 +137,7 @@ def test_with_hooks_set_later_triton_launches(launched, monkeypatch):
 
 
 def test_a_binary_with_other_parameters_is_not_launched(launched, monkeypatch):
-    monkeypatch.setattr(launcher, "_parameter_sizes", lambda function: [8, 8, 4, 8, 4, 4, 8, 8])
+    monkeypatch.setattr(triton_launch, "_parameter_sizes", lambda function: [8, 8, 4, 8, 4, 4, 8, 8])
     with pytest.raises(UnknownInterface, match=r"\[8, 8, 4, 8, 4, 4, 8, 8\] bytes"):
         launch_source(
             0, compiled(("*bf16", "*fp32", "i32", "i32", "fp32", "u1")), (1, 1, 1), (0, 0, 1, 2, 3.0, True), POINTERS

@@ -15,8 +15,8 @@ from torch._inductor.utils import run_and_get_code
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import helion_compile
-from helion_compile.hop import helion_kernel
-from helion_compile.lowering import _may_write_in_place
+from helion_compile.graph.hop import helion_kernel
+from helion_compile.graph.lowering import _may_write_in_place
 
 CALL = re.compile(r"^ +helion_(\w+?)_op\d+(?:\.\w+)?\((.*)\)$", re.MULTILINE)
 BUFFER = re.compile(r"^ +(buf\d+) = (empty_strided_cpu|reinterpret_tensor|buf\d+)\b(.*)$", re.MULTILINE)
@@ -179,7 +179,9 @@ def test_the_config_is_chosen_by_the_real_sizes():
     """What `pick` gets at run time are the arguments of the call, whose case is asked for anew."""
     cases = []
     function = torch.compile(lambda x: add(x, x) + 0, fullgraph=True, dynamic=True)
-    with mock.patch("helion_compile.launch.reference", lambda kernel, args: cases.append(kernel.case(*args)) or args[0]):
+    with mock.patch(
+        "helion_compile.runtime.dispatch.reference", lambda kernel, args: cases.append(kernel.case(*args)) or args[0]
+    ):
         for rows in (5, 17, 300):
             function(torch.ones(rows, 2))
     assert [case.facts["num_tokens"] for case in cases] == [5, 17, 300]

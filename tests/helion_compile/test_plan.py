@@ -6,9 +6,8 @@ import pytest
 import torch
 from launch_stub import install
 
-from helion_compile import plan
-from helion_compile.launcher import LaunchSource
-from helion_compile.plan import Unexplained, launches, record
+from helion_compile.runtime.record import Unexplained, launches, record
+from helion_compile.runtime.triton_launch import LaunchSource
 
 
 class Adds:
@@ -39,7 +38,7 @@ def stand_in(monkeypatch):
         names = [f"a{index} + {shift}" for _, index, shift in pointers]
         return LaunchSource((f"run{number}({', '.join(names)})",), {f"run{number}": run})
 
-    monkeypatch.setattr(plan, "launch_source", launch_source)
+    monkeypatch.setattr(record, "launch_source", launch_source)
 
 
 def launch(source, target, number, _launcher, **options):

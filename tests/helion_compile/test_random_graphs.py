@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from needs import row_wise_products
 from random_programs import SETTINGS, arguments, random_programs, traced
 
-from helion_compile.backend import Options
-from helion_compile.verifying import run_verified
-from passes.meanings import NormKind
+from helion_compile.frontend.backend import Options
+from helion_compile.passes.semantics import NormKind
+from helion_compile.verify import run_verified
 
 log = logging.getLogger("helion_compile.random_graphs")
 

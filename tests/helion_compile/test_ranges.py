@@ -7,8 +7,8 @@ import torch
 from torch.profiler import profile
 
 import helion_compile
-from helion_compile import ranges
 from helion_compile.kernels import quant
+from helion_compile.runtime import profiler_ranges
 
 X = torch.randn(8, 64).bfloat16()
 
@@ -41,7 +41,7 @@ def compiled():
 def places(compiled):
     """The two places in the code of `compiled`."""
     gc.collect()
-    return [place for place in ranges._places if place.name.startswith("quant layers.")]
+    return [place for place in profiler_ranges._places if place.name.startswith("quant layers.")]
 
 
 def names(profiler):
@@ -129,8 +129,8 @@ def test_an_error_ends_the_range():
         raise ValueError("no")
 
     with helion_compile.profiling():
-        ranged = ranges.in_range("quant somewhere", fails)
+        ranged = profiler_ranges.in_range("quant somewhere", fails)
         with profile() as profiler, pytest.raises(ValueError, match="no"):
             ranged()
     assert names(profiler) == ["quant somewhere"]
-    assert ranges.in_range("x", fails) is fails
+    assert profiler_ranges.in_range("x", fails) is fails

@@ -1,6 +1,6 @@
-"""Every sentence by which something is left alone says what was found and what would fuse, wherever it stands in the sources.
+"""Every sentence by which something is left alone says what was found and what would fuse, wherever it stands.
 
-``passes.records.Refusal`` takes a sentence apart into these two; here each that the sources can make is taken apart, with
+``Refusal`` takes a sentence apart into these two; here each that the sources can make is taken apart, with
 "…" for what is filled in.
 """
 
@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import helion_compile
-import passes
-from passes.records import Refusal
-from passes.source import Location
+from helion_compile import passes
+from helion_compile.passes.account.records import Refusal
+from helion_compile.passes.ir.source_location import Location
 
 PASSES, OURS = Path(passes.__file__).parent, Path(helion_compile.__file__).parent
 # Their sources are part of what shipped tables are known by, so their sentences change with the tables only.

@@ -8,7 +8,8 @@ import torch
 from small_kernels import add
 
 import helion_compile
-from helion_compile import UnknownKernelError, registry
+from helion_compile import UnknownKernelError
+from helion_compile.definitions import registry
 
 
 def version(body, helper=None):

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 import helion_compile
-from helion_compile import counters, sources
-from helion_compile.launch import host_function
+from helion_compile import counters
+from helion_compile.runtime import codegen_cache
+from helion_compile.runtime.dispatch import host_function
 
 
 def _scaled(x, weight, factor):
@@ -40,9 +41,9 @@ def folder(tmp_path, monkeypatch):
 
 def forget():
     """As in another process."""
-    sources._hosts.clear()
-    sources._places_of.clear()
-    sources._circumstances.cache_clear()
+    codegen_cache._hosts.clear()
+    codegen_cache._places_of.clear()
+    codegen_cache._circumstances.cache_clear()
     scaled.helion.reset()
 
 
@@ -111,6 +112,6 @@ def test_a_folder_that_cannot_be_written_is_no_error(folder, monkeypatch):
 
 
 def test_code_that_was_specialised_in_an_unknown_way_is_not_kept(folder, monkeypatch):
-    monkeypatch.setattr(sources, "_places", lambda bound: None)
+    monkeypatch.setattr(codegen_cache, "_places", lambda bound: None)
     traced()
     assert not list(folder.iterdir())

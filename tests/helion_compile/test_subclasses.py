@@ -10,14 +10,14 @@ from torch._dynamo.utils import counters
 from torch._functorch.aot_autograd import aot_module_simplified
 from torch._inductor.utils import fresh_cache
 
-from helion_compile import subclasses
+from helion_compile.graph import unwrap_subclasses
 
 K = 64
 
 
 @pytest.fixture(autouse=True)
 def wanted(monkeypatch):
-    monkeypatch.setattr(subclasses, "needed", lambda: True)
+    monkeypatch.setattr(unwrap_subclasses, "needed", lambda: True)
     torch.compiler.reset()
     with torch.no_grad(), fresh_cache():
         yield
@@ -43,7 +43,7 @@ def test_the_numbers_stay_and_every_call_does_less(model, monkeypatch):
     kind = type(model[0].weight)
     flatten = kind.__tensor_flatten__
     for needed in (True, False):
-        monkeypatch.setattr(subclasses, "needed", lambda needed=needed: needed)
+        monkeypatch.setattr(unwrap_subclasses, "needed", lambda needed=needed: needed)
         torch.compiler.reset()
         run = torch.compile(model, backend="helion", fullgraph=True)
         run(x)
@@ -86,7 +86,7 @@ def test_parts_are_static_inputs_of_cuda_graphs(model):
     static = {}
 
     def backend(gm, inputs):
-        gm, inputs, parts_of = subclasses.take_apart(gm, inputs)
+        gm, inputs, parts_of = unwrap_subclasses.take_apart(gm, inputs)
         names = [node.name for node in gm.graph.find_nodes(op="placeholder")]
 
         def compiler(graph, example_inputs):
@@ -108,7 +108,7 @@ def apart_of(function, *args):
 
     def backend(gm, inputs):
         before = str(gm.graph)
-        seen.append((subclasses.take_apart(gm, inputs), before, str(gm.graph)))
+        seen.append((unwrap_subclasses.take_apart(gm, inputs), before, str(gm.graph)))
         return gm
 
     torch.compile(function, backend=backend, fullgraph=True)(*args)

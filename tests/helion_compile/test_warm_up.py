@@ -7,8 +7,9 @@ import torch
 from launch_stub import StubKernel, expected, host_of, install
 
 import helion_compile
-from helion_compile import Case, counters, launch
-from helion_compile.call_site import CallSite
+from helion_compile import Case, counters
+from helion_compile.runtime import dispatch
+from helion_compile.runtime.call_site import CallSite
 
 warm_up = helion_compile.warm_up
 module = sys.modules["helion_compile.warm_up"]
@@ -95,7 +96,7 @@ def test_afterwards_calls_are_no_longer_only_noted():
     with pytest.raises(ZeroDivisionError):
         warm_up(lambda x: 1 / 0, [1], lambda tokens: (1,))
     stub(*inputs(8))
-    assert launch.replay(stub, inputs(8)) is not launch.NOT_REPLAYED
+    assert dispatch.replay(stub, inputs(8)) is not dispatch.NOT_REPLAYED
 
 
 @pytest.mark.parametrize(

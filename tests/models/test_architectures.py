@@ -15,10 +15,10 @@ import torchao.quantization
 import transformers
 from torchao.kernel import intmm
 
-from helion_compile.inspection import inspect, inspecting_backend
-from passes.reading import read
-from passes.spellings import SPELLINGS
-from passes.spellings.opaque import name_of
+from helion_compile.frontend.capture import inspect, inspecting_backend
+from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.patterns import SPELLINGS
+from helion_compile.passes.patterns.custom_ops.op_call import name_of
 
 WIDTHS = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "vocab_size": 96}
 SHAPE = {**WIDTHS, "num_hidden_layers": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}

@@ -17,9 +17,9 @@ import transformers
 from numerics import relative_error
 
 import helion_compile
-from helion_compile.hop import helion_kernel
-from helion_compile.inspection import inspect, inspecting_backend
-from passes.values import RESHAPES
+from helion_compile.frontend.capture import inspect, inspecting_backend
+from helion_compile.graph.hop import helion_kernel
+from helion_compile.passes.ir.values import RESHAPES
 
 aten = torch.ops.aten
 

@@ -9,8 +9,8 @@ import stubs
 import torch
 from capture import capture
 
-from passes.fusion_pass import FusionPass
-from passes.reading import read
+from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.rewrite.fusion_pass import FusionPass
 
 
 def by_name(function):

@@ -15,7 +15,7 @@ from typing import Any
 import programs
 import torch
 
-from passes.meanings import Granularity, RopeTable
+from helion_compile.passes.semantics import Granularity, RopeTable
 
 __all__ = ["PAGE", "Spelled", "argument", "arguments", "of_any_number_of_rows", "page"]
 

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from passes.meanings import (
+from helion_compile.passes.semantics import (
     Activation,
     ActivationFunction,
     ActivationRounding,

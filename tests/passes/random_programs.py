@@ -25,7 +25,7 @@ from torch._inductor.fx_passes.post_grad import reorder_for_locality, view_to_re
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from passes.meanings import Granularity, Quantize
+from helion_compile.passes.semantics import Granularity, Quantize
 
 __all__ = ["SETTINGS", "Program", "arguments", "random_programs", "traced"]
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from conformance import Spelled
 
-from passes.meanings import Activation, ActivationFunction, ActivationRounding
+from helion_compile.passes.semantics import Activation, ActivationFunction, ActivationRounding
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 SILU, SIGMOID, GELU, GELU_DIVIDED, GELU_TANH, GELU_TANH_FACTORED, RELU_SQUARED = ActivationFunction

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from conformance import Spelled
 
-from passes.meanings import Norm, NormKind, NormRoot, NormRounding
+from helion_compile.passes.semantics import Norm, NormKind, NormRoot, NormRounding
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 CAST_THEN_SCALE, SCALE_THEN_CAST = NormRounding.CAST_THEN_SCALE, NormRounding.SCALE_THEN_CAST

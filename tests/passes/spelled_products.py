@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from conformance import Spelled
 from needs import HAS_FUNCTIONAL_PRODUCTS, HAS_ROW_WISE_PRODUCTS
 
-from passes.meanings import Granularity, Matmul
+from helion_compile.passes.semantics import Granularity, Matmul
 
 BF16, FP16, FP32, INT8 = torch.bfloat16, torch.float16, torch.float32, torch.int8
 TENSOR, GROUP = Granularity.TENSOR, Granularity.GROUP

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from conformance import Spelled
 
-from passes.meanings import Granularity, Quantize, ScaleDivision, ScaleFormat, ScaleLayout, ScaleUse
-from passes.values import rounded
+from helion_compile.passes.ir.values import rounded
+from helion_compile.passes.semantics import Granularity, Quantize, ScaleDivision, ScaleFormat, ScaleLayout, ScaleUse
 
 BF16, FP16, FP32, FP64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
 E4M3, E5M2, INT8 = torch.float8_e4m3fn, torch.float8_e5m2, torch.int8

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from conformance import Spelled
 
-from passes.meanings import ComplexRope, Rope, RopePairs, RopeRounding, RopeTable
+from helion_compile.passes.semantics import ComplexRope, Rope, RopePairs, RopeRounding, RopeTable
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 HALVES, NEIGHBOURS = RopePairs

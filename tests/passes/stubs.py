@@ -11,9 +11,9 @@ import interpret
 import torch
 from capture import scaled_mm
 
-from passes.fusion import Fusion
-from passes.meanings import Matmul, Meaning, Norm, Quantize
-from passes.values import known_equal, shape_of
+from helion_compile.passes.ir.values import known_equal, shape_of
+from helion_compile.passes.rewrite.fusion import Fusion
+from helion_compile.passes.semantics import Matmul, Meaning, Norm, Quantize
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 

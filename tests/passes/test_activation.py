@@ -1,4 +1,4 @@
-"""passes.spellings.activation: how activation functions are written, and what they are then said to be."""
+"""passes.patterns.aten.activation: how activation functions are written, and what they are then said to be."""
 
 import math
 
@@ -20,8 +20,8 @@ from transformers.models.nemotron.modeling_nemotron import NemotronMLP
 from transformers.models.phi3.modeling_phi3 import Phi3MLP
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
 
-from passes.meanings import Activation, ActivationFunction, ActivationRounding
-from passes.reading import read
+from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.semantics import Activation, ActivationFunction, ActivationRounding
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 SILU, SIGMOID, GELU, GELU_DIVIDED, GELU_TANH, GELU_TANH_FACTORED, RELU_SQUARED = ActivationFunction

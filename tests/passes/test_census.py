@@ -11,8 +11,8 @@ import torch
 from capture import capture
 from checks import assert_near
 
-from passes.meanings import Norm
-from passes.reading import read
+from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.semantics import Norm
 
 pytest.importorskip("transformers")
 

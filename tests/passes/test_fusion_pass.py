@@ -1,4 +1,4 @@
-"""passes.fusion_pass: choosing, failing, logging and identity."""
+"""passes.rewrite.fusion_pass: choosing, failing, logging and identity."""
 
 import copy
 import dataclasses
@@ -15,10 +15,10 @@ import torch
 from capture import capture
 from checks import PROJECTIONS, by_name, calls, projections, rewritten
 
-import passes
-from passes.fusion import Leave
-from passes.fusion_pass import FusionError, FusionPass
-from passes.meanings import Matmul, Norm, NormRounding, Quantize
+from helion_compile import passes
+from helion_compile.passes.rewrite.fusion import Leave
+from helion_compile.passes.rewrite.fusion_pass import FusionError, FusionPass
+from helion_compile.passes.semantics import Matmul, Norm, NormRounding, Quantize
 
 CAST_THEN_SCALE = NormRounding.CAST_THEN_SCALE
 
@@ -263,7 +263,7 @@ class TestIdentity:
         assert FusionPass(stubs.ALL, only=["quantize", "norm_quantize"]).uuid() == uuids[0]
 
     def test_equal_in_another_process(self):
-        code = "import stubs; from passes.fusion_pass import FusionPass; print(FusionPass(stubs.ALL).uuid())"
+        code = "import stubs; from helion_compile.passes import FusionPass; print(FusionPass(stubs.ALL).uuid())"
         folders = [str(Path(passes.__file__).parent.parent), str(Path(__file__).parent)]
         found = subprocess.run(
             [sys.executable, "-c", f"import sys; sys.path[:0] = {folders}; {code}"],

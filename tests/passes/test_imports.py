@@ -4,7 +4,7 @@ import ast
 import sys
 from pathlib import Path
 
-import passes
+from helion_compile import passes
 
 ROOT = Path(passes.__file__).parent
 

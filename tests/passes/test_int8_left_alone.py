@@ -7,7 +7,7 @@ import programs
 import torch
 from capture import capture
 
-from passes.reading import read
+from helion_compile.passes.match.match_graph import read
 
 INT8 = torch.int8
 X = programs.tensor(8, 64)

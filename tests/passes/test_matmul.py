@@ -1,4 +1,4 @@
-"""passes.spellings.matmul and opaque_matmul: scaled products that the conformance table does not have, and near misses."""
+"""passes.patterns.aten.matmul and opaque_matmul: scaled products that the conformance table does not have, and near misses."""
 
 import re
 
@@ -8,8 +8,8 @@ import stubs
 import torch
 from capture import capture
 
-from passes.meanings import Granularity, Matmul
-from passes.reading import read
+from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.semantics import Granularity, Matmul
 
 aten = torch.ops.aten
 INT8 = torch.int8

@@ -1,14 +1,14 @@
-"""passes.meanings, passes.records, passes.values: what a reader of the report sees."""
+"""passes.semantics, passes.account.records, passes.ir.values: what a reader of the report sees."""
 
 import dataclasses
 
 import pytest
 import torch
 
-from passes.meanings import Matmul, Norm, NormRounding, Quantize, ScaleUse
-from passes.records import GraphRecord, Idle, Refusal, Site
-from passes.source import Location
-from passes.values import holds_exactly, rounded
+from helion_compile.passes.account.records import GraphRecord, Idle, Refusal, Site
+from helion_compile.passes.ir.source_location import Location
+from helion_compile.passes.ir.values import holds_exactly, rounded
+from helion_compile.passes.semantics import Matmul, Norm, NormRounding, Quantize, ScaleUse
 
 BF16, FP16, FP32, FP64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
 

@@ -8,7 +8,7 @@ import stubs
 import torch
 from capture import capture
 
-from passes.fusion_pass import FusionPass
+from helion_compile.passes.rewrite.fusion_pass import FusionPass
 
 aten = torch.ops.aten
 

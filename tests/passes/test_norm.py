@@ -1,4 +1,4 @@
-"""passes.spellings.norm: beyond the table of spellings, what else matters to reading a norm, and what is no norm."""
+"""passes.patterns.aten.norm: beyond the table of spellings, what else matters to reading a norm, and what is no norm."""
 
 import dataclasses
 import functools
@@ -14,9 +14,9 @@ from capture import capture
 from checks import assert_near
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from passes.meanings import Norm, NormKind, NormRounding
-from passes.reading import read
-from passes.values import rounded
+from helion_compile.passes.ir.values import rounded
+from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.semantics import Norm, NormKind, NormRounding
 
 aten = torch.ops.aten
 

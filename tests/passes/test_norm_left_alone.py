@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from capture import capture
 
-from passes.reading import read
+from helion_compile.passes.match.match_graph import read
 
 BF16, FP32 = torch.bfloat16, torch.float32
 EPS = 1e-5

@@ -1,4 +1,4 @@
-"""passes.spellings.opaque_quantize: quantisers of other libraries, known by name."""
+"""passes.patterns.custom_ops.library_quantize: quantisers of other libraries, known by name."""
 
 import dataclasses
 import operator
@@ -9,9 +9,9 @@ import stubs
 import torch
 from torch._subclasses import FakeTensorMode
 
-from passes.meanings import Quantize, ScaleDivision, ScaleUse
-from passes.reading import read
-from passes.values import rounded
+from helion_compile.passes.ir.values import rounded
+from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.semantics import Quantize, ScaleDivision, ScaleUse
 
 FP32, E4M3 = torch.float32, torch.float8_e4m3fn
 FACTS = dict(x_dtype=torch.bfloat16, dtype=E4M3, qmax=448.0, scale_dtype=FP32, clamp=(-448.0, 448.0))

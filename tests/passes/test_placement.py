@@ -1,4 +1,4 @@
-"""passes.placement and passes.edits: where a replacement stands, and when it can stand nowhere."""
+"""passes.rewrite.insertion_point and passes.rewrite.edits: where a replacement stands, and when it can stand nowhere."""
 
 import copy
 import dataclasses
@@ -9,14 +9,14 @@ import stubs
 import torch
 from capture import capture
 
-from passes.chain import find
-from passes.edits import Edits
-from passes.fusion import Leave
-from passes.fusion_pass import FusionPass
-from passes.meanings import Norm, Quantize
-from passes.placement import Misplaced, Placement
-from passes.reading import read
-from passes.values import describe
+from helion_compile.passes.ir.values import describe
+from helion_compile.passes.match.chain import find
+from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.rewrite.edits import Edits
+from helion_compile.passes.rewrite.fusion import Leave
+from helion_compile.passes.rewrite.fusion_pass import FusionPass
+from helion_compile.passes.rewrite.insertion_point import Misplaced, Placement
+from helion_compile.passes.semantics import Norm, Quantize
 
 aten = torch.ops.aten
 

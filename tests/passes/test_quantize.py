@@ -1,4 +1,4 @@
-"""passes.spellings.quantize: beyond the table of spellings, what else matters to reading a quantiser, and what is none."""
+"""passes.patterns.aten.quantize: beyond the table of spellings, what else matters to reading a quantiser, and what is none."""
 
 import functools
 
@@ -9,8 +9,8 @@ import torch
 from capture import capture
 from programs import E4M3
 
-from passes.meanings import Granularity
-from passes.reading import read
+from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.semantics import Granularity
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from needs import row_wise_products
 from random_programs import SETTINGS, arguments, random_programs, traced
 
-from passes.fusion_pass import FusionPass
+from helion_compile.passes.rewrite.fusion_pass import FusionPass
 
 FUSIONS = (stubs.NORM_QUANTIZE, stubs.QUANTIZE, stubs.NORM)
 

@@ -1,4 +1,4 @@
-"""passes.reading: many regions in one graph."""
+"""passes.match.match_graph: many regions in one graph."""
 
 import time
 
@@ -7,8 +7,8 @@ import torch
 from capture import capture
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from passes.meanings import Norm, Quantize
-from passes.reading import read
+from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.semantics import Norm, Quantize
 
 aten, prims = torch.ops.aten, torch.ops.prims
 

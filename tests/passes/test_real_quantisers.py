@@ -4,9 +4,9 @@ import pytest
 import torch
 from capture import capture
 
-from passes.meanings import Granularity, Quantize, ScaleUse
-from passes.reading import read
-from passes.values import rounded
+from helion_compile.passes.ir.values import rounded
+from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.semantics import Granularity, Quantize, ScaleUse
 
 torchao = pytest.importorskip("torchao.quantization")
 

@@ -7,9 +7,9 @@ import torch
 from capture import capture
 from checks import assert_same_bits, rewritten
 
-from passes.fusion_pass import FusionPass
-from passes.records import Refusal
-from passes.source import Location
+from helion_compile.passes.account.records import Refusal
+from helion_compile.passes.ir.source_location import Location
+from helion_compile.passes.rewrite.fusion_pass import FusionPass
 
 X, WEIGHT = programs.tensor(8, 64), programs.tensor(64)
 

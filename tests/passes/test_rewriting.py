@@ -6,9 +6,9 @@ import stubs
 import torch
 from checks import PROJECTIONS, by_name, calls, projections, rewritten, targets
 
-from passes.fusion import Fusion
-from passes.fusion_pass import FusionPass
-from passes.meanings import Matmul, Quantize
+from helion_compile.passes.rewrite.fusion import Fusion
+from helion_compile.passes.rewrite.fusion_pass import FusionPass
+from helion_compile.passes.semantics import Matmul, Quantize
 
 NORMS = [
     programs.llama_norm,

@@ -1,4 +1,4 @@
-"""passes.spellings.rope: how rotary position embedding is written, and what it is then said to be.
+"""passes.patterns.aten.rope: how rotary position embedding is written, and what it is then said to be.
 
 Letters: B sequences, S tokens, H heads, D elements of a head.
 """
@@ -29,8 +29,8 @@ from transformers.models.gpt_oss import modeling_gpt_oss
 from transformers.models.llama import modeling_llama
 from transformers.models.llama4 import modeling_llama4
 
-from passes.meanings import ComplexRope, Norm, Rope, RopePairs, RopeRounding, RopeTable
-from passes.reading import read
+from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.semantics import ComplexRope, Norm, Rope, RopePairs, RopeRounding, RopeTable
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 HALVES, NEIGHBOURS = RopePairs

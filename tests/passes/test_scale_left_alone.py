@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from capture import capture
 from programs import E4M3
 
-from passes.meanings import Granularity, ScaleLayout
-from passes.reading import read
+from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.semantics import Granularity, ScaleLayout
 
 BF16, INT8 = torch.bfloat16, torch.int8
 X = programs.tensor(8, 64)

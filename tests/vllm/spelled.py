@@ -3,10 +3,10 @@
 import torch
 
 from helion_compile.fusions import fusions
-from passes import FusionPass
-from passes.meanings import Quantize
-from passes.reading import read
-from passes.spellings.opaque import name_of
+from helion_compile.passes import FusionPass
+from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.patterns.custom_ops.op_call import name_of
+from helion_compile.passes.semantics import Quantize
 
 ops = torch.ops
 FP8 = torch.float8_e4m3fn

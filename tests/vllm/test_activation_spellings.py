@@ -1,11 +1,11 @@
-"""passes.spellings.vllm_activation: what vLLM's activations mean, alone or fused with a quantiser, and which stay and why."""
+"""vllm_activation: what vLLM's activations mean, alone or fused with a quantiser, and which stay and why."""
 
 import pytest
 import torch
 from calls import Calls
 from spelled import BF16, FP8, calls_of, expected, only, ops, reason, sites
 
-from passes.meanings import Activation, ActivationFunction, ActivationRounding, Granularity, Quantize, ScaleUse
+from helion_compile.passes.semantics import Activation, ActivationFunction, ActivationRounding, Granularity, Quantize, ScaleUse
 
 
 def activation(calls, op, written, width=64, dtype=BF16):

@@ -27,14 +27,14 @@ from vllm.platforms import current_platform
 from vllm.utils.import_utils import resolve_obj_by_qualname
 
 import helion_compile.vllm
-from helion_compile.configs import ConfigTable, Gpu
-from helion_compile.hop import helion_kernel
+from helion_compile.configs.table import ConfigTable, Gpu
+from helion_compile.graph.hop import helion_kernel
 from helion_compile.kernels import quant
-from helion_compile.kernels.quantization import quantization
+from helion_compile.kernels.device.quantize_attrs import quantization
+from helion_compile.passes.patterns.custom_ops.vllm_schemas import OPERATORS, TRIED
 from helion_compile.vllm import fusion_pass as module
 from helion_compile.vllm import hooks, plugin, warming
 from helion_compile.vllm.options import OPTIONS, SWITCH
-from passes.spellings.vllm_operators import OPERATORS, TRIED
 
 H200 = Gpu("NVIDIA H200", (9, 0))
 LAYER = SITES["token"][1]
@@ -233,7 +233,7 @@ def test_an_operator_with_an_argument_that_is_not_known_stays_and_is_told_once(c
 
 
 def test_an_operator_that_was_renamed_leaves_the_other_fusions(config, monkeypatch, caplog):
-    monkeypatch.setattr("passes.spellings.vllm_norm.ANCHORS", frozenset())
+    monkeypatch.setattr("helion_compile.passes.patterns.custom_ops.vllm_norm.ANCHORS", frozenset())
     plugin.register()
     assert run(manager(config), recorded.graph("token", 1)) == {"activation_quant": 1, "quant": 3}
     assert not warnings(caplog)
@@ -306,7 +306,7 @@ def test_a_pass_that_fails_leaves_the_graph_and_says_so_once(config, monkeypatch
     def fail(*args):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("passes.reading.read", fail)
+    monkeypatch.setattr("helion_compile.passes.match.match_graph.read", fail)
     plugin.register()
     for graph in recorded.graphs("token"):
         assert not run(manager(config), graph)

@@ -7,8 +7,8 @@ import torch
 from calls import Calls
 
 from helion_compile.fusions import fusions
-from passes import FusionPass
-from passes.spellings.opaque import name_of
+from helion_compile.passes import FusionPass
+from helion_compile.passes.patterns.custom_ops.op_call import name_of
 
 ops = torch.ops
 FP8 = torch.float8_e4m3fn

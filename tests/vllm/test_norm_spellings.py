@@ -1,4 +1,4 @@
-"""passes.spellings.vllm_norm: what vLLM's norms mean, alone or fused with a quantiser, and which are left alone, and why."""
+"""vllm_norm: what vLLM's norms mean, alone or fused with a quantiser, and which are left alone, and why."""
 
 import pytest
 import torch
@@ -6,8 +6,8 @@ from calls import Calls
 from spelled import BF16, FP8, calls_of, only, ops, reason, sites
 
 from helion_compile.fusions import fusions
-from passes import FusionPass
-from passes.meanings import Norm, NormRounding, Quantize, ScaleFormat, ScaleLayout, ScaleUse
+from helion_compile.passes import FusionPass
+from helion_compile.passes.semantics import Norm, NormRounding, Quantize, ScaleFormat, ScaleLayout, ScaleUse
 
 NORM = dict(eps=1e-6, x_dtype=BF16, dtype=BF16, weight_dtype=BF16, rounding=NormRounding.CAST_THEN_SCALE)
 

@@ -1,14 +1,14 @@
-"""passes.spellings.vllm_operators: the table of what is read, and operators as other versions of vLLM have them."""
+"""passes.patterns.custom_ops.vllm_schemas: the table of what is read, and operators as other versions of vLLM have them."""
 
 import pytest
 import torch
 from calls import Calls
 from spelled import BF16, ops, reason, sites
 
-from passes.reading import read
-from passes.spellings import SPELLINGS
-from passes.spellings.opaque import UNKNOWN, name_of
-from passes.spellings.vllm_operators import OPERATORS, TRIED
+from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.patterns import SPELLINGS
+from helion_compile.passes.patterns.custom_ops.op_call import UNKNOWN, name_of
+from helion_compile.passes.patterns.custom_ops.vllm_schemas import OPERATORS, TRIED
 
 
 def test_every_operator_that_is_read_is_in_the_table():
@@ -36,7 +36,11 @@ def another_version(monkeypatch):
         torch.library.register_fake(f"another_version::{operator}", lambda *args, **kwargs: None, lib=library)
         op = getattr(ops.another_version, operator).default
         ours = lambda node: name if name_of(node) == str(op) else name_of(node)  # noqa: E731
-        for module in ("passes.reading", "passes.spellings.vllm_operators", "passes.spellings.vllm_norm"):
+        for module in (
+            "helion_compile.passes.match.match_graph",
+            "helion_compile.passes.patterns.custom_ops.vllm_schemas",
+            "helion_compile.passes.patterns.custom_ops.vllm_norm",
+        ):
             monkeypatch.setattr(f"{module}.name_of", ours)
         return op
 

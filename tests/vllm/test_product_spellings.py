@@ -1,11 +1,11 @@
-"""passes.spellings.vllm_matmul: what vLLM's products mean, and which are left alone, for which reason."""
+"""passes.patterns.custom_ops.vllm_matmul: what vLLM's products mean, and which are left alone, for which reason."""
 
 import pytest
 import torch
 from calls import Calls
 from spelled import BF16, FP8, fused, only, ops, reason, sites
 
-from passes.meanings import Granularity, Matmul
+from helion_compile.passes.semantics import Granularity, Matmul
 
 
 def reason_of_fusion(graph, fusion):

@@ -4,11 +4,11 @@ import pytest
 import torch
 from calls import Calls
 
-from helion_compile.configs import Gpu, Row
+from helion_compile.configs.table import Gpu, Row
 from helion_compile.fusions import fusions
 from helion_compile.fusions import scaled_mm as fusion
 from helion_compile.kernels import scaled_mm
-from passes import FusionPass
+from helion_compile.passes import FusionPass
 
 FP8 = torch.float8_e4m3fn
 H200 = Gpu("NVIDIA H200", (9, 0))

@@ -1,4 +1,4 @@
-"""passes.spellings.vllm_quantize: what vLLM's quantisers mean, and which are left alone, for which reason."""
+"""passes.patterns.custom_ops.vllm_quantize: what vLLM's quantisers mean, and which are left alone, for which reason."""
 
 import pytest
 import torch
@@ -6,9 +6,9 @@ from calls import Calls
 from spelled import BF16, FP8, expected, only, ops, reason, sites
 
 from helion_compile.fusions import fusions
-from passes import FusionPass
-from passes.meanings import Granularity, Quantize, ScaleFormat, ScaleLayout, ScaleUse
-from passes.reading import read
+from helion_compile.passes import FusionPass
+from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.semantics import Granularity, Quantize, ScaleFormat, ScaleLayout, ScaleUse
 
 FLOOR = 4.35965e-06  # 1 / (448 * 512) in fp32, to six digits
 

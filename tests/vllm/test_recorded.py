@@ -9,9 +9,9 @@ from recorded import SITES
 from torch._inductor import standalone_compile
 from torch._inductor.pattern_matcher import stable_topological_sort
 
-from helion_compile.backend import Options
+from helion_compile.frontend.backend import Options
 from helion_compile.fusions import fusions
-from passes import FusionPass
+from helion_compile.passes import FusionPass
 
 
 def fused(graph):

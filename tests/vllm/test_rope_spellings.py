@@ -1,4 +1,4 @@
-"""passes.spellings.vllm_rope: why vLLM's rotary embeddings are left alone."""
+"""passes.patterns.custom_ops.vllm_rope: why vLLM's rotary embeddings are left alone."""
 
 import torch
 from calls import Calls

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helion_compile import Case, kernel
-from helion_compile.collecting import collect, collecting
+from helion_compile.runtime.dry_run import collect, collecting
 from helion_compile.vllm import warming
 from helion_compile.vllm.warming import Size, calls_of
 

@@ -8,8 +8,8 @@ import ctypes
 import pytest
 import torch
 
-from helion_compile import launch, plan, zeros
 from helion_compile.kernels import scaled_mm
+from helion_compile.runtime import dispatch, record, zeroed_workspace
 
 E4M3, INT8 = torch.float8_e4m3fn, torch.int8
 BF16, FP32 = torch.bfloat16, torch.float32
@@ -45,7 +45,7 @@ def error(got, want):
 
 def with_config(config, args):
     """The kernel's result with this config, through a plan, as a table would make it."""
-    made = plan.record(launch.host_function(scaled_mm, args, config), args, restores_zeros=True)
+    made = record.record(dispatch.host_function(scaled_mm, args, config), args, restores_zeros=True)
     outputs = [torch.full(b.shape, float("nan"), dtype=b.dtype, device="cuda") for b in made.outputs]
     tensors = [arg for arg in args if isinstance(arg, torch.Tensor)] + outputs
     made.launch(*(tensor.data_ptr() for tensor in tensors))
@@ -97,10 +97,10 @@ def test_equal_inputs_give_equal_bits_and_the_memory_between_stays_zero(split):
     for _ in range(200):
         assert torch.equal(with_config(block(split), args), first)
     torch.cuda.synchronize()
-    assert zeros._blocks
-    for address, size in zeros._blocks.values():
+    assert zeroed_workspace._blocks
+    for address, size in zeroed_workspace._blocks.values():
         memory = (ctypes.c_ubyte * size)()
-        zeros._ask("cuMemcpyDtoH_v2", memory, ctypes.c_uint64(address), ctypes.c_size_t(size))
+        zeroed_workspace._ask("cuMemcpyDtoH_v2", memory, ctypes.c_uint64(address), ctypes.c_size_t(size))
         assert bytes(memory).count(0) == size
 
 
@@ -131,7 +131,7 @@ def test_two_streams_at_once():
 def test_graphs_that_run_at_the_same_time_do_not_share_memory():
     args = [arguments(16, 4096, 4096) for _ in range(2)]
     config = block(4)
-    plans = [plan.record(launch.host_function(scaled_mm, each, config), each, restores_zeros=True) for each in args]
+    plans = [record.record(dispatch.host_function(scaled_mm, each, config), each, restores_zeros=True) for each in args]
     wanted = [with_config(config, each) for each in args]
     outputs, graphs = [torch.empty_like(want) for want in wanted], []
     for made, each, output in zip(plans, args, outputs, strict=True):

@@ -8,7 +8,7 @@ import pytest
 
 from helion_compile.bench import plot, plots
 from helion_compile.bench.work import Limits
-from helion_compile.config_files import shipped_folder
+from helion_compile.configs.files import shipped_folder
 
 TABLE = shipped_folder() / "rms_norm_quant" / "nvidia_h200.json"
 DOCS = Path(__file__).parents[3] / "docs" / "measurements"

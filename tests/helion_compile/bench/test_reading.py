@@ -7,8 +7,8 @@ import pytest
 
 from helion_compile.bench.reading import layers, main, measure, share_of_compiling
 from helion_compile.fusions import fusions
-from passes import FusionPass
-from passes.reading import read
+from helion_compile.passes import FusionPass
+from helion_compile.passes.match.match_graph import read
 
 
 def test_everything_in_the_graph_is_read_and_fused():

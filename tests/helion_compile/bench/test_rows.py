@@ -11,9 +11,9 @@ from helion_compile.bench import chains, kernels, layers, rows, vllm_library
 from helion_compile.bench.rows import Baseline, Rows, distance, measure, steps_apart, summary
 from helion_compile.bench.subjects import LAYERS, SUBJECTS
 from helion_compile.bench.work import Limits, Work, work_of, work_of_case
-from helion_compile.case import Case
+from helion_compile.configs.case import Case
+from helion_compile.configs.gpu import Gpu
 from helion_compile.fusions import CATALOGUE
-from helion_compile.gpu import Gpu
 from helion_compile.kernels import rms_norm_quant, scaled_mm
 
 LIMITS = Limits(4e12, 1e15)

@@ -11,8 +11,8 @@ from needs import row_wise_products
 from numerics import fp8_steps, relative_error, rows_with_special_values
 from torch._inductor.utils import run_and_get_code
 
-from helion_compile.hop import helion_kernel
-from helion_compile.inspection import inspecting_backend
+from helion_compile.frontend.capture import inspecting_backend
+from helion_compile.graph.hop import helion_kernel
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 K = 256

@@ -6,12 +6,12 @@ from fusing import fused, randn, run, torchao
 from needs import row_wise_products
 
 from helion_compile import fusions
-from helion_compile.case import Case
-from helion_compile.config_rows import Row
-from helion_compile.configs import ConfigTable
-from helion_compile.fusions import choosing
-from helion_compile.gpu import Gpu
-from helion_compile.inspection import inspecting_backend
+from helion_compile.configs.case import Case
+from helion_compile.configs.gpu import Gpu
+from helion_compile.configs.row import Row
+from helion_compile.configs.table import ConfigTable
+from helion_compile.frontend.capture import inspecting_backend
+from helion_compile.fusions import profitability
 from helion_compile.kernels import activation_quant, quant, rms_norm_quant
 
 H200 = Gpu("NVIDIA H200", (9, 0))
@@ -20,7 +20,7 @@ aten = torch.ops.aten
 
 @pytest.fixture(autouse=True)
 def as_if_on_an_h200(monkeypatch):
-    monkeypatch.setattr(choosing, "DEVICES", ("cpu",))
+    monkeypatch.setattr(profitability, "DEVICES", ("cpu",))
     on(monkeypatch, H200)
 
 
@@ -77,7 +77,7 @@ def test_what_runs_is_what_the_shipped_table_has_as_the_faster_one(name, row):
 
 
 def test_some_cases_stay_and_most_do_not():
-    beaten = [row for _, row in ROWS if choosing.beaten_by_inductor(row)]
+    beaten = [row for _, row in ROWS if profitability.beaten_by_inductor(row)]
     assert 0 < len(beaten) < len(ROWS) / 20
     assert all(row.case["num_tokens"] <= 2 for row in beaten)
 
@@ -146,9 +146,9 @@ def test_a_chain_of_operators_that_inductor_only_calls_takes_the_kernel():
     x = graph.placeholder("x")
     ours, theirs = graph.call_function(aten.abs.default, (x,)), graph.call_function(torch.ops.test_choosing.cast.default, (x,))
     chain = type("Chain", (), {"nodes": {ours: None}})
-    assert choosing._is_inductors(chain)
+    assert profitability._is_inductors(chain)
     chain.nodes = {ours: None, theirs: None}
-    assert not choosing._is_inductors(chain)
+    assert not profitability._is_inductors(chain)
 
 
 def test_on_a_cpu_nothing_is_left(monkeypatch):

@@ -6,8 +6,8 @@ import torch
 from needs import HAS_ROW_WISE_PRODUCTS
 
 from helion_compile import fusions
+from helion_compile.frontend.capture import inspecting_backend
 from helion_compile.fusions import scaled_mm as fusion
-from helion_compile.inspection import inspecting_backend
 from helion_compile.kernels import scaled_mm
 
 E4M3 = torch.float8_e4m3fn

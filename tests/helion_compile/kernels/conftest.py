@@ -6,22 +6,9 @@ import helion
 import pytest
 import torch
 
-from helion_compile.kernels import (
-    _activation_quant,
-    _norm_quant,
-    _norm_rope,
-    _quant,
-    _rope,
-    activation,
-    activation_quant,
-    heads,
-    norm_rope,
-    normalization,
-    quant,
-    quantizing,
-    rms_norm_quant,
-    rope,
-)
+from helion_compile.kernels import activation_quant, families, norm_rope, quant, rms_norm_quant, rope
+from helion_compile.kernels.device import activation, normalize, quantize
+from helion_compile.kernels.device import rope as rope_device
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
@@ -42,7 +29,7 @@ def bodies(monkeypatch):
         "ordered_bits": lambda values: (bits := values.view(torch.int32)) ^ ((bits >> 31) & 0x7FFFFFFF),
     }
     replaced |= dict.fromkeys(("let_next_begin", "wait_for_previous"), lambda: None)
-    for module in (normalization, quantizing, activation, _norm_quant, _quant, _activation_quant, heads, _rope, _norm_rope):
+    for module in (normalize, quantize, activation, rope_device, *vars(families).values()):
         for name, function in replaced.items():
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, function)

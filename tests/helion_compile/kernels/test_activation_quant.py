@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from numerics import fp8_steps
 
-from helion_compile.case import Case
+from helion_compile.configs.case import Case
 from helion_compile.kernels import activation_quant
-from helion_compile.kernels.quantization import quantization
+from helion_compile.kernels.device.quantize_attrs import quantization
 from helion_compile.tune.compiling import Target
 from helion_compile.tune.pool import CompilePool
 

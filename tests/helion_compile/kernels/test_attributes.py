@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from helion_compile.kernels.attributes import dtype_named, read, write
-from helion_compile.kernels.normalization import Normalization, normalization
-from helion_compile.kernels.quantization import Quantization, quantization
+from helion_compile.kernels.device.attribute_text import dtype_named, read, write
+from helion_compile.kernels.device.normalize import Normalization, normalization
+from helion_compile.kernels.device.quantize_attrs import Quantization, quantization
 
 
 def test_what_has_its_default_is_not_written():

@@ -7,7 +7,7 @@ from numerics import quantised_steps, relative_error, rows_with_special_values
 from quantisers import QUANTISERS
 
 from helion_compile.kernels import rms_norm_quant
-from helion_compile.kernels.normalization import normalization
+from helion_compile.kernels.device.normalize import normalization
 
 ALL = {**NORMS, "vLLM's unrounded sum": UNROUNDED}
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]

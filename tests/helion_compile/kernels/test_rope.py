@@ -6,7 +6,7 @@ Letters: B sequences, S tokens, H heads, D elements of a head, R of them turned.
 import pytest
 import torch
 
-from helion_compile.case import Case
+from helion_compile.configs.case import Case
 from helion_compile.kernels import norm_rope, rope
 from helion_compile.tune.compiling import Target
 from helion_compile.tune.pool import CompilePool

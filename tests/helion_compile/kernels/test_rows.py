@@ -2,7 +2,7 @@
 
 import torch
 
-from helion_compile.kernels.rows import refuse_rows
+from helion_compile.kernels.device.rows import refuse_rows
 
 
 def rows_of(wide: int) -> torch.Tensor:

@@ -15,7 +15,7 @@ from torch import nn
 import helion_compile
 from helion_compile import explain
 from helion_compile.reports.model import Report
-from helion_compile.verifying import Compared
+from helion_compile.verify import Compared
 
 SCHEMA = json.loads((Path(helion_compile.__file__).parent / "reports" / "report.schema.json").read_text())
 

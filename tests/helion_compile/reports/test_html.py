@@ -14,9 +14,9 @@ import torch
 from chromium import CHROMIUM, open_page
 
 from helion_compile import explain
+from helion_compile.passes.ir.source_location import Location
 from helion_compile.reports.model import Report
-from helion_compile.verifying import Compared
-from passes.source import Location
+from helion_compile.verify import Compared
 
 DOCS = Path(__file__).parents[3] / "docs" / "inspecting"
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")

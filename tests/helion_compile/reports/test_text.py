@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 
+from helion_compile.passes.account.records import GraphRecord, Idle, Refusal, Site
+from helion_compile.passes.ir.graph_listing import Line
+from helion_compile.passes.ir.source_location import Location
 from helion_compile.reports.model import Config, Cost, FusedSite, GraphReport, Report
 from helion_compile.reports.text import render
-from helion_compile.verifying import Compared
-from passes.listing import Line
-from passes.records import GraphRecord, Idle, Refusal, Site
-from passes.source import Location
+from helion_compile.verify import Compared
 
 FILE = "/home/someone/.venv/lib/python3.11/site-packages/transformers/models/qwen3/modeling_qwen3.py"
 MEANINGS = (

@@ -9,7 +9,7 @@ import pytest
 from norms import NORMS
 from quantisers import QUANTISERS
 
-from helion_compile.case import Case
+from helion_compile.configs.case import Case
 from helion_compile.kernels import activation_quant, quant, rms_norm_quant
 from helion_compile.tune.candidates import Space
 from helion_compile.tune.compiling import Target

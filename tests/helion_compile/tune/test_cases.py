@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from helion_compile.case import Case
+from helion_compile.configs.case import Case
 from helion_compile.kernels import activation_quant, norm_rope, quant, rms_norm_quant, rope, scaled_mm
 from helion_compile.tune.cases import Layer, TuneError, cases_of, read_model, read_shapes, read_tokens
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from helion_compile.case import Case
-from helion_compile.config_rows import Row
+from helion_compile.configs.case import Case
+from helion_compile.configs.row import Row
 from helion_compile.tune import autotune
 from helion_compile.tune.autotune import autotuned
 from helion_compile.tune.cases import TuneError

@@ -6,7 +6,7 @@ import json
 import pytest
 import tune_fakes
 
-from helion_compile.case import Case
+from helion_compile.configs.case import Case
 from helion_compile.tune.candidates import Moves
 from helion_compile.tune.compiling import Compiled
 from helion_compile.tune.family import Effort, Family

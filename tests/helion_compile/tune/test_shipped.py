@@ -10,11 +10,11 @@ import random
 
 import pytest
 
-from helion_compile import registry
-from helion_compile.case import Case
-from helion_compile.config_files import shipped_folder, table_files
-from helion_compile.fusions.choosing import beaten_by_inductor
-from helion_compile.gpu import Gpu
+from helion_compile.configs.case import Case
+from helion_compile.configs.files import shipped_folder, table_files
+from helion_compile.configs.gpu import Gpu
+from helion_compile.definitions import registry
+from helion_compile.fusions.profitability import beaten_by_inductor
 from helion_compile.tune.compiling import Target
 from helion_compile.tune.pool import CompilePool
 

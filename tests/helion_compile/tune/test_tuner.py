@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import tune_fakes
 
-from helion_compile.case import Case
+from helion_compile.configs.case import Case
 from helion_compile.tune import __main__ as command
 from helion_compile.tune import pool
 from helion_compile.tune.cases import TuneError

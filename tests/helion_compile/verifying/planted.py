@@ -8,12 +8,12 @@ import types
 import torch
 
 import helion_compile
-from helion_compile.fusions.quantizing import quantizer_text
-from helion_compile.fusions.tensors import Nodes, unpack
-from helion_compile.hop import helion_kernel
+from helion_compile.fusions.operands import Nodes, unpack
+from helion_compile.fusions.quantize_epilogue import quantizer_text
+from helion_compile.graph.hop import helion_kernel
 from helion_compile.kernels import quant
-from passes.fusion import Fusion
-from passes.meanings import Quantize
+from helion_compile.passes.rewrite.fusion import Fusion
+from helion_compile.passes.semantics import Quantize
 
 __all__ = ["WRONG", "as_catalogue"]
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from helion_compile.verifying.comparing import compare
-from helion_compile.verifying.contract import Contract, contract_of
+from helion_compile.verify.compare import compare
+from helion_compile.verify.contract import Contract, contract_of
 
 FP8, BF16, FP32 = torch.float8_e4m3fn, torch.bfloat16, torch.float32
 DEFAULT = contract_of(["Quantize(…)"], "default")

@@ -163,11 +163,11 @@ def test_the_scales_of_other_rows_are(plant):
 
 def test_where_fp64_cannot_say(monkeypatch):
     """An operation without an fp64 form leaves the original as the only measure."""
-    monkeypatch.setattr("helion_compile.verifying.running.in_fp64", lambda module, inputs: None)
+    monkeypatch.setattr("helion_compile.verify.run.in_fp64", lambda module, inputs: None)
     (fused,) = explain(quantize, X, verify=True).sites
     assert all(compared.sqnr is None and not compared.broken for compared in fused.verified)
 
 
 def test_a_bad_option():
     with pytest.raises(TypeError, match=r"options\['verify'\] is 1; it is True or False"):
-        helion_compile.backend.Options.split({"verify": 1})
+        helion_compile.frontend.backend.Options.split({"verify": 1})

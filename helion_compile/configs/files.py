@@ -1,0 +1,223 @@
+"""Table files: where they lie, reading them whatever state they are in, and writing them without losing a row.
+
+A table is one JSON list of rows for one kernel and one GPU, ``<folder>/<kernel>/<gpu>.json``. It is data: nothing in it
+is executed, and no name in it becomes a path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from helion_compile.configs.case import brief
+from helion_compile.configs.gpu import slug
+from helion_compile.configs.row import ConfigError, Row
+
+__all__ = ["TableFile", "kernel_folder", "parse_json", "shipped_folder", "table_files", "user_folder", "write_rows"]
+
+_LARGEST_FILE = 64 * 2**20  # bytes; a row takes about 500, so nobody tuned this
+_LOCK_SECONDS = 60  # a writer holds the lock for milliseconds
+
+
+def user_folder() -> Path:
+    """Where the user's own tables lie: ``HELION_COMPILE_CONFIG_DIR``, else the platform's folder for user data."""
+    if chosen := os.environ.get("HELION_COMPILE_CONFIG_DIR"):
+        return Path(chosen).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("helion_compile", appauthor=False)) / "configs"
+
+
+def shipped_folder() -> Path:
+    """The tables that come with the package."""
+    return Path(__file__).parent / "shipped"
+
+
+def kernel_folder(folder: Path, kernel: str) -> Path:
+    """The folder of one kernel's tables.
+
+    Raises:
+        ConfigError: the kernel's name is no plain identifier, and so might lead out of the folder.
+    """
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", kernel):
+        raise ConfigError(f"a kernel is named by an identifier like rms_norm_quant, not {brief(kernel)}")
+    return folder / kernel
+
+
+class TableFile:
+    """The bytes of one table as they were at one moment, and the sound rows among them.
+
+    Attributes:
+        gpu: the GPU of the table, as the file name spells it.
+        content: the bytes, empty when they could not be read.
+        rows: the rows that can be used, in the order of the file.
+        problems: one sentence for each kind of damage, naming the file and the row.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.gpu = path.stem
+        self.content = b""
+        self.rows: list[Row] = []
+        self.problems: list[str] = []
+        try:
+            if path.stat().st_size > _LARGEST_FILE:
+                raise ValueError(f"it is larger than {_LARGEST_FILE >> 20} MiB")
+            self.content = path.read_bytes()
+            entries = parse_table(self.content)
+        except (OSError, ValueError) as error:
+            self.problems.append(f"the table {path} is passed over: {_reason(error)}")
+            return
+        bad: list[str] = []
+        unknown: list[str] = []
+        for index, entry in enumerate(entries):
+            try:
+                row = Row.from_json(entry, path, index)
+            except ConfigError as error:
+                bad.append(f"row {index} {error}")
+                continue
+            self.rows.append(row)
+            if row.extra:
+                unknown.append(f"row {index} has {', '.join(map(brief, sorted(row.extra)))}")
+        if bad:
+            self.problems.append(f"{path}: {_first(bad)}; skipped, the other rows are used")
+        # A later version may add a field that only informs. A row is measured work: it is used, and said to be odd.
+        if unknown:
+            self.problems.append(f"{path}: {_first(unknown)}, which this version does not know; used without it")
+
+
+def table_files(folders: Iterable[Path], kernel: str) -> Iterator[TableFile]:
+    """Every table of a kernel, folder by folder in the order given, then by name."""
+    for folder in folders:
+        with contextlib.suppress(OSError):  # an absent or unreadable folder holds no tables
+            paths = sorted(kernel_folder(folder, kernel).glob("*.json"))
+            # A pipe or a device by that name would block the reader.
+            yield from (TableFile(path) for path in paths if path.is_file())
+
+
+def parse_json(content: bytes) -> Any:
+    """Strict JSON; ``ValueError`` with the reason for anything else, NaN and infinities included."""
+    try:
+        return json.loads(content, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def parse_table(content: bytes) -> list[Any]:
+    """The entries of a table, unchecked; ``ValueError`` when it is not a JSON list."""
+    entries = parse_json(content)
+    if not isinstance(entries, list):
+        raise ValueError(f"a table is a list of rows, not {brief(entries, 40)}")
+    return entries
+
+
+def write_rows(folder: Path, kernel: str, gpu: str, rows: Iterable[Row]) -> Path:
+    """Puts ``rows`` into ``<folder>/<kernel>/<gpu>.json`` beside all that is there, and returns that path.
+
+    A row takes the place of one with the same case and kernel fingerprint. The file is replaced as a whole, under a
+    lock, after its bytes have reached the disk: whenever a process dies, the table holds all its old rows, and then all
+    the new ones. A file that is no table is set aside, never overwritten.
+
+    Raises:
+        ConfigError: the folder cannot be written, the disk is full, or another process keeps the lock for a minute.
+    """
+    import filelock
+
+    target = kernel_folder(folder, kernel) / f"{slug(gpu)}.json"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(target.parent, os.W_OK):
+            raise PermissionError("the folder is read-only")
+        with filelock.FileLock(target.with_name(f".{target.name}.lock"), timeout=_LOCK_SECONDS):
+            # The lock is ours, so a temporary file of this table was left by a writer that died.
+            for orphan in target.parent.glob(f".{target.name}.*.tmp"):
+                orphan.unlink()
+            _replace(target, _render(_merge(_entries_to_keep(target), rows)))
+    except filelock.Timeout:
+        raise ConfigError(
+            f"no rows were written to {target}: another process has held its lock for {_LOCK_SECONDS} s; "
+            "end that process or choose another folder with HELION_COMPILE_CONFIG_DIR"
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"no rows were written to {target}: {_reason(error)}; its old rows are untouched, "
+            "and HELION_COMPILE_CONFIG_DIR chooses another folder"
+        ) from None
+    return target
+
+
+def _entries_to_keep(target: Path) -> list[Any]:
+    try:
+        content = target.read_bytes()
+    except FileNotFoundError:
+        return []
+    try:
+        return parse_table(content)
+    except ValueError:
+        # Named after its content: setting aside twice loses nothing, whichever of two damaged files came first.
+        os.replace(target, target.with_name(f"{target.name}.damaged-{hashlib.sha256(content).hexdigest()[:8]}"))
+        return []
+
+
+def _merge(entries: list[Any], rows: Iterable[Row]) -> list[Any]:
+    """Rows of other cases and versions stay, and entries that are no rows stay word for word, at the end."""
+    kept: dict[Any, list[Row]] = {}
+    damaged = []
+    for entry in entries:
+        try:
+            row = Row.from_json(entry)
+        except ConfigError:
+            damaged.append(entry)
+        else:
+            kept.setdefault((row.case, row.kernel), []).append(row)
+    kept.update({(row.case, row.kernel): [row] for row in rows})
+    ordered = sorted((row for group in kept.values() for row in group), key=lambda row: (row.case, row.kernel or ""))
+    return [row.to_json() for row in ordered] + damaged
+
+
+def _render(entries: list[Any]) -> bytes:
+    # A row a line: a diff shows the rows that changed.
+    lines = ",\n".join(json.dumps(entry, allow_nan=False) for entry in entries)
+    return f"[\n{lines}\n]\n".encode()
+
+
+def _replace(target: Path, content: bytes) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)  # mkstemp's files are private, a table is not
+        os.replace(name, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+    if os.name == "posix":  # the new name is on the disk only when its folder is
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _first(sentences: list[str]) -> str:
+    more = len(sentences) - 1
+    return sentences[0] + (f" (and {more} more row{'s' * (more > 1)} like it)" if more else "")
+
+
+def _reason(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__

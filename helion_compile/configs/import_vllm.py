@@ -1,0 +1,170 @@
+"""``python -m helion_compile configs import``: the config files of vLLM's Helion kernels become rows of a table.
+
+Three forms are read: the list ``[{"key": {"hidden_size": 4096, "num_tokens": 16}, "config": {…}}]``, the older flat
+``{"hidden_size_4096_num_tokens_16": {…}, "default": {…}}``, and the oldest, where such flat objects stand under the
+names of GPUs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from helion_compile.configs.case import brief
+from helion_compile.configs.files import parse_json
+from helion_compile.configs.gpu import arch_of, slug
+from helion_compile.configs.table import ConfigError, ConfigTable, Gpu, Row
+
+__all__ = ["main", "read_vllm_file"]
+
+_FLAT_KEY = re.compile(r"(?:[A-Za-z][A-Za-z_]*_\d+)(?:_[A-Za-z][A-Za-z_]*_\d+)*")
+_FLAT_FACT = re.compile(r"([A-Za-z][A-Za-z_]*?)_(\d+)(?:_|$)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns 0, or 1 when a file gave no rows or the table could not be written."""
+    options = _parser().parse_args(argv)
+    try:
+        gpu = _gpu(options.gpu, options.capability)
+        table = ConfigTable(options.kernel)
+        renames = {"numtokens": "num_tokens", **dict(options.rename)}
+        failed = False
+        for file in options.files:
+            rows, skipped = read_vllm_file(file, gpu, renames, dict(options.set))
+            for sentence in skipped:
+                print(sentence, file=sys.stderr)
+            failed |= not rows
+            if rows:
+                path = table.add(rows, gpu)
+                print(f"{len(rows)} rows of {file} are now in {path}; they count after rows tuned for this kernel")
+    except (ConfigError, ValueError) as error:
+        print(f"configs import: {error}", file=sys.stderr)
+        return 1
+    return int(failed)
+
+
+def read_vllm_file(
+    file: Path, gpu: Gpu, renames: dict[str, str] | None = None, facts: dict[str, Any] | None = None
+) -> tuple[list[Row], list[str]]:
+    """The rows of one of vLLM's config files for ``gpu``, and a sentence for each entry that is none.
+
+    The rows name no kernel version, because vLLM's kernel is not ours: a table uses them after rows that were tuned,
+    and drops those that do not compile.
+
+    Args:
+        renames: our name of a fact by vLLM's.
+        facts: facts that every row gets, for what vLLM's keys do not say.
+
+    Raises:
+        ConfigError: the file cannot be read, is in none of the three forms, or holds other GPUs only.
+    """
+    try:
+        content = parse_json(file.read_bytes())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{file} cannot be imported: {reason}") from None
+    rows: list[Row] = []
+    skipped: list[str] = []
+    for place, key, config in _entries(file, content, gpu):
+        try:
+            named = {(renames or {}).get(name, name): value for name, value in _facts(key).items()}
+            case = {**named, **(facts or {})} if named else {}
+            rows.append(Row.from_json({"case": case, "config": config, "made_with": {"source": f"vllm {file.name}"}}))
+        except ConfigError as error:
+            skipped.append(f"{file}: {place} {error}; it is left out")
+    return rows, skipped
+
+
+def _entries(file: Path, content: Any, gpu: Gpu) -> Iterator[tuple[str, Any, Any]]:
+    """Place in the file, key and config of each entry."""
+    if isinstance(content, list):
+        for index, entry in enumerate(content):
+            known = entry if isinstance(entry, dict) else {}
+            yield f"entry {index}", known.get("key"), known.get("config")
+        return
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file} cannot be imported: it is {brief(content, 40)}, not a list or object of configs")
+    if content and all(_is_section(value) for value in content.values()):
+        content = _section(file, content, gpu)
+    for key, config in content.items():
+        yield f"entry {brief(key)}", key, config
+
+
+def _section(file: Path, content: dict[str, Any], gpu: Gpu) -> dict[str, Any]:
+    # A variant's full name begins with the name that vLLM files it under: "NVIDIA H100 80GB HBM3" under nvidia_h100.
+    name = max((name for name in content if f"{gpu.slug}_".startswith(f"{name}_")), key=len, default=None)
+    if name is None:
+        raise ConfigError(
+            f"{file} cannot be imported: it has configs for {', '.join(map(brief, list(content)[:8]))} and none for "
+            f"{gpu.slug}; name one of these with --gpu"
+        )
+    return content[name]
+
+
+def _is_section(value: Any) -> bool:
+    # The values of a config are numbers, strings and lists, those of a section are configs.
+    return isinstance(value, dict) and bool(value) and all(isinstance(config, dict) for config in value.values())
+
+
+def _facts(key: Any) -> dict[str, Any]:
+    if isinstance(key, dict):
+        return key
+    if key == "default":
+        return {}
+    if not isinstance(key, str) or not _FLAT_KEY.fullmatch(key):
+        raise ConfigError(f"has {brief(key)} where facts and their sizes belong")
+    return {name: int(size) for name, size in _FLAT_FACT.findall(key)}
+
+
+def _gpu(name: str, capability: tuple[int, int] | None) -> Gpu:
+    if capability is None:
+        arch = arch_of(slug(name))
+        if arch is None:
+            raise ConfigError(f"the compute capability of {brief(name)} is not known: give it, as in --capability 9.0")
+        digits = arch.removeprefix("sm_")
+        capability = int(digits[:-1]), int(digits[-1])
+    return Gpu(name, capability)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m helion_compile configs import", description="Import config files of vLLM's Helion kernels."
+    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument("--kernel", required=True, help="the kernel that gets the configs, such as rms_norm_quant")
+    parser.add_argument("--gpu", required=True, help="the GPU they were tuned on, such as 'NVIDIA H100'")
+    parser.add_argument("--capability", type=_capability, metavar="9.0", help="its compute capability, if not well known")
+    parser.add_argument(
+        "--rename", type=_assignment, action="append", default=[], metavar="THEIRS=OURS", help="a fact's other name"
+    )
+    parser.add_argument(
+        "--set", type=_fact, action="append", default=[], metavar="FACT=VALUE", help="a fact that every row gets"
+    )
+    return parser
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def _fact(text: str) -> tuple[str, Any]:
+    name, value = _assignment(text)
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _capability(text: str) -> tuple[int, int]:
+    major, dot, minor = text.partition(".")
+    if not (major.isdecimal() and dot and minor.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a compute capability like 9.0")
+    return int(major), int(minor)

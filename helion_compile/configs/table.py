@@ -1,0 +1,287 @@
+"""ConfigTable: which config a kernel runs with for a case on a GPU, and where that config came from."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+from weakref import WeakValueDictionary
+
+from helion_compile.configs.case import Case, brief
+from helion_compile.configs.files import TableFile, kernel_folder, shipped_folder, table_files, user_folder, write_rows
+from helion_compile.configs.gpu import Gpu, arch_of, likeness
+from helion_compile.configs.lookup import Match, Shelf
+from helion_compile.configs.row import ConfigError, Row
+from helion_compile.lru import Recent
+
+__all__ = ["Case", "ConfigError", "ConfigTable", "Gpu", "Pick", "Row"]
+
+log = logging.getLogger(__name__)
+
+Origin: TypeAlias = Match | Literal["default"]
+
+_REMEMBERED_PICKS = 1024  # a pick and its case take about 700 bytes, and making one anew 5 µs
+
+
+class Pick(NamedTuple):
+    """A config and where it came from.
+
+    Attributes:
+        config: what ``helion.Config(**config)`` takes, or None for Helion's default config. Treat it as read-only.
+        origin: ``"exact"``, ``"rounded"`` (up), ``"nearest"`` or ``"default-case"`` when it is a row of a table;
+            ``"default"`` when no table has a row for the case.
+        row: the row, or None.
+        case, gpu: what was asked.
+        from_gpu: the GPU of the row's table as its file name spells it, or None.
+    """
+
+    config: Mapping[str, Any] | None
+    origin: Origin
+    row: Row | None
+    case: Case
+    gpu: Gpu
+    from_gpu: str | None = None
+
+    @property
+    def other_gpu(self) -> bool:
+        """Whether the row was measured on another GPU, of the same architecture."""
+        return self.from_gpu is not None and self.from_gpu != self.gpu.slug
+
+    @property
+    def sentence(self) -> str:
+        """What a report says of this pick."""
+        if self.row is None:
+            source = "Helion's default config" if self.config is None else "the kernel's own default config"
+            return f"no table has a row for ({self.case}) on {self.gpu.name}: {source}"
+        how = {
+            "exact": f"measured for ({self.case})",
+            "rounded": f"rounded up to ({self.row.case})",
+            "nearest": f"nearest measured case is ({self.row.case})",
+            "default-case": "the table's row for all other cases",
+        }[self.origin]
+        other = f", measured on {self.from_gpu}, also {self.gpu.arch}" if self.other_gpu else ""
+        unsure = "" if self.row.kernel else ", for a kernel version that the table does not name"
+        return f"{how}{other}{unsure}: {self.row.where}"
+
+
+class ConfigTable:
+    """The configs of one kernel, from the user's folder and from the shipped one.
+
+    A pick takes, in this order: the row of this case; the row with the same exact facts and the next larger rounded
+    ones; the nearest row; the row of the default case; the same again from the tables of other GPUs of the same
+    architecture; what ``default`` gives; Helion's default. Of two rows for one case the one from the earlier folder
+    counts. Files are read at the first pick, and again on :meth:`reload` or :meth:`add`.
+
+    Nothing a file can hold makes a pick fail: what is damaged is passed over with one logged sentence, which
+    :attr:`problems` keeps.
+
+    Args:
+        kernel: the kernel's name, an identifier; its tables lie in a folder of that name.
+        rounded: the facts that are rounded up to the next measured size. All others are exact.
+        default: takes a case, gives the config to use when no table has one, or None for Helion's default.
+        folders: where tables are looked for, the preferred and only written one first; by default
+            ``HELION_COMPILE_CONFIG_DIR`` or the user's data folder, then the tables shipped with the package.
+        nearest: the exact facts that may differ in the nearest row, where none has those of a case; by default all that are
+            numbers.  Empty where a config says nothing about other sizes.
+        kernel_fingerprint: the version of the kernel, or several whose configs are interchangeable. Rows of any other
+            version are skipped; rows that do not say count after those that do.
+
+    Raises:
+        ConfigError: ``kernel`` is not an identifier.
+    """
+
+    def __init__(
+        self,
+        kernel: str,
+        rounded: Sequence[str] = ("num_tokens",),
+        default: Callable[[Case], Mapping[str, Any] | None] | None = None,
+        folders: Sequence[Path | str] | None = None,
+        kernel_fingerprint: str | Collection[str] | None = None,
+        nearest: Collection[str] | None = None,
+    ) -> None:
+        kernel_folder(Path(), kernel)  # a bad name is reported where it was given
+        self.kernel = kernel
+        self.rounded = tuple(rounded)
+        self.nearest = None if nearest is None else frozenset(nearest)
+        self.problems: list[str] = []
+        self._default = default
+        self._folders = None if folders is None else tuple(map(Path, folders))
+        self._versions = frozenset([kernel_fingerprint] if isinstance(kernel_fingerprint, str) else kernel_fingerprint or ())
+        self._lock = threading.RLock()
+        self._files: list[TableFile] | None = None
+        self._shelves: dict[Gpu, list[tuple[str, Shelf]]] = {}
+        self._broken: dict[str, str] = {}
+        self._watchers: list[Callable[[], None]] = []
+        self._recent: WeakValueDictionary[int, Recent] = WeakValueDictionary()
+        # The instance's pick is the class's, remembered: one call into C for a case seen before.
+        self.pick = functools.lru_cache(_REMEMBERED_PICKS)(self.pick)  # type: ignore[method-assign]
+
+    def pick(self, case: Case, gpu: Gpu) -> Pick:
+        """The config for ``case`` on ``gpu``; it never fails for lack of a table."""
+        shelves = self._shelves.get(gpu)
+        for from_gpu, shelf in self._arrange(gpu) if shelves is None else shelves:
+            if found := shelf.find(case):
+                row, origin = found
+                return Pick(row.config, origin, row, case, gpu, from_gpu)
+        return Pick(self._default(case) if self._default else None, "default", None, case, gpu)
+
+    def picker(self, gpu: Gpu, case: Callable[..., Case], key: Callable[..., Hashable] | None = None) -> Callable[..., Pick]:
+        """A function from the kernel's arguments to their :class:`Pick` on ``gpu``, fast when it saw such ones before.
+
+        Args:
+            case: takes the arguments, gives their case; called once for each new key.
+            key: takes the arguments, gives the cheapest value that settles the case, such as
+                ``lambda x, *_: (x.shape, x.dtype)``. By default shape and dtype of every tensor, and all else as it is.
+        """
+        recent: Recent = Recent(_REMEMBERED_PICKS)
+        self._recent[id(recent)] = recent
+        key = key or _argument_key
+
+        def pick(*args: Any) -> Pick:
+            settled = key(*args)
+            return recent[settled] or recent.remember(settled, self.pick(case(*args), gpu))
+
+        return pick
+
+    def add(self, rows: Iterable[Row], gpu: Gpu) -> Path:
+        """Puts rows measured on ``gpu`` into the user's table, safe against other writers and against dying half-way.
+
+        Each replaces the row with its case and kernel fingerprint; all other rows stay. Returns the file.
+
+        Raises:
+            ConfigError: a row cannot be kept as JSON, or the table cannot be written; nothing was changed then.
+        """
+        checked = []
+        for index, row in enumerate(rows):
+            origin = {"gpu": gpu.name, "arch": gpu.arch}
+            try:
+                checked.append(replace(row, made_with={**origin, **row.made_with}).checked())
+            except ConfigError as error:
+                raise ConfigError(f"nothing was added for {self.kernel}: row {index} of those given {error}") from None
+        path = write_rows(self.folders[0], self.kernel, gpu.slug, checked)
+        self.reload()
+        return path
+
+    def mark_broken(self, row: Row, reason: str) -> None:
+        """Skips ``row`` from now on in this process, with one warning: its config did not compile, say."""
+        with self._lock:
+            if (config := _config_text(row)) not in self._broken:
+                self._broken[config] = reason = " ".join(reason.split())[:300]
+                self._tell(f"the config for ({row.case}) of {self.kernel} is skipped, {row.where}: {reason}")
+            self._forget()
+
+    def rows(self, gpu: Gpu) -> list[Row]:
+        """All usable rows that were measured on ``gpu``, those of the user's folder first."""
+        with self._lock:
+            return [row for file in self._loaded() if file.gpu == gpu.slug for row in self._usable(file.rows, file)]
+
+    def covers(self, gpu: Gpu) -> bool:
+        """Whether there is a usable row that was measured on ``gpu`` or on another of its architecture."""
+        with self._lock:
+            return any(
+                self._usable([row for row in file.rows if file.gpu == gpu.slug or _arch(row, file) == gpu.arch], file)
+                for file in self._loaded()
+            )
+
+    def fingerprint(self) -> str:
+        """Sixteen hex digits over the table files in use, for keys of compile caches.
+
+        Equal contents give equal digests in any process and under any path; an edit, once read, another.
+        """
+        digest = hashlib.sha256()
+        for file in self._loaded():
+            digest.update(f"{file.gpu} {len(file.content)} ".encode() + file.content)
+        return digest.hexdigest()[:16]
+
+    def reload(self) -> None:
+        """Reads the files again at the next pick; picks made so far keep what they have."""
+        with self._lock:
+            self._files = None
+            self._forget()
+
+    def on_change(self, watcher: Callable[[], None]) -> None:
+        """Calls ``watcher`` whenever picks may come out differently: on :meth:`reload`, :meth:`add`, :meth:`mark_broken`."""
+        self._watchers.append(watcher)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders in order of preference; new rows go to the first."""
+        return (user_folder(), shipped_folder()) if self._folders is None else self._folders
+
+    def _arrange(self, gpu: Gpu) -> list[tuple[str, Shelf]]:
+        """A shelf for ``gpu``, then one for each GPU of its architecture, those of the likest name first."""
+        with self._lock:
+            rows: dict[str, list[Row]] = {}
+            for file in self._loaded():
+                fits = [row for row in file.rows if file.gpu == gpu.slug or _arch(row, file) == gpu.arch]
+                rows.setdefault(file.gpu, []).extend(self._usable(fits, file))
+            order = sorted(rows, key=lambda name: (name != gpu.slug, -likeness(name, gpu.slug), name))
+            for name in order:  # a stable sort: the order of the folders decides among rows that say their version
+                rows[name].sort(key=lambda row: not row.kernel)
+            shelves = [(name, Shelf(rows[name], self.rounded, self.nearest)) for name in order]
+            self._shelves[gpu] = shelves
+            return shelves
+
+    def _usable(self, rows: list[Row], file: TableFile) -> list[Row]:
+        """Those of this kernel version that are not broken, the faster of two for one case first."""
+        ours = [row for row in rows if self._is_ours(row)]
+        if len(ours) < len(rows):
+            alien = next(row for row in rows if not self._is_ours(row))
+            self._tell(
+                f"{file.path}: {len(rows) - len(ours)} of {len(rows)} rows were made by another version of "
+                f"{self.kernel} (row {alien.index}: {brief(alien.kernel)}, now: {', '.join(sorted(self._versions))}) "
+                f"and are skipped; `python -m helion_compile tune {self.kernel}` makes new ones"
+            )
+        first: dict[tuple[Case, str | None], Row] = {}
+        for row in ours:
+            if (twin := first.setdefault((row.case, row.kernel), row)) is not row:
+                self._tell(
+                    f"{file.path}: rows {twin.index} and {row.index} are both for ({row.case}); the faster is used, "
+                    "or the first where none says its time"
+                )
+        if self._broken:
+            ours = [row for row in ours if _config_text(row) not in self._broken]
+        return sorted(ours, key=lambda row: float("inf") if row.us is None else row.us)
+
+    def _is_ours(self, row: Row) -> bool:
+        return not self._versions or row.kernel is None or row.kernel in self._versions
+
+    def _loaded(self) -> list[TableFile]:
+        with self._lock:
+            if self._files is None:
+                self._files = list(table_files(self.folders, self.kernel))
+                for file in self._files:
+                    for problem in file.problems:
+                        self._tell(problem)
+            return self._files
+
+    def _tell(self, problem: str) -> None:
+        if problem not in self.problems:
+            self.problems.append(problem)
+            log.warning("%s", problem)
+
+    def _forget(self) -> None:
+        self._shelves = {}
+        self.pick.cache_clear()  # type: ignore[attr-defined]
+        for recent in list(self._recent.values()):
+            recent.clear()
+        for watcher in self._watchers:
+            watcher()
+
+
+def _arch(row: Row, file: TableFile) -> str | None:
+    return row.arch or arch_of(file.gpu)
+
+
+def _config_text(row: Row) -> str:
+    return f"{row.case} {json.dumps(row.config, sort_keys=True)}"
+
+
+def _argument_key(*args: Any) -> Hashable:
+    return tuple([(arg.shape, arg.dtype) if hasattr(arg, "dtype") else arg for arg in args])

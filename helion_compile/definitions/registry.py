@@ -1,0 +1,94 @@
+"""Kernels by name and by key: how a graph node, which holds only text, finds its kernel again."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from helion_compile.errors import DuplicateKernelError, UnknownKernelError
+
+if TYPE_CHECKING:
+    from helion_compile.helion_kernel import HelionKernel
+
+__all__ = ["find", "kernels", "named", "register", "remember"]
+
+_lock = threading.Lock()
+_by_name: dict[str, HelionKernel] = {}
+_by_key: dict[str, HelionKernel] = {}
+
+
+def register(kernel: HelionKernel) -> None:
+    """Make ``kernel`` findable.
+
+    A definition that runs again (a reloaded module, a notebook cell, a factory function) replaces its earlier self; older
+    versions stay findable by key, since compiled graphs may still call them.
+
+    Raises:
+        DuplicateKernelError: another function has the name already.
+    """
+    with _lock:
+        known = _by_name.get(kernel.name)
+        if known is not None and not _same_definition(known, kernel):
+            raise DuplicateKernelError(
+                f"two Helion kernels are named {kernel.name!r}: one at {known.place}, one at {kernel.place}. Graphs and "
+                f"config files find a kernel by its name; give one of them another with kernel(name=...)."
+            )
+        _by_name[kernel.name] = kernel
+
+
+def remember(key: str, kernel: HelionKernel) -> None:
+    """Make ``kernel`` findable by ``key``, also after a redefinition; called when its key is first asked for."""
+    _by_key[key] = kernel
+
+
+def kernels() -> list[HelionKernel]:
+    """The latest version of every kernel that this process has defined."""
+    with _lock:
+        return list(_by_name.values())
+
+
+def _same_definition(one: HelionKernel, other: HelionKernel) -> bool:
+    # The place counts too: `python -m package.module` runs a module as __main__ which others import by its name.
+    return one.place == other.place or all(
+        getattr(one.fn, name) == getattr(other.fn, name) for name in ("__module__", "__qualname__")
+    )
+
+
+def find(key: str) -> HelionKernel:
+    """The kernel with this key ("rms_norm_quant@1f3a5c77"), or of this name in its version of now.
+
+    Raises:
+        UnknownKernelError: no such kernel in this process; says whether another version of it is there.
+    """
+    if "@" not in key:
+        return named(key)
+    kernel = _by_key.get(key)
+    if kernel is not None:
+        return kernel
+    import helion_compile.kernels  # noqa: F401  a graph from a cache may be the first to name one of ours
+
+    known = _by_name.get(key.partition("@")[0])
+    if known is not None and known.key == key:
+        return known
+    found = (
+        f"this process has another version of it, {known.key}, from {known.place}: recompile the graph"
+        if known
+        else f"this process has not defined it; it has {', '.join(sorted(_by_name))}: import the kernel's module first"
+    )
+    raise UnknownKernelError(f"a compiled graph calls the Helion kernel {key}, but {found}.")
+
+
+def named(name: str) -> HelionKernel:
+    """The kernel of this name, in its version of now.
+
+    Raises:
+        UnknownKernelError: no such kernel in this process.
+    """
+    import helion_compile.kernels  # noqa: F401
+
+    if name not in _by_name:
+        raise UnknownKernelError(
+            f"no Helion kernel is named {name!r}; this process has {', '.join(sorted(_by_name))}: import the module of "
+            f"yours first"
+        )
+    return _by_name[name]

@@ -1,0 +1,234 @@
+"""Tracing a model up to the point where ``backend="helion"`` hands its graphs to Inductor's code generation.
+
+What comes after, compiling kernels, takes most of torch.compile's time and changes nothing of what was fused.  The graphs
+are run as they are, node by node.
+
+Private interfaces: the first steps of ``compile_fx``'s inner function; tested with torch 2.11, 2.13 and 2.15.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import logging
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch.fx import GraphModule
+
+from helion_compile.frontend.backend import Options, in_turn, inductor, told_how_to_go_on
+from helion_compile.frontend.history import compilation
+from helion_compile.graph.specialize_eps import fix_eps
+from helion_compile.passes.account.records import GraphRecord
+from helion_compile.reports.describing import describe
+from helion_compile.reports.model import GraphReport
+from helion_compile.verify import Compared, run_verified
+
+__all__ = ["Inspected", "inspect", "inspect_once", "inspecting_backend", "reader", "with_verified"]
+
+log = logging.getLogger("helion_compile.explain")
+
+
+@dataclass
+class Inspected:
+    """One graph as the pass left it.
+
+    Attributes:
+        report: what a report says of it; with what was verified, once the graph has run.
+        module: the graph, run node by node.
+        inputs, outputs: of its first run, where recording them was asked for.
+    """
+
+    report: GraphReport
+    module: GraphModule
+    inputs: list[Any] | None = None
+    outputs: Any = None
+
+    @property
+    def record(self) -> GraphRecord:
+        return self.report.record
+
+    @property
+    def training(self) -> bool:
+        return self.report.training
+
+
+def inspect(
+    model: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    mode: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    dynamic: bool | None = None,
+    verify: bool = False,
+) -> list[Inspected]:
+    """The graphs of ``model(*args, **kwargs)``, which is run once.
+
+    What Dynamo knows of the model from earlier compilations is not used, nor added to but for functions behind a graph break:
+    those keep an entry of this trace, which counts towards their recompile limit until ``torch.compiler.reset()``.
+    """
+
+    def call(self, *args, **kwargs):
+        return self(*args, **kwargs)
+
+    # Dynamo keeps compiled graphs with the code object of the outermost function: give it one that dies with this call.
+    # Only functions behind a graph break are outermost themselves.
+    fresh = types.FunctionType(call.__code__.replace(), globals())
+    found: list[Inspected] = []
+    compiled = torch.compile(fresh, backend=inspecting_backend(found, mode, options, verify=verify), dynamic=dynamic)
+    # Sizes of earlier calls, of this function or with other models, must not make today's dynamic.
+    with _as_written(model), torch._dynamo.config.patch(automatic_dynamic_shapes=False, recompile_limit=1000):
+        compiled(model, *args, **kwargs)
+    return found
+
+
+@contextlib.contextmanager
+def _as_written(model: Callable[..., Any]) -> Iterator[None]:
+    """Within it, modules that were compiled in place (``module.compile()``) run as they are written."""
+    modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
+    compiled = [(module, module._compiled_call_impl) for module in modules if module._compiled_call_impl is not None]
+    for module, _ in compiled:
+        module._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for module, implementation in compiled:
+            module._compiled_call_impl = implementation
+
+
+def inspecting_backend(
+    found: list[Inspected],
+    mode: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    verify: bool = False,
+    record_inputs: bool = False,
+    reject: Mapping[tuple[str, str], str] = MappingProxyType({}),
+) -> Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]:
+    """A backend for ``torch.compile`` that rewrites graphs as ``backend="helion"`` does and appends them to ``found``.
+
+    Args:
+        verify: run each fused site of a graph against what it replaces, the first time the graph runs.
+        record_inputs: keep a copy of what a graph is given the first time, and what it returned.
+        reject: chains to leave alone, as ``FusionPass`` takes them.
+    """
+    from functorch.compile import make_boxed_func
+    from torch._inductor.compile_fx import compile_fx
+
+    ours, theirs = Options.split(options)
+    fusion_pass = ours.fusion_pass(log, keep_originals=verify, reject=reject)
+    compiler = inductor(mode, theirs)
+    hook = in_turn(compiler, fusion_pass)
+
+    def stop_before_code(module: GraphModule, inputs: Sequence[Any], **flags: Any) -> Callable[..., Any]:
+        from torch._inductor.compile_fx import fake_tensor_prop
+        from torch._inductor.fx_passes.post_grad import reorder_for_locality, view_to_reshape
+
+        # What Inductor does before the hook that our pass stands in.
+        view_to_reshape(module)
+        fake_tensor_prop(module, inputs)
+        module.graph.eliminate_dead_code()
+        reorder_for_locality(module.graph)
+        hook(module.graph)
+        module.recompile()
+        training = not flags.get("is_inference", False)
+        report = describe(module.graph, fusion_pass.records[-1], training=training, name=compilation())
+        inspected = Inspected(report, module)
+        found.append(inspected)
+
+        def run(*values: Any) -> Any:
+            if not (verify or record_inputs) or inspected.outputs is not None:
+                return module.forward(*values)
+            if record_inputs:
+                inspected.inputs = [each.clone() if isinstance(each, torch.Tensor) else each for each in values]
+            if verify:
+                outputs, compared = run_verified(module, inspected.record, values, ours.numerics)
+                inspected.report = with_verified(inspected.report, compared)
+            else:
+                outputs = module.forward(*values)
+            # A result may be an input that its owner goes on to write to.
+            inspected.outputs = [each.clone() if isinstance(each, torch.Tensor) else each for each in outputs]
+            return outputs
+
+        return make_boxed_func(run)
+
+    def backend(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        fix_eps(module)
+        with torch._functorch.config.patch(enable_autograd_cache=False), told_how_to_go_on(module, inputs):
+            return compile_fx(module, inputs, inner_compile=stop_before_code, config_patches=compiler.config)
+
+    return backend
+
+
+def with_verified(report: GraphReport, compared: Mapping[str, tuple[Compared, ...]]) -> GraphReport:
+    fused = (dataclasses.replace(fused, verified=compared.get(fused.site.node, ())) for fused in report.fused)
+    return dataclasses.replace(report, fused=tuple(fused))
+
+
+def inspect_once(
+    module: GraphModule,
+    inputs: Sequence[Any],
+    mode: str | None,
+    options: Mapping[str, Any] | None,
+    **what: Any,
+) -> list[Inspected]:
+    """Inspect a graph that Dynamo has just made, and run it on the arguments for which it was made.
+
+    Neither the graph nor its arguments are changed: all but the parameters are copied before.  ``what`` goes to
+    :func:`inspecting_backend`.
+    """
+    found: list[Inspected] = []
+    backend = inspecting_backend(found, mode, options, **what)
+    values = [_own(value) for value in inputs]
+    context = torch._guards.TracingContext.try_get()
+    # A context of its own, as what AOTAutograd leaves in one is read by the compilation that follows.
+    fresh = None if context is None else copy.copy(context)
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch._guards.tracing(fresh), torch.random.fork_rng(devices):
+        compiled = backend(copy.deepcopy(module), inputs)
+        compiled(*values)
+    return found
+
+
+def reader(
+    module: GraphModule,
+    inputs: Sequence[Any],
+    mode: str | None,
+    options: Mapping[str, Any] | None,
+    **what: Any,
+) -> Callable[[], GraphReport] | None:
+    """What reads a graph that Dynamo has just made, at any later time: with the values of tracing, so nothing runs.
+
+    ``what`` goes to :func:`inspecting_backend`.  For graphs of inference, which are one graph behind AOTAutograd too.  None
+    where the graph holds something that cannot be copied.
+    """
+    # Weights that the graph holds are shared: it is the graph that a compiler changes.
+    held = {id(each): each for each in (*module.parameters(), *module.buffers())}
+    try:
+        own = copy.deepcopy(module, held)
+    except Exception:
+        return None
+    placeholders = module.graph.find_nodes(op="placeholder")
+    values = [node.meta.get("example_value", given) for node, given in zip(placeholders, inputs, strict=True)]
+    grad, inference, name = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), compilation()
+
+    def read() -> GraphReport:
+        found: list[Inspected] = []
+        with torch._guards.tracing(None), torch.inference_mode(inference), torch.set_grad_enabled(grad):
+            inspecting_backend(found, mode, options, **what)(own, values)
+        (inspected,) = found
+        return dataclasses.replace(inspected.report, name=name)
+
+    return read
+
+
+def _own(value: Any) -> Any:
+    if isinstance(value, torch.SymInt):
+        return int(value.node.hint)
+    return value.clone() if isinstance(value, torch.Tensor) and not isinstance(value, torch.nn.Parameter) else value

@@ -1,0 +1,96 @@
+"""A graph that was rewritten, or came from a cache: its report is kept, printed graphs get notes, `tlparse` gets artifacts."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch.fx import Graph
+
+from helion_compile.frontend.history import compilation
+from helion_compile.passes.account.records import GraphRecord
+from helion_compile.reports.describing import annotate, describe
+from helion_compile.reports.model import GraphReport, Report
+
+if TYPE_CHECKING:
+    from helion_compile.frontend.verify_rollback import Checked
+
+__all__ = ["Telling", "trace"]
+
+log = logging.getLogger("helion_compile")
+
+
+@dataclass
+class Telling:
+    """For ``FusionPass(on_graph=…)``.
+
+    Attributes:
+        reports: where the reports of the graphs are appended.
+        training: whether the graphs are those of a forward/backward pair.
+        checked: what verifying the graph found, if it was asked for.
+        found: the reports as they are before anything is verified: what holds for any values.
+    """
+
+    reports: list[GraphReport | Callable[[], GraphReport]]
+    training: bool
+    checked: Checked | None = None
+    found: list[GraphReport] = field(default_factory=list)
+
+    def __call__(self, graph: Graph, record: GraphRecord) -> None:
+        report = describe(graph, record, training=self.training, name=compilation())
+        self.found.append(report)
+        annotate(graph, report)
+        self._tell(report)
+
+    def cached(self, stored: Sequence[GraphReport], read: Callable[[], GraphReport] | None) -> None:
+        """The graph came from Inductor's cache.
+
+        Args:
+            stored: what was told of it when it was compiled.
+            read: where that is not kept, what reads it, once somebody asks.
+        """
+        for report in stored:
+            log.info("from Inductor's cache: %s", report.record.summary())
+            for line in report.record.details():
+                log.debug("%s", line)
+            self._tell(dataclasses.replace(report, name=compilation(), cached=True))
+        if not stored:
+            log.info("not read again: the compiled graph comes from Inductor's cache, fused as it was then; report() reads it")
+            empty = GraphReport(GraphRecord(), training=self.training, name=compilation(), cached=True)
+            trace(empty)
+            self.reports.append(empty if read is None else functools.partial(self._read, read, empty))
+
+    def _read(self, read: Callable[[], GraphReport], empty: GraphReport) -> GraphReport:
+        try:
+            report = read()
+        except Exception as error:
+            log.warning(
+                "the graph %s, from Inductor's cache, could not be read: %s: %s", empty.name, type(error).__name__, error
+            )
+            return empty
+        return self._checked(dataclasses.replace(report, cached=True))
+
+    def _tell(self, report: GraphReport) -> None:
+        report = self._checked(report)
+        self.reports.append(report)
+        trace(report)
+
+    def _checked(self, report: GraphReport) -> GraphReport:
+        return report if self.checked is None else self.checked.add_to(report)
+
+
+def trace(report: GraphReport) -> None:
+    """Artifacts in the structured trace (``TORCH_TRACE``), which ``tlparse`` shows beside those of torch; free without one."""
+    artifacts = {
+        "helion_graph_before": lambda: report.before,
+        "helion_graph_after": lambda: report.after,
+        "helion_report": lambda: Report((report,)).to_json(),
+    }
+    for name, payload in artifacts.items():
+        about = {"name": name, "encoding": "json" if name == "helion_report" else "string"}
+        torch._logging.trace_structured("artifact", metadata_fn=lambda about=about: about, payload_fn=payload)

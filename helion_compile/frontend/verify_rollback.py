@@ -1,0 +1,69 @@
+"""``options={"verify": True}``: before a graph is compiled, its sites are checked, and the broken ones left out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.fx import GraphModule
+
+from helion_compile.reports.model import FusedSite, GraphReport
+from helion_compile.verify.compare import Compared
+
+__all__ = ["Checked", "verified"]
+
+log = logging.getLogger("helion_compile")
+
+
+@dataclass
+class Checked:
+    """What a check of one graph found.
+
+    Attributes:
+        reject: the broken chains, by fusion and anchor as ``FusionPass(reject=…)`` takes them, each with the reason.
+        compared: what was measured, by the anchors of the sites that are left.
+    """
+
+    reject: dict[tuple[str, str], str] = field(default_factory=dict)
+    compared: dict[tuple[str, str], tuple[Compared, ...]] = field(default_factory=dict)
+
+    def add_to(self, report: GraphReport) -> GraphReport:
+        """The report of the graph as it is compiled, with what was measured."""
+        from helion_compile.frontend.capture import with_verified
+
+        sites = [fused.site for fused in report.fused]
+        return with_verified(report, {site.node: self.compared.get((site.fusion, site.anchor), ()) for site in sites})
+
+
+def verified(module: GraphModule, inputs: Sequence[Any], mode: str | None, options: Mapping[str, Any] | None) -> Checked:
+    """Run the graph once, node by node, on the values of the call for which it is compiled, and compare.
+
+    A chain that is left out can be taken by another fusion, which is then checked in turn.
+    """
+    from helion_compile.frontend.capture import inspect_once
+
+    checked = Checked()
+    while True:
+        broken = False
+        for inspected in inspect_once(module, inputs, mode, options, verify=True, reject=checked.reject):
+            for fused in inspected.report.fused:
+                key = fused.site.fusion, fused.site.anchor
+                checked.compared[key] = fused.verified
+                if reason := _broken(fused):
+                    broken = True
+                    checked.reject[key] = reason
+                    log.warning("%s at %s is not fused: %s", fused.site.fusion, fused.site.location, reason)
+        if not broken:
+            return checked
+
+
+def _broken(fused: FusedSite) -> str:
+    results = [f"{compared.output}: {compared.broken}" for compared in fused.verified if compared.broken]
+    if not results:
+        return ""
+    return (
+        f"verify ran {fused.kernel} against the original on the values of the first call, and its contract is broken for "
+        f"{' and '.join(results)}; a kernel that keeps to it fuses"
+    )

@@ -1,0 +1,208 @@
+"""Something -> quantise as one call of a kernel: what all such fusions ask of the quantiser and hand to the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from helion_compile.fusions.operands import Fakes, Nodes, Operands, Outputs, unpack
+from helion_compile.fusions.profitability import refused_or_left
+from helion_compile.graph.hop import helion_kernel
+from helion_compile.helion_kernel import HelionKernel
+from helion_compile.kernels.device.quantize_attrs import quantization
+from helion_compile.passes.ir.source_location import Location
+from helion_compile.passes.ir.values import CASTS, VIEWS, known_equal, number, shape_of
+from helion_compile.passes.match.region import Region
+from helion_compile.passes.patterns.custom_ops import vllm_matmul
+from helion_compile.passes.patterns.custom_ops.op_call import name_of
+from helion_compile.passes.rewrite.fusion import Chain, Emit, Fusion
+from helion_compile.passes.semantics import (
+    Granularity,
+    Matmul,
+    Meaning,
+    Quantize,
+    ScaleDivision,
+    ScaleFormat,
+    ScaleLayout,
+    ScaleUse,
+)
+
+__all__ = ["into_quantizer", "quantizer_text"]
+
+aten = torch.ops.aten
+
+_USE = {
+    ScaleUse.DIVIDE: "divide",
+    ScaleUse.MULTIPLY_RECIPROCAL: "reciprocal",
+    ScaleUse.MULTIPLY_FACTOR: "factor",
+    ScaleUse.MULTIPLY_FACTOR_INVERSE: "factor_inverse",
+    ScaleUse.MULTIPLY_QUOTIENT: "factor_inverse",  # but for its last bit
+}
+_DIVISION = {ScaleDivision.NUMBER: "number", ScaleDivision.TENSOR: "tensor", ScaleDivision.RECIPROCAL: "reciprocal"}
+_LAYOUT = {
+    ScaleLayout.ROW_MAJOR: "row_major",
+    ScaleLayout.COLUMN_MAJOR: "column_major",
+    ScaleLayout.TMA_ALIGNED: "tma_aligned",
+}
+_MATMULS = frozenset({aten._scaled_mm.default, aten._int_mm.default, aten.mm.default, aten.addmm.default, aten.bmm.default})
+
+
+def into_quantizer(
+    kernel: HelionKernel,
+    *front: type[Meaning],
+    exact: bool,
+    tensors: Callable[[Chain, Operands], Sequence[Any]],
+    attributes: Callable[[Chain], Sequence[Any]] = lambda chain: (),
+    outputs: Callable[[Chain], Sequence[str]] | None = None,
+    refuse: Callable[[Chain], str | None] = lambda chain: None,
+    same_bits: bool = False,
+) -> Fusion:
+    """``front`` -> Quantize, or a quantiser alone, as one call of ``kernel``, whose name the fusion takes.
+
+    The kernel takes (*tensors, static scale, upper bound of amax, *attributes, quantiser, exact), and at last, where it has
+    ``outputs`` of its own, whether the front's "out" is wanted.  It returns what the quantiser has, then ``outputs``.
+
+    Args:
+        tensors: the front's inputs.
+        attributes: those of the front's meaning.
+        outputs: names of what the kernel returns of the front.
+        refuse: why a front is none that the kernel computes.
+        same_bits: whether the kernel's bytes are those of the original, so that anything may read them.
+    """
+
+    def arguments(chain: Chain, operands: Operands) -> tuple[Any, ...]:
+        scales = (None if node is None else operands.of(node) for node in _inputs(chain))
+        wanted = [bool(chain.wanted(*front, "out"))] if outputs else []
+        quantizer = quantizer_text(chain[Quantize].meaning)
+        return *tensors(chain, operands), *scales, *attributes(chain), quantizer, exact, *wanted
+
+    def why_not(chain: Chain) -> str | None:
+        return (
+            refuse(chain)
+            or (None if same_bits else _refuse_readers(chain))
+            or _refuse_quantize(chain, exact)
+            or refused_or_left(chain, kernel, exact, *arguments(chain, Fakes()))
+        )
+
+    def build(chain: Chain, emit: Emit) -> Outputs:
+        results = unpack(emit, emit(helion_kernel, *arguments(chain, Nodes(emit)), kernel=kernel.name))
+        own = [(*front, name) for name in outputs(chain)] if outputs else []
+        return dict(zip([*_outputs(chain), *own], results, strict=True))
+
+    return Fusion(kernel.name, (*front, Quantize), refuse=why_not, build=build)
+
+
+def quantizer_text(meaning: Quantize) -> str:
+    """The attributes as kernels take them; of a meaning that is not refused."""
+    dynamic = meaning.dynamic
+    return quantization(
+        meaning.dtype,
+        qmax=meaning.qmax if dynamic else None,
+        clamp=meaning.clamp,
+        use=_USE[meaning.use],
+        scale_dtype=meaning.scale_dtype if dynamic else torch.float32,
+        division=_DIVISION[meaning.division] if dynamic else "number",
+        amax_ceiling=meaning.amax_ceiling,
+        amax_floor=meaning.amax_floor if meaning.amax_of_zeros is None else _smallest(meaning.x_dtype),
+        scale_floor=meaning.scale_floor,
+        group=meaning.group if meaning.granularity is Granularity.GROUP else None,
+        ue8m0=meaning.scale_format is ScaleFormat.UE8M0,
+        layout=_LAYOUT[meaning.scale_layout],
+        zero_point=meaning.zero_point,
+    )
+
+
+def _smallest(dtype: torch.dtype) -> float:
+    """The smallest positive number: as a floor it changes the scales of rows of zeros alone."""
+    return torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+
+
+def _refuse_zeros(chain: Chain) -> str | None:
+    """A row of zeros has another scale in the kernel, one with a NaN other values: in products both are 0, and NaN."""
+    meaning = chain[Quantize].meaning
+    if meaning.x_dtype == torch.float32 or meaning.use is not ScaleUse.DIVIDE:
+        found = f"rows of zeros have a scale of their own, x is {meaning.x_dtype} and {meaning.use.value}d by it"
+        return f"{found}; divided rows of 16 bits fuse"
+    for name in ("q", "scale"):
+        for reader in chain.readers(Quantize, name):
+            if reader.region is None or not isinstance(reader.region.meaning, Matmul):
+                where = f"{reader.node.target} at {Location.of(reader.node)}"
+                return f"rows of zeros have a scale of their own, which {where} may see; read by products alone they fuse"
+    return None
+
+
+def _inputs(chain: Chain) -> tuple[Node | None, Node | None]:
+    """The static scale and the upper bound of the largest magnitude, where the quantiser has them."""
+    meaning = chain[Quantize].meaning
+    return None if meaning.dynamic else chain.inputs["scale"], chain.inputs["scale_ub"] if meaning.scale_ub else None
+
+
+def _outputs(chain: Chain) -> list[tuple[type[Quantize], str]]:
+    """Names of the quantiser's outputs, in the order in which kernels return them."""
+    meaning = chain[Quantize].meaning
+    present = {"q": True, "scale": meaning.dynamic, "zero": meaning.zero_point}
+    return [(Quantize, name) for name, is_there in present.items() if is_there]
+
+
+def _refuse_quantize(chain: Chain, exact: bool) -> str | None:
+    """Why no kernel takes a quantiser of this kind; what of its attributes a kernel computes is the kernel's to say."""
+    meaning = chain[Quantize].meaning
+    if meaning.granularity is Granularity.TENSOR and meaning.dynamic:
+        return (
+            "one scale a tensor is known when all of it was read, so a second kernel has to write the values; Inductor makes "
+            "the same two. One scale a token, one a group and a static one fuse"
+        )
+    if not meaning.dynamic and meaning.granularity is not Granularity.TENSOR:
+        return f"there is one static scale {meaning.granularity.value}; a static scale of one number fuses"
+    if not meaning.dynamic and (others := [other for other in chain.beside(Quantize, "x") if not other.meaning.dynamic]):
+        return (
+            f"{len(others) + 1} static scales quantise one tensor, of which Inductor makes one kernel and we as many as there "
+            "are scales; one scale for all of them fuses"
+        )
+    taken = shape_of(chain[Quantize].inputs["x"])
+    for made in map(shape_of, chain.regions[0].outputs.get("out", ())):
+        # An operator that normalises and quantises has no tensor in between.
+        if meaning.dynamic and taken and made and not known_equal(made[-1], taken[-1]):
+            return f"rows of {made[-1]} elements are quantised in rows of {taken[-1]}; rows that stay as they are fuse"
+    if exact and meaning.use is ScaleUse.MULTIPLY_QUOTIENT:
+        return (
+            "x is multiplied by qmax / amax of one division, and by (1 / amax) * qmax in the kernel, which may have another "
+            "last bit; with numerics='default' it fuses"
+        )
+    return _refuse_zeros(chain) if meaning.amax_of_zeros is not None else None
+
+
+def _refuse_readers(chain: Chain) -> str | None:
+    """A matmul, and who gets the values from the graph, may meet a last-bit difference; other readers may depend on bytes."""
+    for reader in chain.readers(Quantize, "q"):
+        if reader.node.op != "output" and (other := _other_than_products(reader.node, reader.region)):
+            return (
+                f"the quantised bytes are also read by {other.target} at {Location.of(other)}, and a fused kernel "
+                f"may change a byte by one step; with only matmuls reading them it fuses"
+            )
+    return None
+
+
+def _other_than_products(node: Node, region: Region | None) -> Node | None:
+    """What reads the bytes and is no matmul; None where they go to matmuls alone, converted or shifted by a constant too.
+
+    On a CPU torchao writes int8 products as such, of floats or of uint8.
+    """
+    if region is not None and isinstance(region.meaning, Matmul):
+        return None
+    if node.target in _MATMULS or name_of(node) in vllm_matmul.ANCHORS:
+        return None
+    shifts = node.target is aten.add.Tensor and number(node.args[1]) is not None
+    if node.target in CASTS | VIEWS or shifts:
+        others = [_other_than_products(user, None) for user in node.users]
+        if others and not any(others):
+            return None
+    elif node.target is aten.view.dtype:
+        others = list(node.users)
+    else:
+        return node
+    # Who reads the bytes converted says more than the conversion, if it is in the graph.
+    return next((other for other in others if other is not None and other.op != "output"), node)

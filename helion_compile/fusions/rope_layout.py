@@ -1,0 +1,179 @@
+"""What every fusion that turns heads asks of a chain, and the tensors that it hands to its kernel.
+
+Letters: ``B`` sequences, ``S`` tokens, ``H`` heads, ``D`` elements of a head, ``R`` of them turned.  Where all tokens stand in
+one row, as in vLLM, values have no B: [S, H, D]; they are taken for those of one sequence.
+
+Inductor makes one kernel of a rotary embedding too, and puts it into that of a pointwise reader (the write to a KV cache, the
+copy that repeats keys for groups of queries) or producer.  So a fusion pays only where x lies in memory anyway and whoever
+reads the result wants it there: matmuls, attention, the graph's results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch._ops import HigherOrderOperator, OpOverload
+from torch.fx import Node
+
+from helion_compile.fusions.operands import Operands, Reason, value_of
+from helion_compile.passes.ir.source_location import Location
+from helion_compile.passes.ir.values import RESHAPES, VIEWS, known_equal, shape_of
+from helion_compile.passes.rewrite.fusion import Chain, Emit
+from helion_compile.passes.semantics import ComplexRope, Meaning, RopePairs, RopeTable
+
+__all__ = ["Heads", "head_arguments", "heads_of", "in_the_shape_of", "refuse_heads"]
+
+aten = torch.ops.aten
+
+# Besides these, an aten op is taken for one that Inductor makes code of.
+_LIBRARY = frozenset({"mm", "bmm", "addmm", "baddbmm", "_scaled_mm", "_int_mm", "convolution"})
+_ATTENTION = "_scaled_dot_product_"
+
+
+class Heads(NamedTuple):
+    """Where heads and tokens are in the value that is turned, seen in four dimensions, and how the result lies in memory."""
+
+    dim: int  # of the heads in the turned value: 1 in [B, H, S, D], 2 in [B, S, H, D]
+    heads_first: bool  # the result lies in memory as [B, H, S, D]
+
+
+def heads_of(chain: Chain, meaning: type[Meaning]) -> Heads | Reason:
+    """The layout of a chain that ends in ``meaning``, a rotary embedding, or a sentence why it is none that kernels take."""
+    region = chain[meaning]
+    out = value_of(region.outputs["out"][0])
+    shape = out.shape
+    if len(shape) not in (3, 4):
+        return Reason(
+            f"the result has {len(shape)} dimensions, {list(shape)}; the kernel takes [B, S, H, D], [B, H, S, D] or [S, H, D]"
+        )
+    out = out.unsqueeze(0) if len(shape) == 3 else out
+    tables = [shape_of(region.inputs[name]) for name in ("cos", "sin", "freqs") if name in region.inputs]
+    padded = [(*[1] * (4 - len(table)), *table) for table in tables]
+    possible = (1,) if region.meaning.swapped else (2, 1)
+    fitting = [dim for dim in possible if all(known_equal(table[dim], 1) for table in padded)]
+    if not fitting:
+        return Reason(f"the angles have shape {list(tables[0])} for {list(shape)}; angles that all heads share fuse")
+    for dim in fitting:
+        for heads_first in (False, True):
+            if _lies(out, dim, heads_first):
+                return Heads(dim, heads_first)
+    return Reason(
+        f"the result {list(shape)} lies in memory with strides {out.stride()}; the kernel makes contiguous [B, S, H, D] or "
+        f"[B, H, S, D]"
+    )
+
+
+def refuse_heads(chain: Chain, meaning: type[Meaning]) -> str | None:
+    """Why a kernel of its own would be more work than the code that Inductor makes."""
+    region = chain[meaning]
+    if region.meaning.dtype != region.meaning.x_dtype:
+        return f"x is {region.meaning.x_dtype} and the result {region.meaning.dtype}; of one dtype they fuse"
+    producer = chain.inputs["x"]
+    while producer.target in VIEWS:
+        producer = producer.args[0]
+    if not _in_memory(producer):
+        return (
+            f"x comes from {producer.target} at {Location.of(producer)}, of which Inductor makes one kernel with this; "
+            f"from a matmul or a graph's input it fuses"
+        )
+    for reader in chain.readers(meaning, "out"):
+        copies = any(view.target in RESHAPES and _copies(view) for view in reader.views)
+        if copies or not _in_memory(reader.node):
+            what = "reshaped, which copies it, for" if copies else "read by"
+            return (
+                f"the result is {what} {reader.node.target} at {Location.of(reader.node)}, into whose kernel Inductor puts "
+                f"this, which would else be written and read once more; read by attention, a matmul or the graph's results "
+                f"it fuses"
+            )
+    return None
+
+
+def head_arguments(chain: Chain, meaning: type[Meaning], heads: Heads, operands: Operands) -> tuple[Any, ...]:
+    """x [B, S, H, D] and cos1, sin1, cos2, sin2 [B, S, R / 2], as views."""
+    region, call = chain[meaning], operands.call
+    x = operands.of(chain.inputs["x"])
+    if isinstance(region.meaning, ComplexRope):
+        both = call(aten.view_as_real.default, operands.of(region.inputs["freqs"]))
+        cos, sin = (call(aten.select.int, both, -1, index) for index in (0, 1))
+    else:
+        cos, sin = operands.of(region.inputs["cos"]), operands.of(region.inputs["sin"])
+    shape = shape_of(region.outputs["out"][0])
+    if len(shape) == 3:
+        shape, x = (1, *shape), call(aten.unsqueeze.default, x, 0)
+    tokens = [(dim, shape[dim]) for dim in range(3) if dim != heads.dim]
+    if not region.meaning.swapped and heads.dim == 1:
+        x = call(aten.permute.default, x, [0, 2, 1, 3])
+    elif len(_shape(x)) != 4:  # [B, S, H * D] of a norm over all heads
+        sizes = [_size(call, x, 0), _size(call, x, 1), shape[heads.dim], shape[3]]
+        x = call(aten.reshape.default, x, sizes)
+    tables = []
+    for table in (cos, sin):
+        for _ in range(4 - len(_shape(table))):
+            table = call(aten.unsqueeze.default, table, 0)
+        table = call(aten.select.int, table, heads.dim, 0)
+        found = _shape(table)
+        if not all(known_equal(found[index], size) for index, (_, size) in enumerate(tokens)):
+            table = call(aten.expand.default, table, [_size(call, x, index) for index in (0, 1)] + [found[-1]])
+        tables.append(table)
+    return x, *_first_and_second(region.meaning, *tables, call)
+
+
+def in_the_shape_of(heads: Heads, result: Node, emit: Emit) -> Node:
+    """What the kernel returned, in the order of dimensions of the value that it replaces."""
+    turned = heads.heads_first != (heads.dim == 1)
+    return emit(aten.permute.default, result, [0, 2, 1, 3]) if turned else result
+
+
+def _size(call: Callable[..., Any], x: Any, dim: int) -> Any:
+    size = _shape(x)[dim]
+    return call(aten.sym_size.int, x, dim) if isinstance(size, torch.SymInt) else size
+
+
+def _shape(value: Any) -> Any:
+    return shape_of(value) if isinstance(value, Node) else value.shape
+
+
+def _first_and_second(meaning: Meaning, cos: Any, sin: Any, call: Callable[..., Any]) -> tuple[Any, ...]:
+    """cos1, sin1, cos2, sin2 of tables [B, S, R] or [B, S, R / 2]."""
+    if isinstance(meaning, ComplexRope) or meaning.table is RopeTable.PAIR:
+        return cos, sin, cos, sin
+    turned = meaning.turned
+    spots = ((0, turned // 2, 1), (turned // 2, turned, 1))
+    if meaning.pairs is RopePairs.NEIGHBOURS:
+        spots = ((0, turned, 2), (1, turned, 2))
+    return tuple(call(aten.slice.Tensor, table, 2, *spot) for spot in spots for table in (cos, sin))
+
+
+def _lies(value: torch.Tensor, dim: int, heads_first: bool) -> bool:
+    """Whether a value with its heads in ``dim`` lies in memory as [B, S, H, D], or as [B, H, S, D] if ``heads_first``."""
+    if heads_first != (dim == 1):
+        value = value.transpose(1, 2)
+    expected = 1
+    for size, stride in zip(reversed(value.shape), reversed(value.stride()), strict=True):
+        if not known_equal(size, 1) and not known_equal(stride, expected):
+            return False
+        expected = expected * size
+    return True
+
+
+def _in_memory(node: Node) -> bool:
+    """Whether a node reads and writes memory as it lies, so that Inductor fuses nothing into it."""
+    if node.op != "call_function":
+        return True
+    if isinstance(node.target, HigherOrderOperator):
+        return True
+    if not isinstance(node.target, OpOverload):
+        return False
+    name = node.target._schema.name.partition("::")[2]
+    return node.target.namespace not in ("aten", "prims") or name in _LIBRARY or name.startswith(_ATTENTION)
+
+
+def _copies(view: Node) -> bool:
+    """Whether a reshape cannot be a view."""
+    try:
+        value_of(view.args[0]).view(shape_of(view))
+    except (RuntimeError, ValueError):
+        return True
+    return False

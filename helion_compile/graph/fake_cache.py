@@ -1,0 +1,69 @@
+"""What calls of a kernel give on fake tensors, kept while one graph is traced.
+
+A reference is some twenty operations, each a fraction of a millisecond on fake tensors, and a model calls a kernel with the
+same shapes once a layer.  Only facts of the results are kept, and only as long as the fake mode, so the symbols in them are
+those of one graph.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+if TYPE_CHECKING:
+    from helion_compile.helion_kernel import HelionKernel
+
+__all__ = ["traced"]
+
+
+class _Facts(NamedTuple):
+    """Of a new tensor."""
+
+    size: tuple[Any, ...]
+    stride: tuple[Any, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+_known: weakref.WeakKeyDictionary[FakeTensorMode, dict[Hashable, list[_Facts]]] = weakref.WeakKeyDictionary()
+
+
+def traced(mode: FakeTensorMode, kernel: HelionKernel, args: tuple[Any, ...]) -> Any:
+    """``kernel.traced(args)``, within ``mode``; of the same facts as before without running the reference again."""
+    key = _key(kernel, args)
+    if key is None:
+        return kernel.traced(args)
+    known = _known.setdefault(mode, {})
+    if key not in known:
+        value = kernel.traced(args)
+        results = kernel.results(value)
+        if all(each.storage_offset() == 0 and each.layout is torch.strided for each in results):
+            known[key] = [_Facts(tuple(each.shape), each.stride(), each.dtype, each.device) for each in results]
+        return value
+    results = [torch.empty_strided(size, stride, dtype=dtype, device=device) for size, stride, dtype, device in known[key]]
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def _key(kernel: HelionKernel, args: tuple[Any, ...]) -> Hashable | None:
+    """All that the results can depend on; None where they are not to be kept."""
+    if kernel.mutates:
+        return None  # which give their arguments' new values too
+    facts = [_fact(arg) for arg in args]
+    return None if NotImplemented in facts else (kernel, *facts)
+
+
+def _fact(value: Any) -> Hashable:
+    if isinstance(value, torch.SymInt):
+        return "symbol", value.node.expr
+    if value is None or type(value) in (bool, int, str, torch.dtype):
+        return type(value), value
+    if type(value) is float:
+        return float, value.hex()  # 0.0 is not -0.0
+    if type(value) is not FakeTensor or value.layout is not torch.strided:
+        return NotImplemented
+    where = (*value.shape, *value.stride(), value.storage_offset())
+    return value.dtype, value.device, value.requires_grad, value.dim(), tuple(map(_fact, where))

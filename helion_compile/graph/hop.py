@@ -1,0 +1,91 @@
+"""The higher-order op ``helion_kernel``: one graph node for one call of a Helion kernel.
+
+    %out = torch.ops.higher_order.helion_kernel(%x, %weight, 1e-06, kernel="rms_norm_quant@1f3a5c77")
+
+Arguments are flat and in the order of the kernel's signature; ``kernel`` is its name and fingerprint, so equal graphs have
+equal text in every process and an edited kernel makes another graph.  A node that the pass puts into a graph has the name
+alone, which is readable and means the version of now: compile caches know graphs as they are before the pass, and the pass
+by the fingerprints of its kernels (``fusions.identity``).  Tracing such a node gives one with the fingerprint.  The op is
+functional.  A kernel that writes to its
+arguments appears as the node, which returns its results followed by the new value of each written argument, and a
+``copy_`` for each: mutation that every compiler pass already understands, and that Inductor's lowering takes away again.
+
+Tested with torch 2.11, 2.13 and 2.15.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch._C import DispatchKey
+from torch._ops import HigherOrderOperator
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, track_tensor_tree
+
+from helion_compile.definitions import registry
+from helion_compile.definitions.arguments import check_no_grad
+from helion_compile.graph import fake_cache
+
+__all__ = ["call", "helion_kernel"]
+
+
+class HelionKernelOp(HigherOrderOperator):
+    """Runs the kernel registered under ``kernel`` on ``args``; see the module's text for what it returns."""
+
+    def __init__(self) -> None:
+        super().__init__("helion_kernel", cacheable=True)
+
+    def __call__(self, *args: Any, kernel: str) -> Any:
+        return super().__call__(*args, kernel=kernel)
+
+
+helion_kernel = HelionKernelOp()
+
+
+def call(name: str, *args: Any) -> Any:
+    """What a graph node does that calls the kernel of this name, in its version of now, with flat arguments.
+
+    Raises:
+        UnknownKernelError: no such kernel in this process.
+    """
+    return helion_kernel(*args, kernel=registry.named(name).key)
+
+
+@helion_kernel.py_impl(DispatchKey.CompositeExplicitAutograd)
+def _dense(*args: Any, kernel: str) -> Any:
+    from helion_compile.runtime import dispatch
+
+    return dispatch.call_functional(registry.find(kernel), args)
+
+
+@helion_kernel.py_impl(DispatchKey.Autograd)
+def _autograd(*args: Any, kernel: str) -> Any:
+    check_no_grad(registry.find(kernel), args)
+    with torch._C._AutoDispatchBelowAutograd():
+        return helion_kernel(*args, kernel=kernel)
+
+
+@helion_kernel.py_impl(FakeTensorMode)
+def _fake(mode: FakeTensorMode, *args: Any, kernel: str) -> Any:
+    with mode:
+        return fake_cache.traced(mode, registry.find(kernel), args)
+
+
+@helion_kernel.py_functionalize_impl
+def _functionalize(ctx: Any, *args: Any, kernel: str) -> Any:
+    unwrapped = ctx.unwrap_tensors(args)
+    with ctx.redispatch_to_next():
+        return ctx.wrap_tensors(helion_kernel(*unwrapped, kernel=kernel))
+
+
+@helion_kernel.py_impl(ProxyTorchDispatchMode)
+def _proxy(mode: ProxyTorchDispatchMode, *args: Any, kernel: str) -> Any:
+    from helion_compile.graph import lowering  # imports Inductor: paid only where a graph is made
+
+    lowering.register()
+    out = helion_kernel(*args, kernel=kernel)
+    kernel = registry.find(kernel).key
+    proxies = torch.utils._pytree.tree_map(mode.tracer.unwrap_proxy, args)
+    node = mode.tracer.create_proxy("call_function", helion_kernel, proxies, {"kernel": kernel}, name=kernel.partition("@")[0])
+    return track_tensor_tree(out, node, constant=None, tracer=mode.tracer)

@@ -1,0 +1,117 @@
+"""What the kernels that work row by row share: which tensors they take, and how they read and write them."""
+
+from __future__ import annotations
+
+import helion.language as hl
+import torch
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+from helion_compile.configs.case import Case
+
+__all__ = [
+    "as_row",
+    "by_group",
+    "dtype_of",
+    "load_rows",
+    "of_every_row",
+    "present",
+    "refuse_number",
+    "refuse_rows",
+    "store_rows",
+    "warps_of",
+]
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+MAX_ROW = 65536  # elements: the whole row is held in registers
+
+
+def refuse_rows(**tensors: torch.Tensor | None) -> str | None:
+    """Why these tensors [M, K], or [K] for weights, cannot be taken row by row, as a sentence; None if they can."""
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if tensor.dtype not in DTYPES:
+            return f"{name} is {_text(tensor.dtype)}; it takes {', '.join(map(_text, DTYPES))}"
+        if tensor.stride(-1) != 1:
+            return (
+                f"the last dimension of {name} is not contiguous (strides {tuple(tensor.stride())}); "
+                f"call .contiguous() on it before"
+            )
+        if isinstance(tensor.size(-1), torch.SymInt):
+            return f"the last dimension of {name} has a symbolic size; mark it static"
+        if (
+            tensor.dim() == 2
+            and statically_known_true(_reach(tensor) >= 2**31)
+            and statically_known_true(tensor.numel() < 2**31)
+        ):
+            return (
+                f"{name} reaches {_reach(tensor)} elements into memory with {tensor.numel()} of its own (strides "
+                f"{tuple(tensor.stride())}), and Helion chooses 32-bit offsets by the latter; call .contiguous() on it before"
+            )
+        if tensor.size(-1) > MAX_ROW:
+            return f"a row of {name} has {tensor.size(-1)} elements, more than {MAX_ROW}"
+    return None
+
+
+def refuse_number(**tensors: torch.Tensor | None) -> str | None:
+    """Why these tensors cannot be taken as one number of fp32, as a sentence; None if they can."""
+    for name, tensor in tensors.items():
+        if tensor is not None and (tensor.dtype != torch.float32 or not statically_known_true(tensor.numel() == 1)):
+            shape = list(tensor.shape)
+            return f"{name} is {_text(tensor.dtype)} {shape}; the kernel takes one element of float32"
+    return None
+
+
+def as_row(vector: torch.Tensor | None) -> torch.Tensor | None:
+    """[K] as [1, K]."""
+    return None if vector is None else vector.view(1, vector.size(0))
+
+
+def by_group(rows: torch.Tensor | None, group: int | None) -> torch.Tensor | None:
+    """[M, K] as [M, K / group, group], or as it is without a group."""
+    return rows if rows is None or group is None else rows.view(rows.size(0), rows.size(1) // group, group)
+
+
+def of_every_row(number: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor | None:
+    """A tensor of one element seen as one for each of ``rows`` [M, ...]: [M, 1, ...]."""
+    return None if number is None else number.as_strided([rows.size(0)] + [1] * (rows.dim() - 1), [0] * rows.dim())
+
+
+def load_rows(tensor: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor | None:
+    """In a kernel: these rows of [M, ...], whole, as fp32; None of None."""
+    return None if tensor is None else hl.load(tensor, [rows, *[slice(None)] * (tensor.dim() - 1)]).to(torch.float32)
+
+
+def store_rows(tensor: torch.Tensor | None, rows: torch.Tensor, values: torch.Tensor | None) -> None:
+    """In a kernel: write these rows of [M, ...], whole; nothing where there is no tensor."""
+    if tensor is not None:
+        hl.store(tensor, [rows, *[slice(None)] * (tensor.dim() - 1)], values)
+
+
+def present(*results: torch.Tensor | None) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    """What a kernel returns: those results that there are, a single one by itself."""
+    found = tuple(result for result in results if result is not None)
+    return found if len(found) > 1 else found[0]
+
+
+def dtype_of(case: Case) -> torch.dtype:
+    """The dtype that a case names: the inverse of how :class:`Case` shortens it."""
+    return next(dtype for dtype in DTYPES if Case(dtype=dtype)["dtype"] == case["dtype"])
+
+
+def warps_of(case: Case) -> int:
+    """Warps that hold one row a program with about 16 elements a thread: what to use when no table has the case."""
+    hidden_size = int(case.facts.get("hidden_size", 4096))
+    warps = 1
+    while warps < 16 and warps * 32 * 16 < hidden_size:
+        warps *= 2
+    return warps
+
+
+def _reach(tensor: torch.Tensor) -> int:
+    """Elements from the first to the last of [M, K], including those in between that are not its own."""
+    return (tensor.size(0) - 1) * tensor.stride(0) + tensor.size(1)
+
+
+def _text(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,145 @@
+"""``activation_quant``: an activation function, alone or times a second half, and quantisation to 8 bits in one pass.
+
+Letters: ``M`` rows (tokens), ``K`` elements of a row of the result.
+
+Numerics.  With ``exact`` every rounding step of the spelled form is kept: bit for bit what eager PyTorch gives on a GPU.
+Without it everything up to the quantised value stays in fp32, as in the code that Inductor makes of the same chain.
+"""
+
+from __future__ import annotations
+
+import helion.language as hl
+import torch
+
+from helion_compile.configs.case import Case
+from helion_compile.helion_kernel import kernel
+from helion_compile.kernels.device.activation import FUNCTIONS, ROUNDINGS, activated, activated_reference
+from helion_compile.kernels.device.pdl import let_next_begin, wait_for_previous
+from helion_compile.kernels.device.quantize import quantize_rows, quantize_rows_reference
+from helion_compile.kernels.device.quantize_attrs import Quantization, group_of, new_results
+from helion_compile.kernels.device.rows import (
+    by_group,
+    dtype_of,
+    load_rows,
+    of_every_row,
+    present,
+    refuse_number,
+    refuse_rows,
+    store_rows,
+)
+from helion_compile.kernels.families.quant import quantizer_facts, quantizer_of
+
+__all__ = ["activation_quant"]
+
+
+def _reference(x, up, scale, scale_ub, function, rounding, quantizer, exact, keep):
+    values = activated_reference(x, up, function, rounding, exact)
+    kept = values.to(x.dtype) if keep else None
+    return present(*quantize_rows_reference(values, scale, scale_ub, quantizer, exact), kept)
+
+
+def _case(x, up, scale, scale_ub, function, rounding, quantizer, *_):
+    return Case(
+        hidden_size=x.size(-1),
+        num_tokens=x.size(0),
+        dtype=x.dtype,
+        gated=up is not None,
+        **quantizer_facts(scale, quantizer),
+    )
+
+
+def _refuse(x, up, scale, scale_ub, function, rounding, quantizer, exact, keep):
+    if function not in FUNCTIONS or rounding not in ROUNDINGS:
+        return f"function {function!r} rounded {rounding!r} is none of {FUNCTIONS} and {ROUNDINGS}"
+    if exact and function.startswith("gelu") and x.is_cuda:
+        # 1 + erf(x) and 1 + tanh(x) cancel for negative x, so that one ulp of erf moves one bf16 result in seventy.
+        return f"{function} in CUDA's libraries and in Triton's differs in last bits; use numerics='default'"
+    if exact and function == "gelu tanh" and rounding == "every step" and x.dtype != torch.float32:
+        return f"each step of gelu's cube is rounded to {x.dtype}, which the kernel does not keep; use numerics='default'"
+    if up is not None and (up.dtype != x.dtype or up.shape != x.shape):
+        return f"up is {up.dtype} {tuple(up.shape)} and x is {x.dtype} {tuple(x.shape)}; both must be alike"
+    return (
+        refuse_rows(x=x, up=up)
+        or refuse_number(scale=scale, scale_ub=scale_ub)
+        or Quantization(quantizer).refuse(x.size(-1), exact)
+    )
+
+
+def _default_config(case):
+    """One row a program, and as many warps as give each thread about 16 elements, or 32 of the longest rows."""
+    hidden_size = int(case.facts.get("hidden_size", 4096))
+    warps = 1
+    while warps < 32 and warps * 32 * 16 < hidden_size:
+        warps *= 2
+    config = {"block_sizes": [1], "num_warps": warps}
+    # For rows that are no power of two Helion would loop over pieces and read each row three times; groups are powers of two.
+    return config if "group" in case.facts else config | {"reduction_loops": [None]}
+
+
+def _inputs(case, device):
+    x = torch.randn(case["num_tokens"], case["hidden_size"], device=device).to(dtype_of(case))
+    up = torch.randn_like(x) if case["gated"] else None
+    scale, quantizer = quantizer_of(case, device)
+    return x, up, scale, None, "silu", "function", quantizer, False, False
+
+
+def _shapes(layer):
+    return [{"hidden_size": layer.intermediate_size, "gated": True}]
+
+
+@kernel(
+    reference=_reference,
+    case=_case,
+    refuse=_refuse,
+    default_config=_default_config,
+    inputs=_inputs,
+    shapes=_shapes,
+)
+def activation_quant(
+    x: torch.Tensor,
+    up: torch.Tensor | None,
+    scale: torch.Tensor | None,
+    scale_ub: torch.Tensor | None,
+    function: hl.constexpr,
+    rounding: hl.constexpr,
+    quantizer: hl.constexpr,
+    exact: hl.constexpr,
+    keep: hl.constexpr,
+):
+    """``f(x)`` or ``f(x) * up``, quantised; each input is read once.
+
+    Args:
+        x, up: [M, K] bf16, fp16 or fp32, last dimension contiguous, as the halves of one matmul's result are; ``up`` may be
+            None.
+        scale, scale_ub, quantizer: as for ``quant``.
+        function: "silu", "silu by sigmoid", "gelu", "gelu tanh" or "relu squared".
+        rounding: where the model rounds to ``x``'s dtype: "function" (f(x), then the product), "result" (at the end) or
+            "every step".
+        exact: keep every rounding step of the model (see the module's text).
+        keep: return the activation too.
+
+    Returns:
+        8 bits [M, K]; unless static, fp32 scales [M, 1] or [M, K / group]; with a zero point, int8 [M, 1]; the activation
+        [M, K] in ``x``'s dtype, if ``keep``.
+    """
+    m, k = x.size()
+    k = hl.specialize(k)
+    group = group_of(quantizer)
+    q, scales, zero = new_results(x, scale, quantizer)
+    kept = torch.empty([m, k], dtype=x.dtype, device=x.device) if keep else None
+    x_rows, up_rows, q_rows, kept_rows = by_group(x, group), by_group(up, group), by_group(q, group), by_group(kept, group)
+    scale_rows = by_group(scales, None if group is None else 1)
+    static, bound = of_every_row(scale, x_rows), of_every_row(scale_ub, x_rows)
+    for rows in hl.tile(m):
+        let_next_begin()
+        wait_for_previous()
+        values = activated(load_rows(x_rows, rows), load_rows(up_rows, rows), x.dtype, function, rounding, exact)
+        if keep:
+            store_rows(kept_rows, rows, values.to(x.dtype))
+        bits, scale_of_rows, zero_of_rows = quantize_rows(
+            values, load_rows(static, rows), load_rows(bound, rows), quantizer, exact
+        )
+        store_rows(q_rows, rows, bits)
+        store_rows(scale_rows, rows, scale_of_rows)
+        store_rows(zero, rows, zero_of_rows)
+    return present(q, scales, zero, kept)

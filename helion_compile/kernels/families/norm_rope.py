@@ -1,0 +1,178 @@
+"""``norm_rope``: RMSNorm of each head, or of all heads of a token, and rotary position embedding, in one contiguous pass.
+
+Letters: ``B`` sequences, ``S`` tokens of each, ``H`` heads, ``D`` elements of a head, ``R`` of them turned.
+
+Numerics.  With ``exact`` every rounding step of the spelled form is kept; only the order of summation in the mean can
+differ.  Without it everything up to the result stays in fp32, as in the code that Inductor makes of the same chain.
+"""
+
+from __future__ import annotations
+
+import helion.language as hl
+import torch
+
+from helion_compile.helion_kernel import kernel
+from helion_compile.kernels.device.pdl import let_next_begin, wait_for_previous
+from helion_compile.kernels.device.rope import (
+    case_of,
+    default_config,
+    laid_out,
+    made_for,
+    refuse_heads,
+    shapes,
+    turned_pair,
+    turned_reference,
+)
+from helion_compile.kernels.device.rounding import rounded
+
+__all__ = ["norm_rope"]
+
+
+def _reference(
+    x,
+    weight,
+    cos1,
+    sin1,
+    cos2,
+    sin2,
+    eps,
+    weight_offset,
+    cast_then_scale,
+    over_heads,
+    pairs,
+    stepwise,
+    heads_first,
+    exact,
+):
+    def maybe_rounded(values):
+        return values.to(x.dtype).float() if exact else values
+
+    values = x.float().flatten(2) if over_heads else x.float()
+    values = values * torch.rsqrt(values.pow(2).mean(-1, keepdim=True) + eps)
+    if weight is not None:
+        if cast_then_scale:
+            values = maybe_rounded(values)
+        values = values * (weight.float() + weight_offset)
+    values = maybe_rounded(values.view(x.shape))
+    out = turned_reference(values.to(x.dtype) if exact else values, cos1, sin1, cos2, sin2, pairs, stepwise, exact)
+    return laid_out(out.to(x.dtype), heads_first)
+
+
+def _case(x, weight, cos1, sin1, cos2, sin2, eps, weight_offset, cast_then_scale, over_heads, pairs, *_):
+    return case_of(x, cos1, pairs).replace(over_heads=over_heads)
+
+
+def _refuse(x, weight, cos1, sin1, cos2, sin2, eps, weight_offset, cast_then_scale, over_heads, pairs, *_):
+    if reason := refuse_heads(x, {"cos1": cos1, "sin1": sin1, "cos2": cos2, "sin2": sin2}, pairs):
+        return reason
+    if 2 * cos1.size(-1) != x.size(3):
+        return f"{2 * cos1.size(-1)} of {x.size(3)} elements are turned; behind a norm the kernel turns all"
+    size = x.size(2) * x.size(3) if over_heads else x.size(3)
+    if weight is not None and (weight.dtype != x.dtype or tuple(weight.shape) != (size,) or weight.stride(0) != 1):
+        return f"weight is {weight.dtype} {tuple(weight.shape)}; it takes {x.dtype} ({size},), contiguous"
+    return None
+
+
+def _inputs(case, device):
+    x, *tables = made_for(case, device)
+    over_heads = case["over_heads"]
+    size = case["head_dim"] * (case["num_heads"] if over_heads else 1)
+    weight = torch.randn(size, device=device).to(x.dtype)
+    return x, weight, *tables, 1e-6, 0.0, True, over_heads, case["pairs"], True, False, False
+
+
+@kernel(
+    reference=_reference,
+    case=_case,
+    refuse=_refuse,
+    default_config=default_config,
+    inputs=_inputs,
+    shapes=lambda layer: [{**facts, "over_heads": False} for facts in shapes(layer)],
+)
+def norm_rope(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    cos1: torch.Tensor,
+    sin1: torch.Tensor,
+    cos2: torch.Tensor,
+    sin2: torch.Tensor,
+    eps: float,
+    weight_offset: float,
+    cast_then_scale: hl.constexpr,
+    over_heads: hl.constexpr,
+    pairs: hl.constexpr,
+    stepwise: hl.constexpr,
+    heads_first: hl.constexpr,
+    exact: hl.constexpr,
+) -> torch.Tensor:
+    """``(weight + weight_offset) * x / sqrt(mean(x²) + eps)`` of each head, all of it then turned as by ``rope``.
+
+    Args:
+        x: [B, S, H, D] bf16, fp16 or fp32 of any strides with a contiguous last dimension.
+        weight: [D], or [H * D] if ``over_heads``, of ``x``'s dtype, or None.
+        eps: added to the mean square.
+        cast_then_scale: whether the model rounds to ``x``'s dtype before the weight (Llama) or after it (Gemma, Olmo2).
+        over_heads: take the mean over all heads of a token together (Olmo2).
+        cos1, sin1, cos2, sin2, pairs, stepwise, heads_first: as for ``rope``, with R = D.
+        exact: keep every rounding step of the model (see the module's text).
+
+    Returns:
+        [B, S, H, D] or [B, H, S, D] of ``x``'s dtype, contiguous.
+    """
+    b, s, h, d = x.size()
+    h = hl.specialize(h)
+    d = hl.specialize(d)
+    half = hl.specialize(cos1.size(-1))
+    result = torch.empty([b, h, s, d] if heads_first else [b, s, h, d], dtype=x.dtype, device=x.device)
+    out = result.transpose(1, 2) if heads_first else result
+    # The weight in the shape of x, with strides of 0, so that it is loaded in x's layout: see rms_norm_quant.
+    if weight is not None:
+        weights = weight.as_strided([b, s, h, d], [0, 0, d if over_heads else 0, 1])
+    if pairs == "neighbours":
+        both, out_both = x.unflatten(-1, (half, 2)), out.unflatten(-1, (half, 2))
+        if weight is not None:
+            weight_both = weights.unflatten(-1, (half, 2))
+    else:
+        left, right, out_left, out_right = x[:, :, :, :half], x[:, :, :, half:], out[:, :, :, :half], out[:, :, :, half:]
+        if weight is not None:
+            weight_left, weight_right = weights[:, :, :, :half], weights[:, :, :, half:]
+    for sequence, token in hl.tile([b, s]):
+        let_next_begin()
+        wait_for_previous()
+        if pairs == "neighbours":
+            x1, x2 = hl.split(both[sequence, token, :, :, :].to(torch.float32))
+            if weight is not None:
+                w1, w2 = hl.split(weight_both[sequence, token, :, :, :].to(torch.float32))
+        else:
+            x1 = left[sequence, token, :, :].to(torch.float32)
+            x2 = right[sequence, token, :, :].to(torch.float32)
+            if weight is not None:
+                w1 = weight_left[sequence, token, :, :].to(torch.float32)
+                w2 = weight_right[sequence, token, :, :].to(torch.float32)
+        c1 = cos1[sequence, token, :].to(torch.float32)[:, :, None, :]
+        c2 = cos2[sequence, token, :].to(torch.float32)[:, :, None, :]
+        s1 = sin1[sequence, token, :].to(torch.float32)[:, :, None, :]
+        s2 = sin2[sequence, token, :].to(torch.float32)[:, :, None, :]
+        squares = torch.sum(x1 * x1 + x2 * x2, dim=-1, keepdim=True)
+        if over_heads:
+            rstd = torch.rsqrt(torch.sum(squares, dim=2, keepdim=True) * (1.0 / (h * d)) + eps)
+        else:
+            rstd = torch.rsqrt(squares * (1.0 / d) + eps)
+        x1 = x1 * rstd
+        x2 = x2 * rstd
+        if weight is not None:
+            if cast_then_scale and exact:
+                x1 = rounded(x1, x.dtype)
+                x2 = rounded(x2, x.dtype)
+            x1 = x1 * (w1 + weight_offset)
+            x2 = x2 * (w2 + weight_offset)
+        if exact:
+            x1 = rounded(x1, x.dtype)
+            x2 = rounded(x2, x.dtype)
+        first, second = turned_pair(x1, x2, c1, s1, c2, s2, x.dtype, stepwise, exact)
+        if pairs == "neighbours":
+            out_both[sequence, token, :, :, :] = hl.join(first, second).to(x.dtype)
+        else:
+            out_left[sequence, token, :, :] = first.to(x.dtype)
+            out_right[sequence, token, :, :] = second.to(x.dtype)
+    return result

@@ -1,0 +1,136 @@
+"""Calls from Inductor's generated code: outputs are allocated already, and what a graph fixes is not looked at again."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from helion_compile.definitions import registry
+from helion_compile.runtime import dispatch, profiler_ranges
+from helion_compile.runtime.dispatch import Alternative, Runner
+from helion_compile.runtime.dry_run import collecting
+from helion_compile.runtime.plan_cache import Plans
+from helion_compile.runtime.record import Plan
+from helion_compile.runtime.triton_launch import define
+
+__all__ = ["CallSite"]
+
+
+class CallSite:
+    """One place in Inductor's generated code that calls a kernel: ``site.call(*inputs, *outputs, *symbols)``.
+
+    Outputs are allocated already; inputs that the kernel writes to are written in place.  The graph fixes dtypes, devices and
+    constants, and with the values of the symbols all shapes and strides: a plan is found by these values and the alignment of
+    the tensors.  Where a graph has no symbols there is one plan for aligned tensors, and ``call`` becomes that.
+
+    Args:
+        key: the kernel's name and fingerprint.
+        inputs, outputs: how many tensors the call passes and fills.
+        arguments: takes the inputs and the symbols' values, gives the kernel's arguments.
+        place: where in the model this is, for profilers.
+
+    Raises:
+        UnknownKernelError: this process has not defined that kernel.
+    """
+
+    def __init__(
+        self, key: str, inputs: int, outputs: int, arguments: Callable[..., tuple[Any, ...]], place: str = ""
+    ) -> None:
+        self.kernel = registry.find(key)
+        self.name = f"{self.kernel.name} {place}".strip()
+        self.inputs = inputs
+        self.tensors = inputs + outputs
+        self.arguments = arguments
+        self.plans = Plans()
+        self._use(self.find)
+        self.plans.also_clear(self)
+        self.kernel.plans.also_clear(self.plans)
+        profiler_ranges.follow(self)
+
+    def clear(self) -> None:
+        """Called when the plans are dropped."""
+        self._use(self.find)
+
+    def use_ranges(self) -> None:
+        """Called when ranges for profilers are switched on or off."""
+        self._use(self._without_range)
+
+    def _use(self, call: Callable[..., None]) -> None:
+        self._without_range = call
+        self.call = profiler_ranges.in_range(self.name, call)
+
+    def find(self, *values: Any) -> None:
+        """Replay the plan for these values, or make it."""
+        symbols = values[self.tensors :]
+        addresses = [tensor.data_ptr() for tensor in values[: self.tensors]]
+        offsets = tuple([address & 15 for address in addresses])
+        facts = (tuple([_settled(value) for value in symbols]), offsets if any(offsets) else None)
+        runner = self.plans[facts]
+        if type(runner) is Plan:
+            runner.launch(*addresses)
+            return
+        args = self.arguments(*values[: self.inputs], *symbols)
+        outputs = values[self.inputs : self.tensors]
+        if runner is None:
+            runner = self._runner(args, outputs, facts)
+        if type(runner) is Plan:
+            runner.launch(*addresses)
+        elif type(runner) is Alternative:
+            runner.function(*args, out=outputs)
+        else:
+            _copy(self.kernel.results(runner(*args)), outputs)
+
+    def _runner(self, args: tuple[Any, ...], outputs: tuple[torch.Tensor, ...], facts: Any) -> Runner:
+        if dispatch.runs_reference(args):
+            return self._reference
+        reason = self.kernel.refuse(*args)
+        if reason:
+            dispatch.warn_once(self.kernel, f"runs its reference in a compiled graph: {reason}.")
+            return self._reference
+        with torch.cuda.device(dispatch.device_of(args)):
+            if collecting(self.kernel, args, self, facts, outputs):
+                return self._reference
+            return dispatch.make_runner(self.kernel, args, self, facts, outputs)
+
+    def _reference(self, *args: Any) -> Any:
+        return dispatch.reference(self.kernel, args)
+
+    @property
+    def generation(self) -> int:
+        return self.plans.generation
+
+    def __getitem__(self, facts: Any) -> Runner | None:
+        return self.plans[facts]
+
+    def keep(self, facts: Any, runner: Runner, generation: int) -> bool:
+        """See :meth:`Plans.keep`."""
+        kept = self.plans.keep(facts, runner, generation)
+        if kept and isinstance(runner, Plan) and facts == ((), None):
+            self._use(self._only(runner))
+            if generation != self.plans.generation:  # dropped meanwhile
+                self.clear()
+        return kept
+
+    def _only(self, plan: Plan) -> Callable[..., None]:
+        """The plan's launch, taking tensors, and leaving unaligned ones to :meth:`find`."""
+        tensors = [f"t{index}" for index in range(self.tensors)]
+        body = [
+            *(f"a{index} = t{index}.data_ptr()" for index in range(self.tensors)),
+            f"if ({' | '.join(f'a{index}' for index in range(self.tensors))}) & 15:",
+            f"    return find({', '.join(tensors)})",
+            *plan.body,
+        ]
+        return define("call", tensors, body, {**plan.names, "find": self.find})
+
+
+def _settled(value: Any) -> Any:
+    """A symbol's value as a fact; see :func:`facts_of`."""
+    return struct.pack("d", value) if type(value) is float else value
+
+
+def _copy(sources: tuple[torch.Tensor, ...], targets: tuple[torch.Tensor, ...]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        target.copy_(source)

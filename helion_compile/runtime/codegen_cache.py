@@ -1,0 +1,159 @@
+"""Helion's generated code kept on disk, so that a later process needs neither Helion's tracing nor its code generation.
+
+Tracing a kernel and writing its Triton code takes Helion 0.1 s to 0.5 s; reading it back takes milliseconds.  What was
+generated is found by all that it can depend on: the kernel's fingerprint (every source it reaches, and Helion's version), the
+versions of torch, Triton and Python, Helion's settings and environment, the facts by which Helion itself tells calls apart,
+and the config.  Of these facts some are known only after tracing, namely which sizes and strides ``hl.specialize`` built in;
+their places are kept beside the code.  What is specialised in another way is not kept at all.
+
+The folder is Inductor's cache folder, from which Inductor runs generated code too, or ``HELION_COMPILE_CACHE_DIR``.
+
+Private interfaces of Helion 1.4: ``Kernel._base_specialization_key``, and of a bound kernel's ``env`` ``specialized_vars``,
+``specialized_strides`` and ``shape_env``, and ``get_cached_path``.  Where they differ, nothing is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from helion_compile.helion_kernel import HelionKernel
+
+__all__ = ["keep", "load"]
+
+log = logging.getLogger(__name__)
+
+# (parameter, "size" or "stride", dimension), or (parameter, "value", 0) for a number
+Place = tuple[int, str, int]
+
+
+_places_of: dict[str, list[Place]] = {}
+_hosts: dict[str, Callable[..., Any]] = {}
+
+
+def load(kernel: HelionKernel, args: tuple[Any, ...], config: Mapping[str, Any] | None) -> Callable[..., Any] | None:
+    """The host function that Helion generated for such a call in an earlier process, or None."""
+    try:
+        facts = _facts(kernel, args)
+        places = _places_of.get(facts) or json.loads((_folder() / f"{facts}.json").read_text())
+        name = _digest(facts, _values(args, places), config)
+        if name not in _hosts:
+            kept = json.loads((_folder() / f"{name}.json").read_text())
+            from torch._inductor.codecache import PyCodeCache
+
+            _hosts[name] = getattr(PyCodeCache.load(kept["code"]), kept["function"])
+        _places_of[facts] = places
+        return _hosts[name]
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # damaged, or another Helion: it can be made anew
+        log.debug("no generated code of %s was read: %s: %s", kernel.name, type(error).__name__, error)
+        return None
+
+
+def keep(kernel: HelionKernel, args: tuple[Any, ...], config: Mapping[str, Any] | None, bound: Any, chosen: Any) -> None:
+    """Keep what Helion generated for ``args`` and the config ``chosen``; failing to is no error.
+
+    Args:
+        config: as it was asked for: None for the default one.
+    """
+    try:
+        places = _places(bound)
+        if places is None:
+            return
+        facts = _facts(kernel, args)
+        code = Path(bound.get_cached_path(chosen)).read_text()
+        if "tensor_descriptor" in code:  # right for some strides only, by a rule of Helion's own
+            return
+        _write(
+            _folder() / f"{_digest(facts, _values(args, places), config)}.json", {"code": code, "function": bound.kernel.name}
+        )
+        _write(_folder() / f"{facts}.json", places)
+    except Exception as error:
+        log.debug("the generated code of %s was not kept: %s: %s", kernel.name, type(error).__name__, error)
+
+
+def _places(bound: Any) -> list[Place] | None:
+    """Where the values stand that Helion built into the code beyond its base key; None if it did so in another way."""
+    from torch._dynamo.source import LocalSource, TensorPropertySource
+
+    env = bound.env
+    parameters = list(bound.kernel.signature.parameters)
+    sources = [env.shape_env.var_to_sources[symbol][0] for symbol in env.specialized_vars]
+    places = set()
+    for source in (*sources, *env.specialized_strides):
+        if isinstance(source, LocalSource):
+            places.add((parameters.index(source.local_name), "value", 0))
+        elif isinstance(source, TensorPropertySource) and isinstance(source.base, LocalSource) and source.idx is not None:
+            kind = source.prop.name.lower()
+            if kind not in ("size", "stride"):
+                return None
+            places.add((parameters.index(source.base.local_name), kind, source.idx))
+        else:
+            return None
+    return sorted(places)
+
+
+def _values(args: tuple[Any, ...], places: list[Place]) -> list[Any]:
+    read = {"size": lambda a, d: a.size(d), "stride": lambda a, d: a.stride(d), "value": lambda a, _: (type(a).__name__, a)}
+    return [read[kind](args[index], dimension) for index, kind, dimension in places]
+
+
+def _facts(kernel: HelionKernel, args: tuple[Any, ...]) -> str:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return _digest(_circumstances(kernel), gpu, kernel.helion._base_specialization_key(args))
+
+
+@functools.cache
+def _circumstances(kernel: HelionKernel) -> str:
+    import helion
+    import triton
+
+    settings = sorted((name, repr(value)) for name, value in vars(kernel.helion.settings).items())
+    environment = [item for item in sorted(os.environ.items()) if item[0].startswith(("HELION_", "TRITON_"))]
+    environment = [item for item in environment if not item[0].endswith("_DIR")]
+    versions = (torch.__version__, triton.__version__, getattr(helion, "__version__", ""), sys.version)
+    return _digest(kernel.key, versions, settings, environment)
+
+
+def _digest(*what: Any) -> str:
+    text = repr([sorted(part.items()) if isinstance(part, Mapping) else part for part in what])
+    if " at 0x" in text:
+        raise ValueError(
+            f"a fact has no text that is equal in every process: {text[max(0, text.index(' at 0x') - 60) :]:.100}"
+        )
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _folder() -> Path:
+    if chosen := os.environ.get("HELION_COMPILE_CACHE_DIR"):
+        return Path(chosen).expanduser()
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    return Path(cache_dir()) / "helion_compile"
+
+
+def _write(path: Path, content: Any) -> None:
+    """Whole or not at all, whoever else writes there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(descriptor, "w") as file:
+            json.dump(content, file)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise

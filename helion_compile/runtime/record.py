@@ -1,0 +1,323 @@
+"""Launch plans: what a call with these shapes does, recorded once and replayed.
+
+A plan is made by running Helion's generated host function once with a launcher that only takes notes, on the real
+arguments.  It keeps which outputs to allocate, the compiled Triton kernels, their grids, and where each pointer comes from;
+sizes, strides and other scalars are fixed by the plan's key.  A host function that does what this cannot explain (a torch
+operation that computes) gets no plan, and is called as it is.
+
+Private interfaces: ``triton.runtime.JITFunction.run(warmup=True)``, the same on triton 3.6 and 3.9, and two of torch's, the
+same in 2.11, 2.13 and 2.15; where torch lacks them, their slower public equals are used.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from helion_compile.runtime import zeroed_workspace
+from helion_compile.runtime.triton_launch import LaunchSource, UnknownInterface, define, launch_source, waits
+
+__all__ = ["Buffer", "Noted", "Plan", "Unexplained", "allocate", "compile_noted", "launches", "record"]
+
+
+def _allocate_publicly(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty_strided(shape, stride, dtype=dtype, device="cuda")
+
+
+def _stream_publicly(device: int) -> int:
+    return torch.cuda.current_stream(device).cuda_stream
+
+
+# Twice as fast as their public equals: no argument parsing, no Stream object.
+empty_strided_cuda = getattr(torch._C._dynamo.guards, "_empty_strided_cuda", _allocate_publicly)
+current_stream = getattr(torch._C, "_cuda_getCurrentRawStream", _stream_publicly)
+
+
+class Unexplained(Exception):
+    """The host function does something that a plan cannot replay; the text says what."""
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """An output or scratch tensor to allocate: sizes and strides in elements."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Buffer:
+        return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype)
+
+    def holds(self, tensor: torch.Tensor) -> bool:
+        """Whether ``tensor`` is such a buffer."""
+        return self == Buffer.of(tensor)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Replays one call.  Addresses are numbered: the call's tensor arguments, then outputs, then scratch.
+
+    Both functions launch on the current stream of ``device``, which has to be the current device.
+
+    Attributes:
+        index: the device's.
+        call: takes the addresses of the tensor arguments, allocates the outputs, and returns what the host function does.
+        launch: takes the addresses of the tensor arguments and of the outputs.
+        body, names: the source of ``launch`` and what it names, for functions that take the addresses another way.
+    """
+
+    index: int
+    outputs: tuple[Buffer, ...]
+    call: Callable[..., Any]
+    launch: Callable[..., None]
+    body: tuple[str, ...]
+    names: dict[str, Any]
+
+
+def _plan(
+    device: torch.device,
+    inputs: int,
+    outputs: tuple[Buffer, ...],
+    scratch: tuple[Buffer, ...],
+    zeroed: int,
+    result: Any,
+    noted: Any,
+) -> Plan:
+    """
+    Args:
+        zeroed: how many of ``scratch``, the last, have to be zero.
+        result: what the host function returned.
+        noted: a LaunchSource for each launch.
+    """
+    first = inputs + len(outputs)
+    names = {"empty": empty_strided_cuda, "current_stream": current_stream}
+    body = [f"stream = current_stream({device.index})"]
+    for index, buffer in enumerate(scratch[: len(scratch) - zeroed], start=first):
+        body += _allocation(index, buffer, names)
+    body += _zeroed(device.index, first + len(scratch) - zeroed, scratch[len(scratch) - zeroed :], names)
+    for number, launch in enumerate(noted):
+        names |= launch.names
+        if launch.scratch:
+            # Blocks of torch's allocator are aligned to 512 bytes, more than a kernel asks of its scratch memory.
+            body += _allocation(f"s{number}", Buffer((launch.scratch,), (1,), torch.uint8), names)
+            body.append(f"{launch.scratch_name} = as{number}")
+        body += launch.lines
+    parameters = [f"a{index}" for index in range(first)]
+    allocations = [line for n, buffer in enumerate(outputs, start=inputs) for line in _allocation(n, buffer, names)]
+    results = [f"t{index}" for index in range(inputs, first)]
+    if isinstance(result, tuple):
+        value = f"({''.join(f'{name}, ' for name in results)})"
+    else:
+        value = results[0] if results else "None"
+    return Plan(
+        index=device.index,
+        outputs=outputs,
+        call=define("call", parameters[:inputs], [*allocations, *body, f"return {value}"], names),
+        launch=define("launch", parameters, body, names),
+        body=tuple(body),
+        names=names,
+    )
+
+
+def _allocation(index: Any, buffer: Buffer, names: dict[str, Any]) -> list[str]:
+    names[f"b{index}"] = (buffer.shape, buffer.stride, buffer.dtype)
+    return [f"t{index} = empty(*b{index})", f"a{index} = t{index}.data_ptr()"]
+
+
+def _zeroed(device: int, first: int, buffers: tuple[Buffer, ...], names: dict[str, Any]) -> list[str]:
+    """Addresses, from ``first`` on, in the memory that kernels leave zero."""
+    lines, size = [], 0
+    for index, buffer in enumerate(buffers, start=first):
+        lines.append(f"a{index} = zeros + {size}")
+        size += -(-allocate(buffer).nbytes // zeroed_workspace.ALIGNMENT) * zeroed_workspace.ALIGNMENT
+    if not size:
+        return ["zeros = 0", *lines] if lines else []
+    names["zeros_for"] = functools.partial(zeroed_workspace.address_of, device, size)
+    return ["zeros = zeros_for(stream)", *lines]
+
+
+def allocate(buffer: Buffer) -> torch.Tensor:
+    """An uninitialised tensor on the current device."""
+    return empty_strided_cuda(buffer.shape, buffer.stride, buffer.dtype)
+
+
+# What a host function launched: Triton's kernel, the grid, its arguments, Triton's options.
+Noted = tuple[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]]
+
+
+def record(host: Callable[..., Any], args: tuple[Any, ...], restores_zeros: bool = False) -> Plan:
+    """The plan of ``host(*args)``; compiles its Triton kernels and launches nothing.
+
+    Args:
+        host: Helion's generated host function for one config; it takes the launcher as ``_launcher``.
+        args: the call's arguments, CUDA tensors among them, on the current device.
+        restores_zeros: its kernels leave zero what it makes with ``torch.zeros``; see ``zeroed_workspace``.
+
+    Raises:
+        Unexplained: the call cannot be replayed from its inputs and outputs.
+    """
+    args = _with_own_storage(args)
+    result, allocated, zeroed, noted = _watched(host, args, restores_zeros)
+    outputs = _flat(result)
+    inputs = [arg for arg in args if isinstance(arg, torch.Tensor)]
+    storages = [_storage(tensor) for tensor in (*inputs, *outputs)]
+    if len(set(storages)) < len(storages):
+        raise Unexplained("it returns one of its arguments, or one tensor twice")
+    for output in outputs:
+        if output.storage_offset() or output.untyped_storage().nbytes() != _span(output):
+            raise Unexplained("it returns a part of a tensor that it allocates")
+        if not any(_storage(output) == _storage(tensor) for tensor in allocated):
+            raise Unexplained("it returns a tensor that torch computed")
+    scratch = [tensor for tensor in allocated if _storage(tensor) not in storages]
+    tensors = [*inputs, *outputs, *scratch, *zeroed]
+    return _plan(
+        device=inputs[0].device,
+        inputs=len(inputs),
+        outputs=tuple(map(Buffer.of, outputs)),
+        scratch=tuple(map(Buffer.of, (*scratch, *zeroed))),
+        zeroed=len(zeroed),
+        result=result,
+        noted=[_launch(number, tensors, *entry) for number, entry in enumerate(noted)],
+    )
+
+
+def launches(host: Callable[..., Any], args: tuple[Any, ...], restores_zeros: bool = False) -> list[Noted]:
+    """What ``host(*args)`` would launch.
+
+    Raises:
+        Unexplained: the host function does more than launch.
+    """
+    return _watched(host, _with_own_storage(args), restores_zeros)[-1]
+
+
+def _watched(
+    host: Callable[..., Any], args: tuple[Any, ...], restores_zeros: bool
+) -> tuple[Any, list[torch.Tensor], list[torch.Tensor], list[Noted]]:
+    """What the host function returns, allocates, makes of zeros and launches."""
+    noted: list[Noted] = []
+
+    def note(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+        noted.append((kernel, grid, arguments, options))
+
+    with _OnlyAllocates(restores_zeros) as watched:
+        result = host(*args, _launcher=note)
+    return result, watched.allocated, watched.zeroed, noted
+
+
+def compile_noted(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Triton's CompiledKernel, with the options that Helion's own launcher gives, and dependent launch for one that waits."""
+    options = {"launch_cooperative_grid": False, **options}
+    if waits(kernel):
+        options["launch_pdl"] = True
+    if options.get("ptx_options", "") is None:  # None would override what the environment says
+        del options["ptx_options"]
+    return kernel.run(*arguments, grid=grid, warmup=True, **options)
+
+
+def _with_own_storage(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """``args``, where tensors that share memory with an earlier one are replaced by stand-ins of the same layout.
+
+    In a later call they may be apart; only with memory of its own can each pointer be traced to its argument.
+    """
+    seen: set[int] = set()
+    own = []
+    for arg in args:
+        if isinstance(arg, torch.Tensor):
+            if _storage(arg) in seen:
+                shift = arg.data_ptr() % 16
+                memory = torch.empty(_span(arg) + shift, dtype=torch.uint8, device=arg.device)
+                arg = memory[shift:].view(arg.dtype).as_strided(arg.shape, arg.stride())
+            seen.add(_storage(arg))
+        own.append(arg)
+    return tuple(own)
+
+
+def _launch(
+    number: int,
+    tensors: list[torch.Tensor],
+    kernel: Any,
+    grid: tuple[int, ...],
+    arguments: tuple[Any, ...],
+    options: dict[str, Any],
+) -> LaunchSource:
+    if len(arguments) != len(kernel.arg_names):
+        raise Unexplained(f"{kernel.__name__} is launched with keyword or default arguments")
+    values, pointers = [], []
+    for position, argument in enumerate(arguments):
+        if isinstance(argument, torch.Tensor):
+            index, offset = _locate(argument, tensors)
+            pointers.append((position, index, offset))
+            values.append(0)
+        elif isinstance(argument, (int, float, bool, str, type(None), torch.dtype)):
+            values.append(argument)
+        else:
+            raise Unexplained(f"{kernel.__name__} takes a {type(argument).__name__}")
+    compiled = compile_noted(kernel, grid, arguments, options)
+    if hasattr(compiled, "result"):  # compiled in the background
+        compiled = compiled.result()
+    try:
+        return launch_source(number, compiled, (*grid, 1, 1)[:3], values, pointers)
+    except UnknownInterface as error:
+        raise Unexplained(
+            f"torch {torch.__version__} and its Triton are not what launch plans were written for ({error}); they were "
+            f"tested with torch 2.11, 2.13 and 2.15"
+        ) from error
+
+
+def _locate(tensor: torch.Tensor, tensors: list[torch.Tensor]) -> tuple[int, int]:
+    """Which of ``tensors`` holds this one's memory, and how many bytes into it."""
+    for index, known in enumerate(tensors):
+        if _storage(tensor) == _storage(known):
+            return index, tensor.data_ptr() - known.data_ptr()
+    raise Unexplained("it launches on a tensor that is neither argument, output nor freshly allocated")
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _span(tensor: torch.Tensor) -> int:
+    """Bytes from a tensor's first to its last element."""
+    if tensor.numel() == 0:
+        return 0
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return (last + 1) * tensor.element_size()
+
+
+def _flat(result: Any) -> tuple[torch.Tensor, ...]:
+    if result is None:
+        return ()
+    if isinstance(result, torch.Tensor):
+        return (result,)
+    if isinstance(result, tuple) and all(isinstance(item, torch.Tensor) for item in result):
+        return result
+    raise Unexplained(f"it returns {type(result).__name__} of other things than tensors")
+
+
+class _OnlyAllocates(TorchDispatchMode):
+    """Lets a host function allocate and make views; anything else would compute outside the recorded launches."""
+
+    def __init__(self, zeros_too: bool) -> None:
+        super().__init__()
+        self.zeros_too = zeros_too
+        self.allocated: list[torch.Tensor] = []
+        self.zeroed: list[torch.Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func.namespace == "aten" and func._schema.name.removeprefix("aten::") in _ALLOCATIONS:
+            self.allocated.append(out)
+        elif self.zeros_too and func is torch.ops.aten.zeros.default:
+            self.zeroed.append(out)
+        elif not func.is_view:
+            raise Unexplained(f"its host function calls {func}")
+        return out
+
+
+_ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}

@@ -1,0 +1,7 @@
+"""Running each fused site against what it replaces, on real values, and judging the difference by a contract."""
+
+from helion_compile.verify.compare import Compared
+from helion_compile.verify.contract import Contract, contract_of
+from helion_compile.verify.run import run_verified
+
+__all__ = ["Compared", "Contract", "contract_of", "run_verified"]

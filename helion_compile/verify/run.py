@@ -1,0 +1,95 @@
+"""Running a rewritten graph once, and at each fused site the original beside it, on the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Interpreter, Node
+
+from helion_compile.passes.account.records import GraphRecord, Site
+from helion_compile.verify.compare import Compared, compare
+from helion_compile.verify.contract import contract_of
+from helion_compile.verify.fp64 import in_fp64
+
+__all__ = ["run_verified"]
+
+
+def run_verified(
+    module: GraphModule, record: GraphRecord, inputs: Sequence[Any], numerics: str
+) -> tuple[Any, dict[str, tuple[Compared, ...]]]:
+    """The results of ``module(*inputs)``, and for the node of each site how far its results are from the original's.
+
+    Args:
+        record: of the pass that rewrote ``module``, with ``keep_originals=True``.
+        numerics: the option the pass was made with, which decides the contract.
+    """
+    run = _Verified(module, record, numerics)
+    with torch.no_grad():
+        return run.run(*inputs), run.found
+
+
+class _Verified(Interpreter):
+    def __init__(self, module: GraphModule, record: GraphRecord, numerics: str) -> None:
+        super().__init__(module)
+        self.found: dict[str, tuple[Compared, ...]] = {}
+        self._record = record
+        self._numerics = numerics
+        nodes = {node.name: node for node in module.graph.nodes}
+        order = {name: index for index, name in enumerate(nodes)}
+        self._nodes = nodes
+        # The node after which all of a site's results are there, and all that the original reads: sizes may be computed later.
+        self._ready: dict[Node, list[Site]] = {}
+        for site in record.sites:
+            original = record.originals[site.node]
+            last = nodes[max((*original.inputs, *original.outputs), key=order.__getitem__)]
+            self._ready.setdefault(last, []).append(site)
+            self._keep_until(last, original.inputs + original.outputs)
+
+    def _keep_until(self, last: Node, names: Sequence[str]) -> None:
+        """Values that the original reads have to live until then."""
+        wanted = {self._nodes[name] for name in names}
+        for node, dying in list(self.user_to_last_uses.items()):
+            if node < last:
+                self.user_to_last_uses[node] = [each for each in dying if each not in wanted]
+                moved = [each for each in dying if each in wanted]
+                self.user_to_last_uses.setdefault(last, []).extend(moved)
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if n in self._ready:
+            self.env[n] = value  # as the caller will, after this returns
+            for site in self._ready[n]:
+                self.found[site.node] = self._compared(site)
+        return value
+
+    def _compared(self, site: Site) -> tuple[Compared, ...]:
+        original = self._record.originals[site.node]
+        inputs = tuple(self.env[self._nodes[name]] for name in original.inputs)
+        expected, truths = original.module(*inputs), in_fp64(original.module, inputs)
+        contract = contract_of(site.meanings, self._numerics)
+        fused = [self.env[self._nodes[output]] for output in original.outputs]
+        if any("amax of zeros" in meaning for meaning in site.meanings):
+            fused = _without_scales_of_zeros(original.names, fused, expected)
+        found = [
+            compare(name, value, expected[index], None if truths is None else truths[index], contract)
+            for index, (name, value) in enumerate(zip(original.names, fused, strict=True))
+        ]
+        return tuple(dict.fromkeys(found))  # copies that the model computes are compared each, and told once
+
+
+def _without_scales_of_zeros(
+    names: Sequence[str], fused: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """``fused`` with the original's scales at rows of zeros: products alone read them there, and give 0 with any number."""
+    if "q" not in names:
+        return list(fused)
+    where = names.index("q")
+    zeros = torch.stack([(q[where].float() == 0).all(-1) for q in (fused, expected)]).all(0).flatten()
+    return [
+        torch.where(zeros.view_as(value) & value.isfinite(), scale, value)
+        if name == "scale" and value.numel() == zeros.numel()
+        else value
+        for name, value, scale in zip(names, fused, expected, strict=True)
+    ]

@@ -1,0 +1,85 @@
+"""A graph as lines: one a node, with what it costs to run it as it stands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+from helion_compile.passes.ir.source_location import Location
+from helion_compile.passes.ir.values import VIEWS, spelled, tensor_text
+
+__all__ = ["Line", "bytes_of", "is_view", "listing"]
+
+_SIZES = (torch.ops.aten.sym_size.int, torch.ops.aten.sym_numel.default, torch.ops.aten.sym_stride.int)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One node of a graph.
+
+    ``kernels`` and ``bytes`` are those of the graph as it stands, each operation a kernel that reads its tensors and
+    writes its results, at the sizes that were traced; views cost nothing.
+    """
+
+    node: str
+    text: str  # "bf16[2, 8, 256] = aten.mul.Tensor(x, rstd)"
+    location: Location
+    kernels: int
+    bytes: int
+
+
+def listing(graph: Graph) -> tuple[Line, ...]:
+    """The nodes of ``graph`` in order."""
+    return tuple(map(_line, graph.nodes))
+
+
+def is_view(node: Node) -> bool:
+    """Whether a node runs nothing: a view, an element of a tuple, a size."""
+    return node.target in VIEWS or node.target in _SIZES
+
+
+def _line(node: Node) -> Line:
+    runs = node.op == "call_function" and not is_view(node) and isinstance(node.meta.get("val"), (torch.Tensor, tuple, list))
+    moved = bytes_of(_tensors([node, *node.all_input_nodes])) if runs else 0
+    return Line(node.name, _text(node), Location.of(node), int(runs), moved)
+
+
+def _text(node: Node) -> str:
+    if node.op == "placeholder":
+        return f"{tensor_text(node)} = input"
+    arguments = ", ".join([*map(_argument, node.args), *(f"{name}={_argument(arg)}" for name, arg in node.kwargs.items())])
+    if node.op == "output":
+        return f"return {arguments}"
+    result = tensor_text(node)
+    return (f"{result} = " if result != "?" else "") + f"{spelled(node.target)}({arguments})"
+
+
+def _argument(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_argument, value))}]"
+    return str(value) if not isinstance(value, str) else repr(value)
+
+
+def _tensors(nodes: Iterable[Node]) -> Iterable[torch.Tensor]:
+    for node in nodes:
+        value = node.meta.get("val")
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(item, torch.Tensor):
+                yield item
+
+
+def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
+    """The elements of these tensors, each read or written once; what a stride of 0 repeats counts each time."""
+    return sum(math.prod(map(_traced, tensor.shape)) * tensor.element_size() for tensor in tensors)
+
+
+def _traced(size: int | torch.SymInt) -> int:
+    """The size that was traced; 0 for one that depends on data."""
+    if isinstance(size, int):
+        return size
+    return int(size.node.hint) if size.node.has_hint() else 0

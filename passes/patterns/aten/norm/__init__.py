@@ -1,0 +1,63 @@
+"""Norms over the last dimension, as models and torch's own modules write them.
+
+::
+
+    x32 = x.float()                                              x [..., K]
+    rstd = rsqrt(mean(x32 * x32, dim=-1, keepdim=True) + eps)    fp32 [..., 1]    <- anchor
+    out = weight * (x32 * rstd).to(x.dtype) [+ bias]             cast then scale
+    out = (weight * (x32 * rstd) [+ bias]).to(dtype)             scale then cast
+    out = (x32 * rstd).to(dtype)                                 without weight
+
+``statistic`` reads what stands under the root, ``root`` how it divides, ``affine`` what follows, ``residual`` an addition
+in front, ``library`` torch's own operations where a graph keeps them.
+"""
+
+from __future__ import annotations
+
+from torch.fx import Node
+
+from helion_compile.passes.ir.values import dtype_of, shape_of
+from helion_compile.passes.match.region import Region
+from helion_compile.passes.patterns.aten.norm import library
+from helion_compile.passes.patterns.aten.norm.affine import read_affine
+from helion_compile.passes.patterns.aten.norm.residual import unrounded_sum, with_residual
+from helion_compile.passes.patterns.aten.norm.root import ROOTS, read_root, roots_of
+from helion_compile.passes.patterns.aten.norm.statistic import read_statistic
+from helion_compile.passes.patterns.matcher import Walk
+from helion_compile.passes.semantics import Norm
+
+__all__ = ["ANCHORS", "NAME", "read", "with_residual"]
+
+NAME = "norm"
+ANCHORS = ROOTS | library.OPERATIONS
+
+
+def read(anchor: Node) -> Region | None:
+    """The norm around a root or a library call; None when there is no mean under the root, which so belongs to no norm."""
+    if anchor.target in library.OPERATIONS:
+        return library.read(anchor)
+    walk = Walk(anchor)
+    statistic = read_statistic(walk) if shape_of(anchor) and roots_of(anchor) else None
+    if statistic is None:
+        return None
+    total = unrounded_sum(walk, statistic.x)
+    x = total.sum if total else statistic.x
+    normalised, root, factor_dtype = read_root(walk, statistic)
+    affine = read_affine(walk, normalised, x)
+    inputs = {"x": total.x, "residual": total.residual} if total else {"x": x}
+    inputs |= {name: node for name, node in (("weight", affine.weight), ("bias", affine.bias)) if node is not None}
+    meaning = Norm(
+        kind=statistic.kind,
+        root=root,
+        eps=statistic.eps,
+        factor_dtype=factor_dtype,
+        x_dtype=dtype_of(x),
+        dtype=dtype_of(affine.out[0]),
+        weight_dtype=dtype_of(affine.weight),
+        weight_offset=affine.weight_offset,
+        bias_dtype=dtype_of(affine.bias),
+        rounding=affine.rounding,
+        residual=bool(total),
+        unrounded_sum=bool(total),
+    )
+    return walk.region(meaning, inputs, {"out": affine.out, **({"sum": total.sums} if total else {})})

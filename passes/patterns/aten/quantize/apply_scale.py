@@ -1,0 +1,79 @@
+"""How a scale is applied to the values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from helion_compile.passes.ir.values import CASTS, describe, known_equal, number, origin, shape_of, unshaped
+from helion_compile.passes.patterns.matcher import DIV, MUL, RECIPROCAL, Walk
+from helion_compile.passes.semantics import ScaleUse
+
+__all__ = ["Use", "read_use"]
+
+
+@dataclass(frozen=True)
+class Use:
+    """``source`` is the scale, or with MULTIPLY_FACTOR the factor; ``at_use`` what multiplies or divides, in its shape."""
+
+    kind: ScaleUse
+    x: Any
+    at_use: Any
+    source: Any
+
+
+def read_use(walk: Walk, scaled: Node) -> Use:
+    """How ``scaled``, a division or multiplication, applies a scale."""
+    left, right = scaled.args[:2]
+    if scaled.target in DIV:
+        if number(right) is not None:
+            walk.fail(scaled, f"x is divided by {describe(right)}, a constant of the graph; a scale that is a tensor fuses")
+        return Use(ScaleUse.DIVIDE, left, right, right)
+    for x, factor in ((left, right), (right, left)):
+        if not isinstance(x, Node):
+            continue
+        reciprocal = _times_one(factor)
+        if isinstance(reciprocal, Node) and reciprocal.target in RECIPROCAL:
+            walk.times_one(factor)
+            return Use(ScaleUse.MULTIPLY_RECIPROCAL, x, factor, walk.take(reciprocal).args[0])
+        if _is_factor(factor):
+            return Use(ScaleUse.MULTIPLY_FACTOR, x, factor, factor)
+    for factor in (left, right):
+        product = origin(factor)
+        if isinstance(product, Node) and product.target in MUL | DIV and known_equal((shape_of(factor) or (0,))[-1], 1):
+            walk.fail(
+                scaled,
+                f"x is multiplied by {describe(product)}; x / scale and x * (1 / scale) with scale = amax / qmax fuse, "
+                "and so does x * ((1 / amax) * qmax); qmax / amax rounds differently",
+            )
+    walk.fail(
+        scaled,
+        f"expected x / scale or x * (1 / scale), found {describe(scaled)} of {describe(left)} and {describe(right)}: "
+        "a given factor, or none, is not read yet",
+    )
+
+
+def _times_one(value: Any) -> Any:
+    """What is behind views and multiplications by 1; steps over nothing."""
+    while isinstance(value := unshaped(value), Node) and value.target in MUL:
+        tensor = next((a for a, b in (value.args[:2], value.args[1::-1]) if number(b) == 1), None)
+        if tensor is None:
+            break
+        value = tensor
+    return value
+
+
+def _is_factor(value: Any) -> bool:
+    """Whether ``value`` is a reciprocal times a number, maybe computed in fp64."""
+    product = unshaped(value)
+    if isinstance(product, Node) and product.target in CASTS and product.meta["val"].dtype == torch.float32:
+        product = unshaped(product.args[0])
+    if not isinstance(product, Node) or product.target not in MUL:
+        return False
+    return any(
+        isinstance(behind := unshaped(tensor), Node) and behind.target in RECIPROCAL and number(constant) is not None
+        for tensor, constant in (product.args[:2], product.args[1::-1])
+    )

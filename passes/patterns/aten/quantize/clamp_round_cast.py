@@ -1,0 +1,121 @@
+"""From the scaled value to the cast: clamp, rounding to whole numbers, zero point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from helion_compile.passes.ir.values import CASTS, describe, dtype_name, dtype_of, lossless, unshaped
+from helion_compile.passes.patterns.matcher import ADD, CLAMP, DIV, MUL, Walk
+
+__all__ = ["Narrowing", "read_narrowing"]
+
+aten = torch.ops.aten
+
+_ROUND = frozenset({aten.round.default})
+_OTHER_ROUNDINGS = frozenset({aten.floor.default, aten.ceil.default, aten.trunc.default, aten.round.decimals})
+_EXPECTED = "x / scale or x * (1 / scale)"
+
+
+@dataclass(frozen=True)
+class Narrowing:
+    """``scaled`` is the division or multiplication; ``zero`` what was added to the rounded value, as it was read."""
+
+    scaled: Node
+    clamp: tuple[float, float] | None
+    zero: Node | None = None
+
+
+class _Bounds:
+    """The clamps on the way, together one interval."""
+
+    def __init__(self, walk: Walk):
+        self.walk = walk
+        self.low: float | None = None
+        self.high: float | None = None
+        self.lossy: Node | None = None  # a cast that rounds, if there was one
+
+    def unclamped(self, value: Any) -> Any:
+        """What is behind views, clamps to constants and casts."""
+        walk = self.walk
+        while isinstance(value := walk.through_views(value), Node):
+            if value.target in CLAMP and (found := walk.clamp(value)):
+                walk.take(value)
+                inner, low, high = found
+                if (self.low is not None and low is not None) or (self.high is not None and high is not None):
+                    name = dtype_name(dtype_of(walk.anchor))
+                    walk.fail(value, f"expected one clamp before the cast to {name}, found {describe(value)} and another")
+                self.low, self.high = self.low if low is None else low, self.high if high is None else high
+                value = inner
+            elif value.target in CASTS:
+                walk.take(value)
+                self.lossy = self.lossy if lossless(value) is not value else value
+                value = value.args[0]
+            else:
+                break
+        return value
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        if (self.low, self.high) == (None, None):
+            return None
+        if self.low is None or self.high is None:
+            found = f"[{self.low}, {self.high}]"
+            self.walk.fail(self.walk.anchor, f"the values are clamped to {found}; a clamp on both sides fuses")
+        if self.low > self.high:
+            self.walk.fail(
+                self.walk.anchor,
+                f"the values are clamped to [{self.low:g}, {self.high:g}], which is empty; bounds in their order fuse",
+            )
+        return self.low, self.high
+
+
+def read_narrowing(walk: Walk) -> Narrowing | None:
+    """What the walk's anchor, a cast, does to a scaled value; None for a cast to int8 of something else."""
+    bounds = _Bounds(walk)
+    value = bounds.unclamped(walk.anchor.args[0])
+    if dtype_of(walk.anchor) == torch.int8:
+        return _integer(walk, bounds, value)
+    scaled = _scaled(walk, value, bounds)
+    return Narrowing(scaled, bounds.interval)
+
+
+def _integer(walk: Walk, bounds: _Bounds, value: Any) -> Narrowing | None:
+    if not isinstance(value, Node):
+        return None
+    zero = None
+    if value.target in ADD and value.kwargs.get("alpha", 1) == 1:
+        for rounding, other in (value.args[:2], value.args[1::-1]):
+            behind = unshaped(rounding)
+            if isinstance(behind, Node) and behind.target in _ROUND and isinstance(other, Node):
+                zero = other
+                walk.take(value)
+                value = walk.through_views(rounding)
+                break
+    if value.target not in _ROUND:
+        if value.target in DIV | MUL and bounds.low is not None and zero is None:
+            walk.fail(value, f"{describe(value)} is cast to int8 without rounding, which truncates; torch.round before fuses")
+        if value.target in _OTHER_ROUNDINGS and bounds.low is not None:
+            walk.fail(value, f"the values are rounded by {describe(value)}; torch.round, half to even, fuses")
+        return None
+    value = walk.take(value).args[0]
+    if zero is None:
+        # Whole bounds and rounding to whole numbers commute.
+        value = bounds.unclamped(value)
+        if any(bound is not None and bound != int(bound) for bound in (bounds.low, bounds.high)):
+            walk.fail(walk.anchor, f"the values are clamped to [{bounds.low}, {bounds.high}]; whole bounds fuse")
+    return Narrowing(_scaled(walk, value, bounds), bounds.interval, zero)
+
+
+def _scaled(walk: Walk, value: Any, bounds: _Bounds) -> Node:
+    scaled = walk.to(value, DIV | MUL, _EXPECTED)
+    name = dtype_name(dtype_of(walk.anchor))
+    if dtype_of(scaled) != torch.float32:
+        walk.fail(scaled, f"x is scaled in {dtype_name(dtype_of(scaled))}; scaled in fp32, as x.float() / scale, it fuses")
+    if bounds.lossy:
+        rounded = dtype_name(dtype_of(bounds.lossy))
+        walk.fail(bounds.lossy, f"the scaled value is rounded to {rounded} before the cast to {name}; cast from fp32 it fuses")
+    return scaled

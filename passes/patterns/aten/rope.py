@@ -1,0 +1,340 @@
+"""Rotary position embedding, as real models write it.
+
+With x1 and x2 the two halves of x [..., R], or its even and odd elements, cut by slice, split or unbind::
+
+    x * cos + cat([-x2, x1]) * sin                               rotate-half        <- anchor cat
+    cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin])              chunked            <- anchor cat
+    both of these interleaved by unsqueeze, cat and reshape      stack and flatten  <- anchor cat
+    out[..., 0::2] = x1 * cos - x2 * sin; out[..., 1::2] = …     strided writes     <- anchor slice_scatter
+    view_as_real(view_as_complex(x) * freqs)                     complex            <- anchor view_as_complex
+
+and around any of them a cat with the rest of x, when not all of it is turned.  Sums in fp32 may be rounded one by one, by
+casts or by writes to a tensor of 16 bits, or as a whole: the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch.fx import Node
+
+from helion_compile.passes.ir.values import (
+    RESHAPES,
+    cast_dtype,
+    describe,
+    dtype_name,
+    dtype_of,
+    lossless,
+    same_shape,
+    shape_of,
+)
+from helion_compile.passes.match.region import Region
+from helion_compile.passes.patterns.matcher import ADD, MUL, Walk
+from helion_compile.passes.patterns.slices import Part, end_of, part_of, written_part
+from helion_compile.passes.semantics import ComplexRope, Rope, RopePairs, RopeRounding, RopeTable
+
+__all__ = ["ANCHORS", "NAME", "read"]
+
+aten = torch.ops.aten
+
+NAME = "rope"
+ANCHORS = frozenset({aten.cat.default, aten.slice_scatter.default, aten.view_as_complex.default})
+_PLAIN_FLOATS = (torch.bfloat16, torch.float16, torch.float32)
+_ROUNDED = {torch.float32: (torch.bfloat16, torch.float16)}  # by a write
+_NEW = frozenset({aten.empty.memory_format, aten.empty_strided.default})
+_SWAP = [0, 2, 1, 3]
+
+
+class _Turned(NamedTuple):
+    """What an anchor was found to compute."""
+
+    x: Node
+    pairs: RopePairs
+    table: RopeTable | None  # None for complex numbers
+    inputs: dict[str, Node]  # cos and sin, or freqs
+    value: Node
+    computed: torch.dtype  # of the products and sums; fp32 ones may be rounded in ``value``
+
+
+def read(anchor: Node) -> Region | None:
+    """The embedding around ``anchor``; None where a cat or a write belongs to something else."""
+    if not shape_of(anchor):
+        return None
+    walk = Walk(anchor)
+    found = _FORMS[anchor.target](walk)
+    if found is None:
+        return None
+    x, value = walk.exact(found.x), found.value
+    turned = shape_of(x)[-1]
+    table_dtype = dtype_of(found.inputs.get("cos"))
+    if dtype_of(x) not in _PLAIN_FLOATS or found.computed not in _PLAIN_FLOATS:
+        walk.fail(anchor, f"{dtype_name(dtype_of(x))} is turned in {dtype_name(found.computed)}; bf16, fp16 and fp32 fuse")
+    stepwise = found.computed != torch.float32
+    if stepwise and not found.computed == dtype_of(x) == table_dtype:
+        walk.fail(anchor, f"x is {dtype_name(dtype_of(x))}, cos and sin {dtype_name(table_dtype)}; of one dtype they fuse")
+    if not same_shape(shape_of(x), shape_of(value)):
+        walk.fail(value, f"x {list(shape_of(x))} turned by cos and sin becomes {list(shape_of(value))}; of one shape it fuses")
+    out = _roundings(walk, value, dtype_of(x)) if dtype_of(value) == torch.float32 else (value,)
+    x, out = _with_the_rest(walk, x, out)
+    x, swapped = _before_swap(walk, x)
+    facts = dict(turned=turned, x_dtype=dtype_of(x), dtype=dtype_of(out[0]), swapped=swapped)
+    if found.table is None:
+        meaning = ComplexRope(**facts)
+    else:
+        rounding = RopeRounding.EVERY_STEP if stepwise else RopeRounding.RESULT
+        meaning = Rope(pairs=found.pairs, table=found.table, table_dtype=table_dtype, rounding=rounding, **facts)
+    return walk.region(meaning, {"x": x} | found.inputs, {"out": out})
+
+
+# Forms
+
+
+def _of_cat(walk: Walk) -> _Turned | None:
+    anchor = walk.anchor
+    parts, rank = anchor.args[0], len(shape_of(anchor))
+    if len(parts) != 2 or not all(isinstance(part, Node) and shape_of(part) for part in parts) or end_of(anchor, 1) != -1:
+        return None
+    wholes = [user for user in anchor.users if user.target in RESHAPES]
+    if all(part.target is aten.unsqueeze.default and part.args[1] in (-1, rank - 1) for part in parts):
+        if len(wholes) != 1 or len(anchor.users) != 1:
+            return None
+        whole, pairs, steps = wholes[0], RopePairs.NEIGHBOURS, [*parts, *wholes]
+        parts = [part.args[0] for part in parts]
+    else:
+        whole, pairs, steps = anchor, RopePairs.HALVES, []
+    parts, casts = _before_rounding(parts, dtype_of(whole))
+    first, second = (lossless(part) for part in parts)
+    if first.target is aten.neg.default:
+        found = _rotated_times_sin(walk, whole, pairs, first, parts)
+    elif first.target is aten.sub.Tensor and second.target is aten.add.Tensor and [first, second] == list(parts):
+        found = _two_sums(walk, pairs, first, second, value=whole)
+    elif second.target is aten.neg.default and _paired(part_of(second.args[0]), part_of(parts[0]), pairs):
+        walk.fail(anchor, "found cat([x2, -x1]), which turns the other way; cat([-x2, x1]) fuses")
+    else:
+        return None
+    for step in (*steps, *casts) if found else ():
+        walk.take(step)
+    return found
+
+
+def _rotated_times_sin(walk: Walk, whole: Node, pairs: RopePairs, negated: Node, parts: list[Node]) -> _Turned | None:
+    """x * cos + whole * sin, with ``whole`` = (-x2, x1)."""
+    first, second = part_of(parts[1]), part_of(negated.args[0])
+    source = _paired(first, second, pairs)
+    if source is None:
+        if _paired(second, first, pairs) is not None:
+            walk.fail(walk.anchor, "found cat([-x1, x2]); cat([-x2, x1]) fuses")
+        return None
+    for rotated in (whole, *(user for user in whole.users if lossless(user) is lossless(whole))):
+        for product in [user for user in rotated.users if user.target in MUL]:
+            sin = walk.other(product, rotated)
+            for total in product.users:
+                straight = walk.other(total, product) if total.target in ADD else None
+                if not isinstance(straight, Node) or straight.target not in MUL or total.kwargs.get("alpha", 1) != 1:
+                    continue
+                cos = walk.other(straight, lossless(source), behind=lossless)
+                if not isinstance(cos, Node) or not isinstance(sin, Node):
+                    continue
+                _take(walk, first, second)
+                for operand in (*parts, rotated, *(operand for operand in straight.args[:2] if operand is not cos)):
+                    walk.exact(operand)
+                walk.take(negated), walk.take(whole), walk.take(product), walk.take(straight)
+                _check_tables(walk, cos, sin, shape_of(source)[-1])
+                walk.take(total)
+                return _Turned(source, pairs, RopeTable.ELEMENT, {"cos": cos, "sin": sin}, total, dtype_of(total))
+    readers = ", ".join(describe(user) for user in whole.users) or "no reader"
+    walk.fail(walk.anchor, f"expected x * cos + cat([-x2, x1]) * sin, found {readers} of the cat")
+
+
+def _two_sums(walk: Walk, pairs: RopePairs, difference: Node, total: Node, *, value: Node) -> _Turned | None:
+    """(x1 cos - x2 sin, x2 cos + x1 sin), joined as ``value``."""
+    products = [*difference.args[:2], *total.args[:2]]
+    if any(node.kwargs.get("alpha", 1) != 1 for node in (difference, total)):
+        return None
+    if not all(isinstance(product, Node) and product.target in MUL for product in products):
+        return None
+    for (x1, cos), (x2, sin) in ((a, b) for a in _orders(products[0]) for b in _orders(products[1])):
+        first, second = part_of(x1), part_of(x2)
+        source = _paired(first, second, pairs)
+        if source is None:
+            if _paired(second, first, pairs) is not None:
+                walk.fail(difference, "found x2 * cos - x1 * sin as the first of a pair; x1 * cos - x2 * sin fuses")
+            for cut in RopePairs:
+                if _paired(first, second, cut) is not None:
+                    found = f"{cut.value} are turned and put together as {pairs.value}"
+                    walk.fail(difference, f"{found}; put back where they were they fuse")
+            continue
+        summands = products[2:], products[:1:-1]
+        if not any(_is_product(walk, a, x2, cos) and _is_product(walk, b, x1, sin) for a, b in summands):
+            walk.fail(
+                total,
+                f"expected x2 * cos + x1 * sin beside x1 * cos - x2 * sin, found {describe(total)} of "
+                f"{' and '.join(f'{describe(p.args[0])} * {describe(p.args[1])}' for p in products[2:])}",
+            )
+        for product in products:
+            for operand in walk.take(product).args[:2]:
+                if part := part_of(operand):
+                    _take(walk, part)
+        walk.take(difference), walk.take(total)
+        _check_tables(walk, cos, sin, shape_of(source)[-1] // 2)
+        computed = dtype_of(difference)
+        if dtype_of(value) not in (computed, *_ROUNDED.get(computed, ())):
+            walk.fail(value, f"{dtype_name(computed)} becomes {dtype_name(dtype_of(value))}; fp32 rounded to 16 bits fuses")
+        return _Turned(source, pairs, RopeTable.PAIR, {"cos": cos, "sin": sin}, walk.take(value), computed)
+    return None
+
+
+def _of_writes(walk: Walk) -> _Turned | None:
+    """Writes to the even and to the odd elements, or to the halves, of one tensor."""
+    outer = walk.anchor
+    inner = outer.args[0]
+    if inner.target is not aten.slice_scatter.default:
+        return None
+    width = shape_of(outer)[-1]
+    writes = {}
+    for write in (inner, outer):
+        copy = write.args[1]
+        value = copy.args[1] if copy.target is aten.copy.default else copy
+        writes[written_part(write)] = (value, copy)
+    if not isinstance(width, int):
+        return None
+    for pairs, spots in _spots(width).items():
+        if writes.keys() != set(spots):
+            continue
+        (difference, total), casts = _before_rounding([writes[spot][0] for spot in spots], dtype_of(outer))
+        if difference.target is not aten.sub.Tensor or total.target is not aten.add.Tensor:
+            return None
+        found = _two_sums(walk, pairs, difference, total, value=outer)
+        for step in (inner, *casts):
+            walk.take(step)
+        for value, copy in writes.values():
+            if copy is not value:
+                walk.take(walk.take(copy).args[0], cheap=True)
+        if inner.args[0].target in _NEW:
+            walk.take(inner.args[0], cheap=True)
+        return found
+    return None
+
+
+def _of_complex(walk: Walk) -> _Turned | None:
+    for product in walk.anchor.users:
+        freqs = walk.other(product, walk.anchor) if product.target in MUL else None
+        if not isinstance(freqs, Node) or not dtype_of(freqs).is_complex:
+            continue
+        if dtype_of(freqs) != torch.complex64:
+            walk.fail(freqs, f"x is multiplied by numbers of {dtype_of(freqs)}; by those of torch.complex64 it fuses")
+        x = walk.through_views(walk.anchor.args[0])
+        real = _only_reader(walk, product, {aten.view_as_real.default}, "as real numbers")
+        whole = _only_reader(walk, real, RESHAPES, "in the shape of x")
+        return _Turned(x, RopePairs.NEIGHBOURS, None, {"freqs": freqs}, walk.take(whole), dtype_of(real))
+    return None
+
+
+def _only_reader(walk: Walk, node: Node, targets: Collection[Any], how: str) -> Node:
+    """Who reads ``node``, which belongs to the embedding."""
+    readers = list(node.users)
+    if len(readers) != 1 or readers[0].target not in targets:
+        found = ", ".join(str(user.target) for user in readers) or "nobody"
+        walk.fail(node, f"the product of complex numbers is read by {found}; read {how} alone it fuses")
+    walk.take(node)
+    return readers[0]
+
+
+_FORMS = {
+    aten.cat.default: _of_cat,
+    aten.slice_scatter.default: _of_writes,
+    aten.view_as_complex.default: _of_complex,
+}
+
+
+def _spots(width: int) -> dict[RopePairs, tuple[tuple[int, int, int], ...]]:
+    """Where the first and the second of each pair are: start, stop and step in the last dimension."""
+    return {
+        RopePairs.HALVES: ((0, width // 2, 1), (width // 2, width, 1)),
+        RopePairs.NEIGHBOURS: ((0, width, 2), (1, width, 2)),
+    }
+
+
+def _before_rounding(parts: list[Node], dtype: torch.dtype) -> tuple[list[Node], list[Node]]:
+    """What is rounded, and the casts, if both parts are casts from fp32 to ``dtype``; else the parts."""
+    if all(cast_dtype(part) == dtype and dtype_of(part.args[0]) == torch.float32 for part in parts):
+        return [part.args[0] for part in parts], parts
+    return parts, []
+
+
+def _paired(first: Part | None, second: Part | None, pairs: RopePairs) -> Node | None:
+    """The tensor whose elements ``first`` and ``second`` are turned together."""
+    if first is None or second is None or lossless(first.source) is not lossless(second.source):
+        return None
+    width = shape_of(first.source)[-1]
+    return first.source if width % 2 == 0 and (first.spot, second.spot) == _spots(width)[pairs] else None
+
+
+def _orders(product: Node) -> Iterator[tuple[Any, Any]]:
+    left, right = product.args[:2]
+    yield left, right
+    yield right, left
+
+
+def _is_product(walk: Walk, product: Node, part: Node, table: Node) -> bool:
+    """Whether ``product`` is ``part`` times ``table``; both may be cut out anew for each use."""
+    wanted = part_of(part)
+    for value, factor in _orders(product):
+        found = part_of(value)
+        if found and found.spot == wanted.spot and lossless(found.source) is lossless(wanted.source):
+            if walk.same(factor, table):
+                return True
+    return False
+
+
+def _take(walk: Walk, *parts: Part) -> None:
+    for part in parts:
+        for view in part.views:
+            walk.take(view, cheap=True)
+        walk.exact(part.source)
+
+
+def _check_tables(walk: Walk, cos: Node, sin: Node, width: int) -> None:
+    dtypes = dtype_of(cos), dtype_of(sin)
+    if dtypes[0] not in _PLAIN_FLOATS or dtypes[0] != dtypes[1]:
+        walk.fail(cos, f"cos is {dtype_name(dtypes[0])} and sin {dtype_name(dtypes[1])}; floats of one dtype fuse")
+    for node in (cos, sin):
+        if not shape_of(node) or shape_of(node)[-1] != width:
+            walk.fail(node, f"{describe(node)} has shape {list(shape_of(node) or ())}; cos and sin of [..., {width}] fuse")
+
+
+# What surrounds a form
+
+
+def _roundings(walk: Walk, node: Node, dtype: torch.dtype) -> tuple[Node, ...]:
+    """The casts of ``node`` to a 16-bit ``dtype``, if every reader is such a cast; else the node."""
+    if dtype == torch.float32 or {cast_dtype(user) for user in node.users} != {dtype}:
+        return (node,)
+    walk.take(node)
+    return tuple(node.users)
+
+
+def _with_the_rest(walk: Walk, x: Node, out: tuple[Node, ...]) -> tuple[Node, tuple[Node, ...]]:
+    """The whole x and result, if ``x`` is the beginning of one and a cat puts the rest behind the turned part."""
+    beginning, joined = part_of(x), next(iter(out[0].users), None)
+    if beginning is None or len(out) != 1 or len(out[0].users) != 1 or joined.target is not aten.cat.default:
+        return x, out
+    whole, pieces = beginning.source, joined.args[0]
+    rest = part_of(pieces[1]) if len(pieces) == 2 and pieces[0] is out[0] and end_of(joined, 1) == -1 else None
+    if rest is None or rest.source is not whole or dtype_of(joined) != dtype_of(whole):
+        return x, out
+    turned = shape_of(x)[-1]
+    if beginning.spot != (0, turned, 1) or rest.spot != (turned, shape_of(whole)[-1], 1):
+        return x, out
+    walk.take(out[0])
+    _take(walk, beginning, rest)
+    return walk.exact(whole), (walk.take(joined),)
+
+
+def _before_swap(walk: Walk, x: Node) -> tuple[Node, bool]:
+    swapped = x.target is aten.permute.default and list(x.args[1]) == _SWAP
+    if x.target is aten.transpose.int and len(shape_of(x)) == 4:
+        swapped = sorted(dim % 4 for dim in x.args[1:3]) == [1, 2]
+    return (walk.take(x, cheap=True).args[0], True) if swapped else (x, False)

@@ -1,0 +1,32 @@
+"""A chain that stays: its copies of one value, as of an activation that q, k and v each quantise, are computed once."""
+
+from __future__ import annotations
+
+from torch.fx import Node
+
+from helion_compile.passes.ir.values import same_shape
+from helion_compile.passes.match.chain import Chain
+from helion_compile.passes.rewrite.edits import Edits
+
+__all__ = ["share"]
+
+
+def share(chain: Chain, edits: Edits) -> set[Node]:
+    """Let readers of a copy read the first one; the nodes that nobody needs any more.
+
+    A copy in another layout stays, and so does one that is read before the first is there.
+    """
+    for _, _, (first, *others) in chain.outputs():
+        for copy in others:
+            if _alike(copy, first) and all(first < user for user in copy.users):
+                edits.redirect(copy, first, keep=())
+    dead: set[Node] = set()
+    for node in sorted(chain.nodes, reverse=True):
+        if all(user in dead for user in node.users):
+            dead.add(node)
+    return dead
+
+
+def _alike(one: Node, other: Node) -> bool:
+    a, b = one.meta["val"], other.meta["val"]
+    return a.dtype == b.dtype and same_shape(a.shape, b.shape) and same_shape(a.stride(), b.stride())

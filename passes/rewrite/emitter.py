@@ -1,0 +1,87 @@
+"""Inserting the nodes of a replacement."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._dispatch.python import enable_python_dispatcher
+from torch._guards import detect_fake_mode
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from helion_compile.passes.ir.values import VIEWS, describe, known_equal, same_shape, shape_of, tensor_text
+from helion_compile.passes.match.chain import Chain
+from helion_compile.passes.rewrite.edits import Edits
+
+__all__ = ["Emitter"]
+
+aten = torch.ops.aten
+
+
+class Emitter:
+    """The ``Emit`` that a fusion's ``build`` is given: nodes one behind the other, from ``after`` on.
+
+    All that runs something is called ``name``.
+    """
+
+    def __init__(self, edits: Edits, chain: Chain, after: Node, name: str):
+        self.nodes: list[Node] = []
+        self._edits = edits
+        self._chain = chain
+        self._after = after
+        self._name = name
+        self._fake_mode = detect_fake_mode([node.meta["val"] for node in chain.inputs.values()])
+
+    def __call__(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> Node:
+        name = None if target in VIEWS or target is aten.sym_size.int else self._name
+        node = self._edits.insert(self._after, target, args, kwargs, name)
+        self.nodes.append(node)
+        self._after = node
+        for argument in node.all_input_nodes:
+            if argument in self._chain.nodes or node < argument:
+                raise ValueError(
+                    f"{node.name} reads {describe(argument)}, which the chain computes or which stands behind it; "
+                    f"inputs of the chain and nodes that emit returned can be read: {', '.join(self._chain.inputs)}"
+                )
+        for key in ("stack_trace", "nn_module_stack"):
+            if key in self._chain.anchor.meta:
+                node.meta[key] = self._chain.anchor.meta[key]
+        fake_args, fake_kwargs = map_arg((args, kwargs), lambda argument: argument.meta["val"])
+        with self._fake_mode or contextlib.nullcontext(), enable_python_dispatcher():
+            node.meta["val"] = target(*fake_args, **fake_kwargs)
+        return node
+
+    def in_place_of(self, original: Node, new: Node) -> Node:
+        """``new`` with the shape of the output that it replaces.
+
+        Raises:
+            ValueError: the dtypes or the numbers of elements differ.
+        """
+        wanted, given = original.meta["val"], new.meta.get("val")
+        if (
+            not isinstance(given, torch.Tensor)
+            or given.dtype != wanted.dtype
+            or given.device != wanted.device
+            or not known_equal(given.numel(), wanted.numel())
+        ):
+            found = f"{tensor_text(new)} on {given.device}" if isinstance(given, torch.Tensor) else repr(given)
+            raise ValueError(
+                f"{new.name} cannot replace {original.name}: expected {tensor_text(original)} on {wanted.device} "
+                f"up to a reshape, found {found}"
+            )
+        if same_shape(given.shape, wanted.shape):
+            return new
+        return self(aten.reshape.default, new, [self._size(size) for size in wanted.shape])
+
+    def _size(self, size: int | torch.SymInt) -> int | Node:
+        """A size as an argument: a dynamic one is read off an input of the chain that has it."""
+        if isinstance(size, int):
+            return size
+        for node in self._chain.inputs.values():
+            for dim, found in enumerate(shape_of(node) or ()):
+                if known_equal(found, size):
+                    return self(aten.sym_size.int, node, dim)
+        return -1

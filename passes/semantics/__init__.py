@@ -1,0 +1,37 @@
+"""What a stretch of an FX graph computes, with every attribute that changes a bit of the result.
+
+A meaning says nothing of how a model writes it down: ``passes.patterns`` reads the many ways of writing into these few
+classes.  Two stretches with equal meanings and equal inputs give equal bits.
+
+Letters in shapes: ``...`` leading dimensions, ``K`` hidden size, ``M`` rows (tokens), ``N`` output features.
+"""
+
+from helion_compile.passes.semantics.activation import Activation, ActivationFunction, ActivationRounding
+from helion_compile.passes.semantics.base import Meaning
+from helion_compile.passes.semantics.matmul import Matmul
+from helion_compile.passes.semantics.norm import Norm, NormKind, NormRoot, NormRounding
+from helion_compile.passes.semantics.quantize import Granularity, Quantize, ScaleDivision, ScaleFormat, ScaleLayout, ScaleUse
+from helion_compile.passes.semantics.rope import ComplexRope, Rope, RopePairs, RopeRounding, RopeTable
+
+__all__ = [
+    "Activation",
+    "ActivationFunction",
+    "ActivationRounding",
+    "ComplexRope",
+    "Granularity",
+    "Matmul",
+    "Meaning",
+    "Norm",
+    "NormKind",
+    "NormRoot",
+    "NormRounding",
+    "Quantize",
+    "Rope",
+    "RopePairs",
+    "RopeRounding",
+    "RopeTable",
+    "ScaleDivision",
+    "ScaleFormat",
+    "ScaleLayout",
+    "ScaleUse",
+]

@@ -1,0 +1,61 @@
+"""Activation functions, alone or times a second half (gated)."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import torch
+
+from helion_compile.passes.ir.values import dtype_name
+from helion_compile.passes.semantics.base import Meaning, text
+
+__all__ = ["Activation", "ActivationFunction", "ActivationRounding"]
+
+
+class ActivationFunction(enum.Enum):
+    """The function, by the operations that compute it; in the formulas every operation rounds once."""
+
+    SILU = "silu"  # x / (1 + exp(-x)): what F.silu is decomposed to
+    SILU_SIGMOID = "silu by sigmoid"  # x * sigmoid(x): another last bit than SILU's
+    GELU = "gelu"  # (x * 0.5) * (erf(x * √½) + 1)
+    GELU_DIVIDED = "gelu by division"  # (x * 0.5) * (erf(x / √2) + 1): another last bit than GELU's
+    GELU_TANH = "gelu tanh"  # (x * 0.5) * (tanh((x + x³ * 0.044715) * √(2/π)) + 1), with x³ = x * x * x
+    GELU_TANH_FACTORED = "gelu tanh by factors"  # (x * 0.5) * (tanh((x * √(2/π)) * (x * 0.044715 * x + 1)) + 1)
+    RELU_SQUARED = "relu squared"  # max(x, 0)²
+
+
+class ActivationRounding(enum.Enum):
+    """Where values are rounded to the result's dtype.
+
+    Where two give the same bits, without ``up`` or in fp32 throughout, the value is RESULT.
+    """
+
+    FUNCTION = "function, then product"  # f(x) in fp32, rounded; then the product, rounded: F.silu(gate) * up
+    RESULT = "result"  # fp32 up to the end
+    EVERY_STEP = "every step"  # each operation in x's dtype: x * torch.sigmoid(x) on bf16; x³ is x.pow(3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activation(Meaning):
+    """``out = f(x)``, or ``f(x) * up`` if ``gated``, element by element.
+
+    Inputs: ``x`` [..., K]; ``up`` [..., K] of ``x``'s dtype, if ``gated``.  With ``joined``, ``x`` [..., 2 K] holds both,
+    what f is taken of in front and ``up`` behind it.
+    Outputs: ``out`` [..., K] of ``dtype``.
+    """
+
+    function: ActivationFunction
+    gated: bool
+    x_dtype: torch.dtype
+    dtype: torch.dtype
+    rounding: ActivationRounding
+    joined: bool = False
+
+    def __str__(self) -> str:
+        return text(
+            "Activation",
+            self.function.value + (" * up" if self.gated else ""),
+            dtype_name(self.x_dtype) + (f" to {dtype_name(self.dtype)}" if self.dtype != self.x_dtype else ""),
+            f"rounded: {self.rounding.value}" if self.rounding is not ActivationRounding.RESULT else "",
+        )
