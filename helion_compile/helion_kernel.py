@@ -45,8 +45,8 @@ def kernel(
     inputs: Callable[[Case, torch.device], tuple[Any, ...]] | None = None,
     shapes: Callable[[Any], Iterable[Mapping[str, Any]]] | None = None,
     candidates: Callable[[Case], Iterable[Mapping[str, Any]]] | None = None,
-    alternatives: Mapping[str, Callable[..., Any]] | None = None,
-    restores_zeros: bool = False,
+    fallbacks: Mapping[str, Callable[..., Any]] | None = None,
+    zeroed_workspace: bool = False,
 ) -> Any:
     """Make a :class:`HelionKernel` of a Helion function (or of a ``helion.kernel`` object).
 
@@ -68,9 +68,9 @@ def kernel(
         inputs: takes a case and a device, gives arguments of that case with fresh random values; the tuner measures on them.
         shapes: takes a :class:`helion_compile.tune.cases.Layer`, gives the exact facts that its model calls the kernel with.
         candidates: takes a case, gives all configs that the tuner tries for it, instead of searching Helion's space.
-        alternatives: other ways to the same results, by name: functions of the kernel's parameters and ``out``, a tuple of
+        fallbacks: other ways to the same results, by name: functions of the kernel's parameters and ``out``, a tuple of
             tensors to write the results to, or None to return new ones.  The config ``{"alternative": name}`` calls one.
-        restores_zeros: the kernel leaves zeros in all memory that its host function makes with ``torch.zeros``, so that the
+        zeroed_workspace: the kernel leaves zeros in all memory that its host function makes with ``torch.zeros``, so that the
             memory is made once and used again (:mod:`helion_compile.runtime.zeroed_workspace`).
 
     Raises:
@@ -92,8 +92,8 @@ def kernel(
             inputs=inputs,
             shapes=shapes,
             candidates=candidates,
-            alternatives=alternatives,
-            restores_zeros=restores_zeros,
+            fallbacks=fallbacks,
+            zeroed_workspace=zeroed_workspace,
         )
 
     return decorate if fn is None else decorate(fn)
@@ -106,12 +106,12 @@ class HelionKernel:
     becomes one ``helion_kernel`` node.  Made by :func:`kernel`.
 
     Attributes:
-        name, fingerprint, key: "rms_norm_quant", "1f3a5c77", and both joined by "@".
+        name, fingerprint, key: "norm_quant", "1f3a5c77", and both joined by "@".
         config_fingerprint: the version that its tuned configs are for.
         mutated_positions: where the arguments that it writes to stand in the signature.
         table: the :class:`ConfigTable` its configs come from.
         inputs, shapes, candidates: what the tuner knows of it, as given to :func:`kernel`.
-        alternatives, restores_zeros: as given to :func:`kernel`.
+        fallbacks, zeroed_workspace: as given to :func:`kernel`.
     """
 
     def __init__(
@@ -129,8 +129,8 @@ class HelionKernel:
         inputs: Callable[[Case, torch.device], tuple[Any, ...]] | None,
         shapes: Callable[[Any], Iterable[Mapping[str, Any]]] | None,
         candidates: Callable[[Case], Iterable[Mapping[str, Any]]] | None,
-        alternatives: Mapping[str, Callable[..., Any]] | None,
-        restores_zeros: bool,
+        fallbacks: Mapping[str, Callable[..., Any]] | None,
+        zeroed_workspace: bool,
     ) -> None:
         inner = getattr(fn, "fn", fn)  # a helion.Kernel holds its function there
         if not inspect.isfunction(inner):
@@ -164,13 +164,13 @@ class HelionKernel:
         self.inputs = inputs
         self.shapes = shapes
         self.candidates = candidates
-        self.alternatives = dict(alternatives or {})
-        if self.alternatives and self.mutates:
-            raise TypeError(f"{self.name}: a kernel that writes to its arguments has no alternatives; drop one of the two.")
-        self.restores_zeros = restores_zeros
+        self.fallbacks = dict(fallbacks or {})
+        if self.fallbacks and self.mutates:
+            raise TypeError(f"{self.name}: a kernel that writes to its arguments has no fallbacks; drop one of the two.")
+        self.zeroed_workspace = zeroed_workspace
         self._given = fn if fn is not inner else None
         self._settings = settings_that_make_code(self._given)
-        self.fingerprint_roots = (inner, reference, case, refuse, default_config, *self.alternatives.values())
+        self.fingerprint_roots = (inner, reference, case, refuse, default_config, *self.fallbacks.values())
         functools.update_wrapper(self, inner)
         self.plans = Plans()
         registry.register(self)

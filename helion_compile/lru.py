@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any
 
-__all__ = ["Recent"]
+__all__ = ["LRUCache"]
 
 
-class Recent(dict):
+class LRUCache(dict):
     """Keeps the ``limit`` entries used last, and at most as many again; ``recent[key]`` is None for a forgotten key.
 
     Entries come in two generations: when the young one is full it becomes the old one, and the former old one is

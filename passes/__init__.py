@@ -15,7 +15,7 @@ nodes in place, ``records`` says what was done and why not more.
 from helion_compile.passes.account.records import GraphRecord, Refusal, Site
 from helion_compile.passes.rewrite.fusion import Chain, Emit, Fusion
 from helion_compile.passes.rewrite.fusion_pass import FusionError, FusionPass
-from helion_compile.passes.semantics import Activation, Matmul, Meaning, Norm, NormRounding, Quantize, Rope, ScaleUse
+from helion_compile.passes.semantics import Activation, Matmul, Norm, NormRounding, Quantize, Rope, ScaleUse, SemanticOp
 
 __all__ = [
     "Activation",
@@ -26,7 +26,7 @@ __all__ = [
     "FusionPass",
     "GraphRecord",
     "Matmul",
-    "Meaning",
+    "SemanticOp",
     "Norm",
     "NormRounding",
     "Quantize",

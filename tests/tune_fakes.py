@@ -40,7 +40,7 @@ def _library(x, *, out=None):
     inputs=lambda case, device: (torch.zeros(case["num_tokens"], case["hidden_size"], dtype=torch.bfloat16, device=device),),
     shapes=lambda layer: [{"hidden_size": layer.hidden_size}],
     candidates=lambda case: [{"num_warps": warps} for warps in (2, 4, 8)] if case["num_tokens"] < 5000 else [],
-    alternatives={"library": _library},
+    fallbacks={"library": _library},
 )
 def plus_one_or_library(x):
     raise AssertionError("no test runs it")

@@ -21,7 +21,7 @@ from helion_compile.bench.timing import rotating
 from helion_compile.bench.vllm_library import OPERATORS
 from helion_compile.bench.work import Limits, work_of
 from helion_compile.cli.options import count
-from helion_compile.kernels import rms_norm_quant, scaled_mm
+from helion_compile.kernels import norm_quant, scaled_mm
 
 __all__ = ["main", "row_of"]
 
@@ -32,7 +32,7 @@ WEIGHTS = 2  # arguments of a chain behind those of the norm: the product's weig
 
 def row_of(k: int, n: int, m: int, limits: Limits, *, vllm: bool = False, device: str = "cuda") -> dict[str, Any]:
     """The row of one product's shape for M tokens."""
-    norm, product = SUBJECTS["rms_norm_quant"], SUBJECTS["scaled_mm"]
+    norm, product = SUBJECTS["norm_quant"], SUBJECTS["scaled_mm"]
     of_norm = norm.case({"hidden_size": k, "residual": False}, m)
     of_product = product.case({"k": k, "n": n, "operands": "e4m3", "scales": "row", "fast_accum": True, "library": "torch"}, m)
 
@@ -43,7 +43,7 @@ def row_of(k: int, n: int, m: int, limits: Limits, *, vllm: bool = False, device
     arguments = make()
     alone = product.arguments(of_product, torch.device(device))
     sets = rotating(make, k * n)
-    picks = {kernel.name: kernel.pick(args) for kernel, args in ((rms_norm_quant, arguments[:-WEIGHTS]), (scaled_mm, alone))}
+    picks = {kernel.name: kernel.pick(args) for kernel, args in ((norm_quant, arguments[:-WEIGHTS]), (scaled_mm, alone))}
     facts = {
         "kernel": "norm, quantiser, product",
         "m": m,
@@ -52,16 +52,16 @@ def row_of(k: int, n: int, m: int, limits: Limits, *, vllm: bool = False, device
         "config": {name: dict(pick.config or {}) for name, pick in picks.items()},
         "config_from": {name: pick.origin for name, pick in picks.items()},
     }
-    work = work_of(rms_norm_quant, arguments[:-WEIGHTS]) + work_of(scaled_mm, alone)
-    ours = _chain(rms_norm_quant, scaled_mm)
+    work = work_of(norm_quant, arguments[:-WEIGHTS]) + work_of(scaled_mm, alone)
+    ours = _chain(norm_quant, scaled_mm)
     return measure(facts, ours, sets, _baselines(vllm), work, limits, chained=True)
 
 
 def _baselines(vllm: bool) -> Iterator[Baseline]:
     torch._dynamo.reset()
-    quantise = torch.compile(rms_norm_quant.reference, dynamic=False)
+    quantise = torch.compile(norm_quant.reference, dynamic=False)
     check = distance(0.02)  # a byte may move by a step
-    yield Baseline("inductor, library", _chain(quantise, scaled_mm.alternatives["library"]), check=check)
+    yield Baseline("inductor, library", _chain(quantise, scaled_mm.fallbacks["library"]), check=check)
     if vllm:
         yield Baseline("inductor, cutlass", _chain(quantise, OPERATORS["scaled_mm"][0]), check=check)
     yield Baseline("inductor, then ours", _chain(quantise, scaled_mm), check=check)

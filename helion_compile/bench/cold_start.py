@@ -1,6 +1,6 @@
 """``bench launch``, cold start: 28 kernels compiled and ready, in fresh processes, with empty and with warm caches.
 
-Seven numbers of tokens × four hidden sizes of ``rms_norm_quant``, each with a config of its own, as a tuned table has them.
+Seven numbers of tokens × four hidden sizes of ``norm_quant``, each with a config of its own, as a tuned table has them.
 Times are from a process whose imports are done and whose GPU is ready, until every kernel has run.
 """
 
@@ -54,7 +54,7 @@ def _run(how: str) -> dict[str, Any]:
 
     import helion_compile
     from helion_compile.configs.table import ConfigTable, Gpu, Row
-    from helion_compile.kernels import rms_norm_quant
+    from helion_compile.kernels import norm_quant
     from helion_compile.runtime.dispatch import host_function
 
     torch.zeros(1, device="cuda")
@@ -67,26 +67,26 @@ def _run(how: str) -> dict[str, Any]:
 
     gpu = Gpu.current()
     # Without the shipped rows, in which several sizes share a config.
-    rms_norm_quant.table = ConfigTable("rms_norm_quant", folders=[os.environ["HELION_COMPILE_CONFIG_DIR"]])
-    if not rms_norm_quant.table.rows(gpu):
+    norm_quant.table = ConfigTable("norm_quant", folders=[os.environ["HELION_COMPILE_CONFIG_DIR"]])
+    if not norm_quant.table.rows(gpu):
         rows = []
         for m, (block, warps) in zip(TOKENS, CONFIGS, strict=True):
             for k in HIDDEN:
-                rows.append(Row(rms_norm_quant.case(*arguments(m, k)), {"block_sizes": [block, block], "num_warps": warps}))
-        rms_norm_quant.table.add(rows, gpu)
+                rows.append(Row(norm_quant.case(*arguments(m, k)), {"block_sizes": [block, block], "num_warps": warps}))
+        norm_quant.table.add(rows, gpu)
     torch.cuda.synchronize()
     start = time.perf_counter()
     if how == "ours":
         helion_compile.warm_up(
-            lambda *calls: [rms_norm_quant(*call) for call in calls], TOKENS, lambda m: [arguments(m, k) for k in HIDDEN]
+            lambda *calls: [norm_quant(*call) for call in calls], TOKENS, lambda m: [arguments(m, k) for k in HIDDEN]
         )
         with torch.no_grad():
             for m, k in inputs:
-                rms_norm_quant(*arguments(m, k))
+                norm_quant(*arguments(m, k))
     else:
         for m, k in inputs:
             args = arguments(m, k)
-            host_function(rms_norm_quant, args, rms_norm_quant.pick(args).config)(*args)
+            host_function(norm_quant, args, norm_quant.pick(args).config)(*args)
     torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     counted = helion_compile.counters

@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
 def eager(x: torch.Tensor, weight: torch.Tensor) -> dict[str, float]:
     """The kernel called directly: by us, by Helion, by Triton with outputs allocated."""
     arguments = (x, weight, *ATTRIBUTES)
-    ours = kernels.rms_norm_quant
+    ours = kernels.norm_quant
     noted: list[tuple[Any, ...]] = []
     host = host_function(ours, arguments, ours.pick(arguments).config)
     host(*arguments, _launcher=lambda kernel, grid, *args, **options: noted.append((kernel, grid, args, options)))
@@ -120,16 +120,16 @@ def compiled(x: torch.Tensor, weight: torch.Tensor, modes: Sequence[str]) -> dic
         scale = (norm.abs().amax(-1, keepdim=True) / 448.0).float()
         return (norm.float() / scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn), scale
 
-    @torch.library.custom_op("helion_compile_bench::rms_norm_quant", mutates_args=())
+    @torch.library.custom_op("helion_compile_bench::norm_quant", mutates_args=())
     def custom(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return kernels.rms_norm_quant.helion(x, weight, *ATTRIBUTES)
+        return kernels.norm_quant.helion(x, weight, *ATTRIBUTES)
 
     @custom.register_fake
     def _(x, weight):
         return torch.empty_like(x, dtype=torch.float8_e4m3fn), x.new_empty((x.size(0), 1), dtype=torch.float32)
 
     def ours(x: torch.Tensor, weight: torch.Tensor) -> Any:
-        return kernels.rms_norm_quant(x, weight, *ATTRIBUTES)
+        return kernels.norm_quant(x, weight, *ATTRIBUTES)
 
     small = torch.randn(16, device="cuda")
     rows = {}

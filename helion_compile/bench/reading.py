@@ -27,7 +27,7 @@ from helion_compile.cli.options import count, output_file
 from helion_compile.frontend.backend import helion
 from helion_compile.fusions import fusions
 from helion_compile.passes import FusionPass
-from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.match.matched_graph import match_graph
 
 __all__ = ["Figure", "Share", "layers", "main", "measure", "share_of_compiling"]
 
@@ -54,7 +54,7 @@ class Figure:
     nodes: int
     read_s: float
     pass_s: float
-    regions: int
+    matches: int
     sites: int
 
 
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
         each = [1e6 * seconds / figure.nodes for seconds in (figure.read_s, figure.pass_s)]
         print(
             f"{figure.nodes:8} {1e3 * figure.read_s:7.1f} ms {each[0]:6.2f} µs {1e3 * figure.pass_s:8.1f} ms "
-            f"{each[1]:6.2f} µs {figure.regions:8} {figure.sites:6}"
+            f"{each[1]:6.2f} µs {figure.matches:8} {figure.sites:6}"
         )
     share = share_of_compiling(options.layers) if options.layers else None
     if share:
@@ -114,7 +114,7 @@ def share_of_compiling(layers: int) -> Share:
     run = FusionPass.__call__
 
     def timed(fusion_pass: FusionPass, graph: Graph) -> None:
-        nodes, (read_s, _) = len(graph.nodes), _seconds(lambda: read(graph))
+        nodes, (read_s, _) = len(graph.nodes), _seconds(lambda: match_graph(graph))
         passes.append((nodes, read_s, _seconds(lambda: run(fusion_pass, graph))[0]))
 
     torch.compiler.reset()
@@ -128,11 +128,11 @@ def measure(nodes: int) -> Figure:
     """The figures of a graph of at least ``nodes`` nodes; reading is the best of three, as other work only adds to it."""
     graph = layers(nodes)
     size = len(graph.nodes)
-    read_s = min(_seconds(lambda: read(graph))[0] for _ in range(3))
-    regions = len(read(graph).regions)
+    read_s = min(_seconds(lambda: match_graph(graph))[0] for _ in range(3))
+    matches = len(match_graph(graph).matches)
     fusion_pass = FusionPass(fusions(), strict=True)
     pass_s, _ = _seconds(lambda: fusion_pass(graph))
-    return Figure(size, read_s, pass_s, regions, len(fusion_pass.records[0].sites))
+    return Figure(size, read_s, pass_s, matches, len(fusion_pass.records[0].sites))
 
 
 def layers(nodes: int) -> Graph:

@@ -13,7 +13,7 @@ import torch
 
 from helion_compile.configs.case import Case
 from helion_compile.helion_kernel import HelionKernel
-from helion_compile.kernels import activation_quant, norm_rope, quant, rms_norm_quant, rope, scaled_mm
+from helion_compile.kernels import activation_quant, norm_quant, norm_rope, quant, rope, scaled_mm
 from helion_compile.tune.cases import Layer
 
 __all__ = ["LAYERS", "SUBJECTS", "Subject"]
@@ -148,14 +148,14 @@ _EXACT = {"attributes": {"exact": True}}
 _SILU_MUL = {"gated": True}
 
 SUBJECTS: dict[str, Subject] = {
-    "rms_norm_quant": Subject(rms_norm_quant, _rows(residual=False)),
-    "rms_norm_quant exact": Subject(rms_norm_quant, _rows(residual=False), **_EXACT),
-    "rms_norm_quant group": Subject(rms_norm_quant, _rows(residual=False, group=128)),
-    "rms_norm_quant static": Subject(rms_norm_quant, _rows(residual=False, static=True)),
-    "add_rms_norm_quant": Subject(rms_norm_quant, _rows(residual=True)),
-    "add_rms_norm_quant group": Subject(rms_norm_quant, _rows(residual=True, group=128)),
-    "add_rms_norm_quant static": Subject(rms_norm_quant, _rows(residual=True, static=True)),
-    "layer_norm_quant": Subject(rms_norm_quant, _rows(residual=False, kind="layer")),
+    "norm_quant": Subject(norm_quant, _rows(residual=False)),
+    "norm_quant exact": Subject(norm_quant, _rows(residual=False), **_EXACT),
+    "norm_quant group": Subject(norm_quant, _rows(residual=False, group=128)),
+    "norm_quant static": Subject(norm_quant, _rows(residual=False, static=True)),
+    "add_norm_quant": Subject(norm_quant, _rows(residual=True)),
+    "add_norm_quant group": Subject(norm_quant, _rows(residual=True, group=128)),
+    "add_norm_quant static": Subject(norm_quant, _rows(residual=True, static=True)),
+    "layer_norm_quant": Subject(norm_quant, _rows(residual=False, kind="layer")),
     "quant": Subject(quant, _rows()),
     "quant group": Subject(quant, _rows(group=128)),
     "quant static": Subject(quant, _rows(static=True)),
@@ -184,5 +184,5 @@ SUBJECTS: dict[str, Subject] = {
         check_eager=True,
     ),
     "norm_rope over heads": Subject(norm_rope, _heads("halves", over_heads=True)),
-    "scaled_mm": Subject(scaled_mm, _weights, library=scaled_mm.alternatives["library"]),
+    "scaled_mm": Subject(scaled_mm, _weights, library=scaled_mm.fallbacks["library"]),
 }

@@ -117,7 +117,7 @@ def _norm_rotary(positions, query, cache, head_dim, weight, eps):
 
 
 def _cutlass(a, w, a_scale, w_scale, bias, dtype, fast_accum, *_):
-    return scaled_mm.alternatives["library"](a, w, a_scale, w_scale, bias, dtype, fast_accum, "cutlass")
+    return scaled_mm.fallbacks["library"](a, w, a_scale, w_scale, bias, dtype, fast_accum, "cutlass")
 
 
 def _as_they_are(*args: Any) -> tuple[Any, ...]:
@@ -149,12 +149,12 @@ def _for_norm_rotary(x, weight, cos1, sin1, cos2, sin2, eps, *_):
 
 # a subject of bench kernels -> the operator's call, and what makes its arguments of the kernel's
 OPERATORS: dict[str, tuple[Callable[..., Any], Callable[..., tuple[Any, ...]]]] = {
-    "rms_norm_quant": (_norm_token, _with_own_residual),
-    "add_rms_norm_quant": (_norm_token, _with_own_residual),
-    "rms_norm_quant group": (_norm_group, _with_own_residual),
-    "add_rms_norm_quant group": (_norm_group, _with_own_residual),
-    "rms_norm_quant static": (_norm_static, _with_own_residual),
-    "add_rms_norm_quant static": (_norm_static, _with_own_residual),
+    "norm_quant": (_norm_token, _with_own_residual),
+    "add_norm_quant": (_norm_token, _with_own_residual),
+    "norm_quant group": (_norm_group, _with_own_residual),
+    "add_norm_quant group": (_norm_group, _with_own_residual),
+    "norm_quant static": (_norm_static, _with_own_residual),
+    "add_norm_quant static": (_norm_static, _with_own_residual),
     "quant": (_quant_token, _as_they_are),
     "quant group": (_quant_group, _as_they_are),
     "quant static": (_quant_static, _as_they_are),

@@ -11,7 +11,7 @@ from functools import total_ordering
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-__all__ = ["Case", "Fact", "brief"]
+__all__ = ["Case", "Fact", "truncate"]
 
 Fact: TypeAlias = int | float | bool | str | None
 
@@ -66,7 +66,7 @@ class Case(Mapping[str, Fact]):
     def from_json(cls, facts: object) -> Case:
         """The case that :meth:`to_json` wrote; ``ValueError`` in one sentence for anything else."""
         if not isinstance(facts, dict):
-            raise ValueError(f'a case is an object of facts like {{"num_tokens": 16}}, not {brief(facts)}')
+            raise ValueError(f'a case is an object of facts like {{"num_tokens": 16}}, not {truncate(facts)}')
         return cls(**facts)
 
     def to_json(self) -> dict[str, Fact]:
@@ -130,7 +130,7 @@ class Case(Mapping[str, Fact]):
         return Case.from_json, (self.to_json(),)
 
 
-def brief(value: object, limit: int = 80) -> str:
+def truncate(value: object, limit: int = 80) -> str:
     """``value`` as one short line of printable ASCII, for messages that quote what a file or a caller said."""
     text = ascii(value)
     return text if len(text) <= limit else f"{text[:limit]}…"
@@ -139,7 +139,7 @@ def brief(value: object, limit: int = 80) -> str:
 @functools.lru_cache(256)
 def _checked(name: str) -> str:
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_FACT:
-        raise ValueError(f"a fact is named by an identifier like num_tokens, not {brief(name)}")
+        raise ValueError(f"a fact is named by an identifier like num_tokens, not {truncate(name)}")
     return name
 
 
@@ -155,7 +155,7 @@ def _plain(name: str, value: Any) -> Fact:
     if (dtype := str(value) if type(value).__module__ == "torch" else "") in _DTYPES:
         return _DTYPES[dtype]
     raise ValueError(
-        f"the fact {name} is {brief(value)} ({type(value).__name__}), and a case holds 64-bit int, finite float, bool, "
+        f"the fact {name} is {truncate(value)} ({type(value).__name__}), and a case holds 64-bit int, finite float, bool, "
         f"None and str of up to {_LONGEST_FACT} characters: pass the plain value"
     )
 

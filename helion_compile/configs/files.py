@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from helion_compile.configs.case import brief
+from helion_compile.configs.case import truncate
 from helion_compile.configs.gpu import slug
 from helion_compile.configs.row import ConfigError, Row
 
@@ -47,7 +47,7 @@ def kernel_folder(folder: Path, kernel: str) -> Path:
         ConfigError: the kernel's name is no plain identifier, and so might lead out of the folder.
     """
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", kernel):
-        raise ConfigError(f"a kernel is named by an identifier like rms_norm_quant, not {brief(kernel)}")
+        raise ConfigError(f"a kernel is named by an identifier like norm_quant, not {truncate(kernel)}")
     return folder / kernel
 
 
@@ -85,7 +85,7 @@ class TableFile:
                 continue
             self.rows.append(row)
             if row.extra:
-                unknown.append(f"row {index} has {', '.join(map(brief, sorted(row.extra)))}")
+                unknown.append(f"row {index} has {', '.join(map(truncate, sorted(row.extra)))}")
         if bad:
             self.problems.append(f"{path}: {_first(bad)}; skipped, the other rows are used")
         # A later version may add a field that only informs. A row is measured work: it is used, and said to be odd.
@@ -114,7 +114,7 @@ def parse_table(content: bytes) -> list[Any]:
     """The entries of a table, unchecked; ``ValueError`` when it is not a JSON list."""
     entries = parse_json(content)
     if not isinstance(entries, list):
-        raise ValueError(f"a table is a list of rows, not {brief(entries, 40)}")
+        raise ValueError(f"a table is a list of rows, not {truncate(entries, 40)}")
     return entries
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["Gpu", "arch_of", "likeness", "slug"]
+__all__ = ["Gpu", "arch_of", "name_similarity", "slug"]
 
 # Tables that do not say their architecture (files of other projects) are placed by the first of these words in their
 # name. Ours say it in every row, so a GPU missing here loses nothing but such foreign tables.
@@ -82,7 +82,7 @@ def arch_of(gpu_slug: str) -> str | None:
     return next((_ARCH_OF_WORD[word] for word in gpu_slug.split("_") if word in _ARCH_OF_WORD), None)
 
 
-def likeness(one: str, other: str) -> int:
+def name_similarity(one: str, other: str) -> int:
     """How many leading words two slugs share: an H100 of any form factor is nearer to an H100 than to an H200."""
     words, others = one.split("_"), other.split("_")
     return next((n for n, pair in enumerate(zip(words, others, strict=False)) if pair[0] != pair[1]), len(words))

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from helion_compile.configs.case import brief
+from helion_compile.configs.case import truncate
 from helion_compile.configs.files import parse_json
 from helion_compile.configs.gpu import arch_of, slug
 from helion_compile.configs.table import ConfigError, ConfigTable, Gpu, Row
@@ -88,11 +88,11 @@ def _entries(file: Path, content: Any, gpu: Gpu) -> Iterator[tuple[str, Any, Any
             yield f"entry {index}", known.get("key"), known.get("config")
         return
     if not isinstance(content, dict):
-        raise ConfigError(f"{file} cannot be imported: it is {brief(content, 40)}, not a list or object of configs")
+        raise ConfigError(f"{file} cannot be imported: it is {truncate(content, 40)}, not a list or object of configs")
     if content and all(_is_section(value) for value in content.values()):
         content = _section(file, content, gpu)
     for key, config in content.items():
-        yield f"entry {brief(key)}", key, config
+        yield f"entry {truncate(key)}", key, config
 
 
 def _section(file: Path, content: dict[str, Any], gpu: Gpu) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _section(file: Path, content: dict[str, Any], gpu: Gpu) -> dict[str, Any]:
     name = max((name for name in content if f"{gpu.slug}_".startswith(f"{name}_")), key=len, default=None)
     if name is None:
         raise ConfigError(
-            f"{file} cannot be imported: it has configs for {', '.join(map(brief, list(content)[:8]))} and none for "
+            f"{file} cannot be imported: it has configs for {', '.join(map(truncate, list(content)[:8]))} and none for "
             f"{gpu.slug}; name one of these with --gpu"
         )
     return content[name]
@@ -117,7 +117,7 @@ def _facts(key: Any) -> dict[str, Any]:
     if key == "default":
         return {}
     if not isinstance(key, str) or not _FLAT_KEY.fullmatch(key):
-        raise ConfigError(f"has {brief(key)} where facts and their sizes belong")
+        raise ConfigError(f"has {truncate(key)} where facts and their sizes belong")
     return {name: int(size) for name, size in _FLAT_FACT.findall(key)}
 
 
@@ -125,7 +125,7 @@ def _gpu(name: str, capability: tuple[int, int] | None) -> Gpu:
     if capability is None:
         arch = arch_of(slug(name))
         if arch is None:
-            raise ConfigError(f"the compute capability of {brief(name)} is not known: give it, as in --capability 9.0")
+            raise ConfigError(f"the compute capability of {truncate(name)} is not known: give it, as in --capability 9.0")
         digits = arch.removeprefix("sm_")
         capability = int(digits[:-1]), int(digits[-1])
     return Gpu(name, capability)
@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m helion_compile configs import", description="Import config files of vLLM's Helion kernels."
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    parser.add_argument("--kernel", required=True, help="the kernel that gets the configs, such as rms_norm_quant")
+    parser.add_argument("--kernel", required=True, help="the kernel that gets the configs, such as norm_quant")
     parser.add_argument("--gpu", required=True, help="the GPU they were tuned on, such as 'NVIDIA H100'")
     parser.add_argument("--capability", type=_capability, metavar="9.0", help="its compute capability, if not well known")
     parser.add_argument(

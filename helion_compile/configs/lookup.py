@@ -11,13 +11,13 @@ from typing import Any, Literal, TypeAlias
 from helion_compile.configs.case import Case, Fact
 from helion_compile.configs.row import Row
 
-__all__ = ["Match", "Shelf"]
+__all__ = ["Match", "CaseIndex"]
 
 Match: TypeAlias = Literal["exact", "rounded", "nearest", "default-case"]
 _Exact: TypeAlias = tuple[tuple[str, Fact], ...]
 
 
-class Shelf:
+class CaseIndex:
     """Finds the row for a case: the same case; else the next larger one; else the nearest; else the default case's.
 
     Rows of the same exact facts stand together, in the order of their rounded facts.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from helion_compile.configs.case import Case, brief
+from helion_compile.configs.case import Case, truncate
 
 __all__ = ["ConfigError", "Row"]
 
@@ -56,18 +56,18 @@ class Row:
             ConfigError: a field is missing or of the wrong type; the sentence names the field, not the file.
         """
         if not isinstance(fields, dict):
-            raise ConfigError(f"is {brief(fields)} where an object with case and config belongs")
+            raise ConfigError(f"is {truncate(fields)} where an object with case and config belongs")
         try:
             case = Case.from_json(fields.get("case"))
         except ValueError as error:
             raise ConfigError(f"has a bad case ({error})") from None
         us = fields.get("us")
         if us is not None and not _is_duration(us):
-            raise ConfigError(f"has us={brief(us)} where microseconds or null belong")
+            raise ConfigError(f"has us={truncate(us)} where microseconds or null belong")
         baselines = _object(fields, "baselines")
         for name, value in baselines.items():
             if not _is_duration(value):
-                raise ConfigError(f"has {brief(value)} microseconds for the baseline {brief(name)}")
+                raise ConfigError(f"has {truncate(value)} microseconds for the baseline {truncate(name)}")
         if not fields.get("config"):
             raise ConfigError("has no config")
         return cls(
@@ -121,7 +121,7 @@ def _object(fields: dict[str, Any], name: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ConfigError(f"has {name}={brief(value)} where an object belongs")
+        raise ConfigError(f"has {name}={truncate(value)} where an object belongs")
     return value
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
-from helion_compile.configs.case import Case, brief
+from helion_compile.configs.case import Case, truncate
 from helion_compile.configs.files import TableFile, kernel_folder, shipped_folder, table_files, user_folder, write_rows
-from helion_compile.configs.gpu import Gpu, arch_of, likeness
-from helion_compile.configs.lookup import Match, Shelf
+from helion_compile.configs.gpu import Gpu, arch_of, name_similarity
+from helion_compile.configs.lookup import CaseIndex, Match
 from helion_compile.configs.row import ConfigError, Row
-from helion_compile.lru import Recent
+from helion_compile.lru import LRUCache
 
 __all__ = ["Case", "ConfigError", "ConfigTable", "Gpu", "Pick", "Row"]
 
@@ -115,10 +115,10 @@ class ConfigTable:
         self._versions = frozenset([kernel_fingerprint] if isinstance(kernel_fingerprint, str) else kernel_fingerprint or ())
         self._lock = threading.RLock()
         self._files: list[TableFile] | None = None
-        self._shelves: dict[Gpu, list[tuple[str, Shelf]]] = {}
+        self._shelves: dict[Gpu, list[tuple[str, CaseIndex]]] = {}
         self._broken: dict[str, str] = {}
         self._watchers: list[Callable[[], None]] = []
-        self._recent: WeakValueDictionary[int, Recent] = WeakValueDictionary()
+        self._recent: WeakValueDictionary[int, LRUCache] = WeakValueDictionary()
         # The instance's pick is the class's, remembered: one call into C for a case seen before.
         self.pick = functools.lru_cache(_REMEMBERED_PICKS)(self.pick)  # type: ignore[method-assign]
 
@@ -139,7 +139,7 @@ class ConfigTable:
             key: takes the arguments, gives the cheapest value that settles the case, such as
                 ``lambda x, *_: (x.shape, x.dtype)``. By default shape and dtype of every tensor, and all else as it is.
         """
-        recent: Recent = Recent(_REMEMBERED_PICKS)
+        recent: LRUCache = LRUCache(_REMEMBERED_PICKS)
         self._recent[id(recent)] = recent
         key = key or _argument_key
 
@@ -214,17 +214,17 @@ class ConfigTable:
         """The folders in order of preference; new rows go to the first."""
         return (user_folder(), shipped_folder()) if self._folders is None else self._folders
 
-    def _arrange(self, gpu: Gpu) -> list[tuple[str, Shelf]]:
+    def _arrange(self, gpu: Gpu) -> list[tuple[str, CaseIndex]]:
         """A shelf for ``gpu``, then one for each GPU of its architecture, those of the likest name first."""
         with self._lock:
             rows: dict[str, list[Row]] = {}
             for file in self._loaded():
                 fits = [row for row in file.rows if file.gpu == gpu.slug or _arch(row, file) == gpu.arch]
                 rows.setdefault(file.gpu, []).extend(self._usable(fits, file))
-            order = sorted(rows, key=lambda name: (name != gpu.slug, -likeness(name, gpu.slug), name))
+            order = sorted(rows, key=lambda name: (name != gpu.slug, -name_similarity(name, gpu.slug), name))
             for name in order:  # a stable sort: the order of the folders decides among rows that say their version
                 rows[name].sort(key=lambda row: not row.kernel)
-            shelves = [(name, Shelf(rows[name], self.rounded, self.nearest)) for name in order]
+            shelves = [(name, CaseIndex(rows[name], self.rounded, self.nearest)) for name in order]
             self._shelves[gpu] = shelves
             return shelves
 
@@ -235,7 +235,7 @@ class ConfigTable:
             alien = next(row for row in rows if not self._is_ours(row))
             self._tell(
                 f"{file.path}: {len(rows) - len(ours)} of {len(rows)} rows were made by another version of "
-                f"{self.kernel} (row {alien.index}: {brief(alien.kernel)}, now: {', '.join(sorted(self._versions))}) "
+                f"{self.kernel} (row {alien.index}: {truncate(alien.kernel)}, now: {', '.join(sorted(self._versions))}) "
                 f"and are skipped; `python -m helion_compile tune {self.kernel}` makes new ones"
             )
         first: dict[tuple[Case, str | None], Row] = {}

@@ -55,7 +55,7 @@ def _same_definition(one: HelionKernel, other: HelionKernel) -> bool:
 
 
 def find(key: str) -> HelionKernel:
-    """The kernel with this key ("rms_norm_quant@1f3a5c77"), or of this name in its version of now.
+    """The kernel with this key ("norm_quant@1f3a5c77"), or of this name in its version of now.
 
     Raises:
         UnknownKernelError: no such kernel in this process; says whether another version of it is there.

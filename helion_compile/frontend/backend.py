@@ -107,7 +107,7 @@ def helion(
     *,
     mode: str | None = None,
     options: Mapping[str, Any] | None = None,
-    **region: Any,
+    **match: Any,
 ) -> Callable[..., Any]:
     """Compile a traced graph; what ``torch.compile(model, backend="helion")`` calls.
 
@@ -126,7 +126,7 @@ def helion(
     from helion_compile.frontend.verify_rollback import verified
 
     ours, theirs = Options.split(options)
-    compiler = inductor(mode, theirs, **region)
+    compiler = inductor(mode, theirs, **match)
     debug.dump(gm, example_inputs, mode, options)
     checked = verified(gm, example_inputs, mode, options) if ours.verify else None
     reject = checked.reject if checked else {}
@@ -180,10 +180,10 @@ def told_how_to_go_on(gm: torch.fx.GraphModule, inputs: Sequence[Any]) -> Iterat
 HOOK = "post_grad_custom_pre_pass"
 
 
-def inductor(mode: str | None, options: Mapping[str, Any], **region: Any) -> Any:
+def inductor(mode: str | None, options: Mapping[str, Any], **match: Any) -> Any:
     """The inductor backend as torch.compile makes it, with a shorter sentence for an unknown option."""
     try:
-        return torch._TorchCompileInductorWrapper(mode, options, None, **region)
+        return torch._TorchCompileInductorWrapper(mode, options, None, **match)
     except RuntimeError:
         known = torch._inductor.list_options()
         for name in options:

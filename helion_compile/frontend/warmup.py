@@ -23,9 +23,9 @@ from helion_compile.definitions import registry
 from helion_compile.helion_kernel import HelionKernel
 from helion_compile.runtime.counters import Counters, counters
 from helion_compile.runtime.dispatch import host_function, make_runner
-from helion_compile.runtime.dry_run import Wanted, collect
+from helion_compile.runtime.dry_run import PlanRequest, collect
 from helion_compile.runtime.plan_cache import making
-from helion_compile.runtime.record import Noted, compile_noted, launches
+from helion_compile.runtime.record import RecordedLaunch, compile_noted, launches
 from helion_compile.runtime.triton_launch import build_launcher
 
 __all__ = ["WarmUp", "warm_up"]
@@ -207,7 +207,7 @@ class _Background:
 
     def __init__(self, workers: int) -> None:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="helion-compile-warm-up")
-        self._wanted: dict[tuple[int, Any], Wanted] = {}
+        self._wanted: dict[tuple[int, Any], PlanRequest] = {}
         self._jobs: dict[Any, Future[Any]] = {}
 
     def __enter__(self) -> _Background:
@@ -216,7 +216,7 @@ class _Background:
     def __exit__(self, *_: Any) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def add(self, wanted: Wanted) -> None:
+    def add(self, wanted: PlanRequest) -> None:
         key = (id(wanted.store), wanted.facts)
         if key in self._wanted:
             return
@@ -227,7 +227,7 @@ class _Background:
             if config and "alternative" in config:  # nothing to compile
                 return
             try:
-                noted = launches(host_function(wanted.kernel, args, config), args, wanted.kernel.restores_zeros)
+                noted = launches(host_function(wanted.kernel, args, config), args, wanted.kernel.zeroed_workspace)
             except Exception as error:  # a config that does not compile: finish() meets it again and tries the next
                 log.debug("%s is left to the end of the warm-up: %s", wanted.kernel.name, error)
                 return
@@ -244,12 +244,12 @@ class _Background:
                 make_runner(wanted.kernel, wanted.args(), wanted.store, wanted.facts, wanted.made_outputs())
 
 
-def _compile_on(device: torch.device, launch: Noted) -> None:
+def _compile_on(device: torch.device, launch: RecordedLaunch) -> None:
     with torch.cuda.device(device):
         build_launcher(compile_noted(*launch))
 
 
-def _variant(launch: Noted) -> tuple[Any, ...]:
+def _variant(launch: RecordedLaunch) -> tuple[Any, ...]:
     """Equal for launches of one binary, as far as can be told without Triton: saves threads from compiling it twice."""
     kernel, _, arguments, options = launch
     facts: list[Any] = [id(kernel), tuple(sorted(options.items(), key=repr))]

@@ -46,7 +46,7 @@ def fusion(*, exact: bool) -> Fusion:
 
 
 def _refuse(chain: Chain, exact: bool) -> str | None:
-    activation = chain[Activation].meaning
+    activation = chain[Activation].op
     if exact and activation.function in _ANOTHER_LAST_BIT:
         return (
             f"{activation.function.value} has another last bit than {_ANOTHER_LAST_BIT[activation.function].value}, which the "
@@ -60,7 +60,7 @@ def _refuse(chain: Chain, exact: bool) -> str | None:
 def _tensors(chain: Chain, operands: Operands) -> tuple[Any, Any]:
     """What the function is taken of, and what it is multiplied by."""
     x, up = chain.inputs["x"], chain.inputs.get("up")
-    if not chain[Activation].meaning.joined:
+    if not chain[Activation].op.joined:
         return operands.rows(x), None if up is None else operands.rows(up)
     both, width = operands.rows(x), value_of(x).size(-1)
     gate, up = (operands.call(aten.slice.Tensor, both, 1, *spot) for spot in ((0, width // 2), (width // 2, width)))
@@ -68,6 +68,6 @@ def _tensors(chain: Chain, operands: Operands) -> tuple[Any, Any]:
 
 
 def _attributes(chain: Chain) -> tuple[str, str]:
-    activation = chain[Activation].meaning
+    activation = chain[Activation].op
     function = _ANOTHER_LAST_BIT.get(activation.function, activation.function)
     return function.value, _ROUNDING[activation.rounding]

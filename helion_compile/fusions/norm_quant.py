@@ -1,4 +1,4 @@
-"""Norm -> quantise: ``rms_norm_quant``."""
+"""Norm -> quantise: ``norm_quant``."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from typing import Any
 
 from helion_compile.fusions.operands import Operands
 from helion_compile.fusions.quantize_epilogue import into_quantizer
-from helion_compile.kernels import rms_norm_quant
+from helion_compile.kernels import norm_quant
 from helion_compile.kernels.device.normalize import normalization
 from helion_compile.passes.rewrite.fusion import Chain, Fusion
 from helion_compile.passes.semantics import Norm, NormRoot, NormRounding
 
 __all__ = ["KERNELS", "fusion"]
 
-KERNELS = (rms_norm_quant,)
+KERNELS = (norm_quant,)
 
 _ROOT = {NormRoot.RSQRT: "rsqrt", NormRoot.SQRT: "sqrt", NormRoot.RECIPROCAL_SQRT: "reciprocal_sqrt"}
 
 
 def fusion(*, exact: bool) -> Fusion:
-    """Norm -> Quantize as one ``rms_norm_quant``."""
-    return into_quantizer(rms_norm_quant, Norm, exact=exact, tensors=_tensors, attributes=_attributes, outputs=_outputs)
+    """Norm -> Quantize as one ``norm_quant``."""
+    return into_quantizer(norm_quant, Norm, exact=exact, tensors=_tensors, attributes=_attributes, outputs=_outputs)
 
 
 def _tensors(chain: Chain, operands: Operands) -> tuple[Any, ...]:
-    norm, inputs = chain[Norm].meaning, chain.inputs
+    norm, inputs = chain[Norm].op, chain.inputs
     return (
         operands.rows(inputs["x"]),
         operands.of(inputs["weight"]) if norm.weight_dtype else None,
@@ -34,12 +34,12 @@ def _tensors(chain: Chain, operands: Operands) -> tuple[Any, ...]:
 
 
 def _outputs(chain: Chain) -> list[str]:
-    present = {"sum": chain[Norm].meaning.residual, "out": chain.wanted(Norm, "out")}
+    present = {"sum": chain[Norm].op.residual, "out": chain.wanted(Norm, "out")}
     return [name for name, is_there in present.items() if is_there]
 
 
 def _attributes(chain: Chain) -> tuple[float, str]:
-    norm = chain[Norm].meaning
+    norm = chain[Norm].op
     return norm.eps, normalization(
         norm.kind.value,
         cast_then_scale=norm.rounding is NormRounding.CAST_THEN_SCALE,

@@ -35,7 +35,7 @@ def fusion(*, exact: bool) -> Fusion:
 
 
 def _refuse(chain: Chain, *, exact: bool) -> str | None:
-    norm, rope = chain[Norm].meaning, chain[Rope].meaning
+    norm, rope = chain[Norm].op, chain[Rope].op
     if norm.kind is not NormKind.RMS or norm.bias_dtype or norm.residual:
         return f"an RMSNorm without residual and bias fuses, found {norm}"
     if norm.root is not NormRoot.RSQRT or norm.factor_dtype != torch.float32:
@@ -69,7 +69,7 @@ def _over_heads(chain: Chain) -> bool:
 
 
 def _arguments(chain: Chain, exact: bool, heads: Heads, operands: Operands) -> tuple[Any, ...]:
-    norm, rope = chain[Norm].meaning, chain[Rope].meaning
+    norm, rope = chain[Norm].op, chain[Rope].op
     x, *tables = head_arguments(chain, Rope, heads, operands)
     return (
         x,

@@ -15,19 +15,19 @@ from helion_compile.helion_kernel import HelionKernel
 from helion_compile.kernels.device.quantize_attrs import quantization
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.passes.ir.values import CASTS, VIEWS, known_equal, number, shape_of
-from helion_compile.passes.match.region import Region
+from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.custom_ops import vllm_matmul
 from helion_compile.passes.patterns.custom_ops.op_call import name_of
 from helion_compile.passes.rewrite.fusion import Chain, Emit, Fusion
 from helion_compile.passes.semantics import (
     Granularity,
     Matmul,
-    Meaning,
     Quantize,
     ScaleDivision,
     ScaleFormat,
     ScaleLayout,
     ScaleUse,
+    SemanticOp,
 )
 
 __all__ = ["into_quantizer", "quantizer_text"]
@@ -52,7 +52,7 @@ _MATMULS = frozenset({aten._scaled_mm.default, aten._int_mm.default, aten.mm.def
 
 def into_quantizer(
     kernel: HelionKernel,
-    *front: type[Meaning],
+    *front: type[SemanticOp],
     exact: bool,
     tensors: Callable[[Chain, Operands], Sequence[Any]],
     attributes: Callable[[Chain], Sequence[Any]] = lambda chain: (),
@@ -76,7 +76,7 @@ def into_quantizer(
     def arguments(chain: Chain, operands: Operands) -> tuple[Any, ...]:
         scales = (None if node is None else operands.of(node) for node in _inputs(chain))
         wanted = [bool(chain.wanted(*front, "out"))] if outputs else []
-        quantizer = quantizer_text(chain[Quantize].meaning)
+        quantizer = quantizer_text(chain[Quantize].op)
         return *tensors(chain, operands), *scales, *attributes(chain), quantizer, exact, *wanted
 
     def why_not(chain: Chain) -> str | None:
@@ -95,23 +95,23 @@ def into_quantizer(
     return Fusion(kernel.name, (*front, Quantize), refuse=why_not, build=build)
 
 
-def quantizer_text(meaning: Quantize) -> str:
+def quantizer_text(op: Quantize) -> str:
     """The attributes as kernels take them; of a meaning that is not refused."""
-    dynamic = meaning.dynamic
+    dynamic = op.dynamic
     return quantization(
-        meaning.dtype,
-        qmax=meaning.qmax if dynamic else None,
-        clamp=meaning.clamp,
-        use=_USE[meaning.use],
-        scale_dtype=meaning.scale_dtype if dynamic else torch.float32,
-        division=_DIVISION[meaning.division] if dynamic else "number",
-        amax_ceiling=meaning.amax_ceiling,
-        amax_floor=meaning.amax_floor if meaning.amax_of_zeros is None else _smallest(meaning.x_dtype),
-        scale_floor=meaning.scale_floor,
-        group=meaning.group if meaning.granularity is Granularity.GROUP else None,
-        ue8m0=meaning.scale_format is ScaleFormat.UE8M0,
-        layout=_LAYOUT[meaning.scale_layout],
-        zero_point=meaning.zero_point,
+        op.dtype,
+        qmax=op.qmax if dynamic else None,
+        clamp=op.clamp,
+        use=_USE[op.use],
+        scale_dtype=op.scale_dtype if dynamic else torch.float32,
+        division=_DIVISION[op.division] if dynamic else "number",
+        amax_ceiling=op.amax_ceiling,
+        amax_floor=op.amax_floor if op.amax_of_zeros is None else _smallest(op.x_dtype),
+        scale_floor=op.scale_floor,
+        group=op.group if op.granularity is Granularity.GROUP else None,
+        ue8m0=op.scale_format is ScaleFormat.UE8M0,
+        layout=_LAYOUT[op.scale_layout],
+        zero_point=op.zero_point,
     )
 
 
@@ -122,13 +122,13 @@ def _smallest(dtype: torch.dtype) -> float:
 
 def _refuse_zeros(chain: Chain) -> str | None:
     """A row of zeros has another scale in the kernel, one with a NaN other values: in products both are 0, and NaN."""
-    meaning = chain[Quantize].meaning
-    if meaning.x_dtype == torch.float32 or meaning.use is not ScaleUse.DIVIDE:
-        found = f"rows of zeros have a scale of their own, x is {meaning.x_dtype} and {meaning.use.value}d by it"
+    op = chain[Quantize].op
+    if op.x_dtype == torch.float32 or op.use is not ScaleUse.DIVIDE:
+        found = f"rows of zeros have a scale of their own, x is {op.x_dtype} and {op.use.value}d by it"
         return f"{found}; divided rows of 16 bits fuse"
     for name in ("q", "scale"):
         for reader in chain.readers(Quantize, name):
-            if reader.region is None or not isinstance(reader.region.meaning, Matmul):
+            if reader.match is None or not isinstance(reader.match.op, Matmul):
                 where = f"{reader.node.target} at {Location.of(reader.node)}"
                 return f"rows of zeros have a scale of their own, which {where} may see; read by products alone they fuse"
     return None
@@ -136,49 +136,49 @@ def _refuse_zeros(chain: Chain) -> str | None:
 
 def _inputs(chain: Chain) -> tuple[Node | None, Node | None]:
     """The static scale and the upper bound of the largest magnitude, where the quantiser has them."""
-    meaning = chain[Quantize].meaning
-    return None if meaning.dynamic else chain.inputs["scale"], chain.inputs["scale_ub"] if meaning.scale_ub else None
+    op = chain[Quantize].op
+    return None if op.dynamic else chain.inputs["scale"], chain.inputs["scale_ub"] if op.scale_ub else None
 
 
 def _outputs(chain: Chain) -> list[tuple[type[Quantize], str]]:
     """Names of the quantiser's outputs, in the order in which kernels return them."""
-    meaning = chain[Quantize].meaning
-    present = {"q": True, "scale": meaning.dynamic, "zero": meaning.zero_point}
+    op = chain[Quantize].op
+    present = {"q": True, "scale": op.dynamic, "zero": op.zero_point}
     return [(Quantize, name) for name, is_there in present.items() if is_there]
 
 
 def _refuse_quantize(chain: Chain, exact: bool) -> str | None:
     """Why no kernel takes a quantiser of this kind; what of its attributes a kernel computes is the kernel's to say."""
-    meaning = chain[Quantize].meaning
-    if meaning.granularity is Granularity.TENSOR and meaning.dynamic:
+    op = chain[Quantize].op
+    if op.granularity is Granularity.TENSOR and op.dynamic:
         return (
             "one scale a tensor is known when all of it was read, so a second kernel has to write the values; Inductor makes "
             "the same two. One scale a token, one a group and a static one fuse"
         )
-    if not meaning.dynamic and meaning.granularity is not Granularity.TENSOR:
-        return f"there is one static scale {meaning.granularity.value}; a static scale of one number fuses"
-    if not meaning.dynamic and (others := [other for other in chain.beside(Quantize, "x") if not other.meaning.dynamic]):
+    if not op.dynamic and op.granularity is not Granularity.TENSOR:
+        return f"there is one static scale {op.granularity.value}; a static scale of one number fuses"
+    if not op.dynamic and (others := [other for other in chain.beside(Quantize, "x") if not other.op.dynamic]):
         return (
             f"{len(others) + 1} static scales quantise one tensor, of which Inductor makes one kernel and we as many as there "
             "are scales; one scale for all of them fuses"
         )
     taken = shape_of(chain[Quantize].inputs["x"])
-    for made in map(shape_of, chain.regions[0].outputs.get("out", ())):
+    for made in map(shape_of, chain.matches[0].outputs.get("out", ())):
         # An operator that normalises and quantises has no tensor in between.
-        if meaning.dynamic and taken and made and not known_equal(made[-1], taken[-1]):
+        if op.dynamic and taken and made and not known_equal(made[-1], taken[-1]):
             return f"rows of {made[-1]} elements are quantised in rows of {taken[-1]}; rows that stay as they are fuse"
-    if exact and meaning.use is ScaleUse.MULTIPLY_QUOTIENT:
+    if exact and op.use is ScaleUse.MULTIPLY_QUOTIENT:
         return (
             "x is multiplied by qmax / amax of one division, and by (1 / amax) * qmax in the kernel, which may have another "
             "last bit; with numerics='default' it fuses"
         )
-    return _refuse_zeros(chain) if meaning.amax_of_zeros is not None else None
+    return _refuse_zeros(chain) if op.amax_of_zeros is not None else None
 
 
 def _refuse_readers(chain: Chain) -> str | None:
     """A matmul, and who gets the values from the graph, may meet a last-bit difference; other readers may depend on bytes."""
     for reader in chain.readers(Quantize, "q"):
-        if reader.node.op != "output" and (other := _other_than_products(reader.node, reader.region)):
+        if reader.node.op != "output" and (other := _other_than_products(reader.node, reader.match)):
             return (
                 f"the quantised bytes are also read by {other.target} at {Location.of(other)}, and a fused kernel "
                 f"may change a byte by one step; with only matmuls reading them it fuses"
@@ -186,12 +186,12 @@ def _refuse_readers(chain: Chain) -> str | None:
     return None
 
 
-def _other_than_products(node: Node, region: Region | None) -> Node | None:
+def _other_than_products(node: Node, match: Match | None) -> Node | None:
     """What reads the bytes and is no matmul; None where they go to matmuls alone, converted or shifted by a constant too.
 
     On a CPU torchao writes int8 products as such, of floats or of uint8.
     """
-    if region is not None and isinstance(region.meaning, Matmul):
+    if match is not None and isinstance(match.op, Matmul):
         return None
     if node.target in _MATMULS or name_of(node) in vllm_matmul.ANCHORS:
         return None

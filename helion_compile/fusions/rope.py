@@ -33,11 +33,11 @@ def fusion(*, exact: bool) -> Fusion:
 
 
 def _refuse(chain: Chain, *, exact: bool) -> str | None:
-    meaning = chain[ComplexRope].meaning
+    op = chain[ComplexRope].op
     if exact:
         return "how a complex product is rounded is the device's own, which the kernel does not keep; use numerics='default'"
-    if meaning.dtype != meaning.x_dtype:
-        return f"x is {meaning.x_dtype} and the result {meaning.dtype}; of one dtype they fuse"
+    if op.dtype != op.x_dtype:
+        return f"x is {op.x_dtype} and the result {op.dtype}; of one dtype they fuse"
     heads = heads_of(chain, ComplexRope)
     if isinstance(heads, Reason):
         return heads

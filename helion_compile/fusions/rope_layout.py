@@ -21,7 +21,7 @@ from helion_compile.fusions.operands import Operands, Reason, value_of
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.passes.ir.values import RESHAPES, VIEWS, known_equal, shape_of
 from helion_compile.passes.rewrite.fusion import Chain, Emit
-from helion_compile.passes.semantics import ComplexRope, Meaning, RopePairs, RopeTable
+from helion_compile.passes.semantics import ComplexRope, RopePairs, RopeTable, SemanticOp
 
 __all__ = ["Heads", "head_arguments", "heads_of", "in_the_shape_of", "refuse_heads"]
 
@@ -39,19 +39,19 @@ class Heads(NamedTuple):
     heads_first: bool  # the result lies in memory as [B, H, S, D]
 
 
-def heads_of(chain: Chain, meaning: type[Meaning]) -> Heads | Reason:
+def heads_of(chain: Chain, op: type[SemanticOp]) -> Heads | Reason:
     """The layout of a chain that ends in ``meaning``, a rotary embedding, or a sentence why it is none that kernels take."""
-    region = chain[meaning]
-    out = value_of(region.outputs["out"][0])
+    match = chain[op]
+    out = value_of(match.outputs["out"][0])
     shape = out.shape
     if len(shape) not in (3, 4):
         return Reason(
             f"the result has {len(shape)} dimensions, {list(shape)}; the kernel takes [B, S, H, D], [B, H, S, D] or [S, H, D]"
         )
     out = out.unsqueeze(0) if len(shape) == 3 else out
-    tables = [shape_of(region.inputs[name]) for name in ("cos", "sin", "freqs") if name in region.inputs]
+    tables = [shape_of(match.inputs[name]) for name in ("cos", "sin", "freqs") if name in match.inputs]
     padded = [(*[1] * (4 - len(table)), *table) for table in tables]
-    possible = (1,) if region.meaning.swapped else (2, 1)
+    possible = (1,) if match.op.swapped else (2, 1)
     fitting = [dim for dim in possible if all(known_equal(table[dim], 1) for table in padded)]
     if not fitting:
         return Reason(f"the angles have shape {list(tables[0])} for {list(shape)}; angles that all heads share fuse")
@@ -65,11 +65,11 @@ def heads_of(chain: Chain, meaning: type[Meaning]) -> Heads | Reason:
     )
 
 
-def refuse_heads(chain: Chain, meaning: type[Meaning]) -> str | None:
+def refuse_heads(chain: Chain, op: type[SemanticOp]) -> str | None:
     """Why a kernel of its own would be more work than the code that Inductor makes."""
-    region = chain[meaning]
-    if region.meaning.dtype != region.meaning.x_dtype:
-        return f"x is {region.meaning.x_dtype} and the result {region.meaning.dtype}; of one dtype they fuse"
+    match = chain[op]
+    if match.op.dtype != match.op.x_dtype:
+        return f"x is {match.op.x_dtype} and the result {match.op.dtype}; of one dtype they fuse"
     producer = chain.inputs["x"]
     while producer.target in VIEWS:
         producer = producer.args[0]
@@ -78,7 +78,7 @@ def refuse_heads(chain: Chain, meaning: type[Meaning]) -> str | None:
             f"x comes from {producer.target} at {Location.of(producer)}, of which Inductor makes one kernel with this; "
             f"from a matmul or a graph's input it fuses"
         )
-    for reader in chain.readers(meaning, "out"):
+    for reader in chain.readers(op, "out"):
         copies = any(view.target in RESHAPES and _copies(view) for view in reader.views)
         if copies or not _in_memory(reader.node):
             what = "reshaped, which copies it, for" if copies else "read by"
@@ -90,20 +90,20 @@ def refuse_heads(chain: Chain, meaning: type[Meaning]) -> str | None:
     return None
 
 
-def head_arguments(chain: Chain, meaning: type[Meaning], heads: Heads, operands: Operands) -> tuple[Any, ...]:
+def head_arguments(chain: Chain, op: type[SemanticOp], heads: Heads, operands: Operands) -> tuple[Any, ...]:
     """x [B, S, H, D] and cos1, sin1, cos2, sin2 [B, S, R / 2], as views."""
-    region, call = chain[meaning], operands.call
+    match, call = chain[op], operands.call
     x = operands.of(chain.inputs["x"])
-    if isinstance(region.meaning, ComplexRope):
-        both = call(aten.view_as_real.default, operands.of(region.inputs["freqs"]))
+    if isinstance(match.op, ComplexRope):
+        both = call(aten.view_as_real.default, operands.of(match.inputs["freqs"]))
         cos, sin = (call(aten.select.int, both, -1, index) for index in (0, 1))
     else:
-        cos, sin = operands.of(region.inputs["cos"]), operands.of(region.inputs["sin"])
-    shape = shape_of(region.outputs["out"][0])
+        cos, sin = operands.of(match.inputs["cos"]), operands.of(match.inputs["sin"])
+    shape = shape_of(match.outputs["out"][0])
     if len(shape) == 3:
         shape, x = (1, *shape), call(aten.unsqueeze.default, x, 0)
     tokens = [(dim, shape[dim]) for dim in range(3) if dim != heads.dim]
-    if not region.meaning.swapped and heads.dim == 1:
+    if not match.op.swapped and heads.dim == 1:
         x = call(aten.permute.default, x, [0, 2, 1, 3])
     elif len(_shape(x)) != 4:  # [B, S, H * D] of a norm over all heads
         sizes = [_size(call, x, 0), _size(call, x, 1), shape[heads.dim], shape[3]]
@@ -117,7 +117,7 @@ def head_arguments(chain: Chain, meaning: type[Meaning], heads: Heads, operands:
         if not all(known_equal(found[index], size) for index, (_, size) in enumerate(tokens)):
             table = call(aten.expand.default, table, [_size(call, x, index) for index in (0, 1)] + [found[-1]])
         tables.append(table)
-    return x, *_first_and_second(region.meaning, *tables, call)
+    return x, *_first_and_second(match.op, *tables, call)
 
 
 def in_the_shape_of(heads: Heads, result: Node, emit: Emit) -> Node:
@@ -135,13 +135,13 @@ def _shape(value: Any) -> Any:
     return shape_of(value) if isinstance(value, Node) else value.shape
 
 
-def _first_and_second(meaning: Meaning, cos: Any, sin: Any, call: Callable[..., Any]) -> tuple[Any, ...]:
+def _first_and_second(op: SemanticOp, cos: Any, sin: Any, call: Callable[..., Any]) -> tuple[Any, ...]:
     """cos1, sin1, cos2, sin2 of tables [B, S, R] or [B, S, R / 2]."""
-    if isinstance(meaning, ComplexRope) or meaning.table is RopeTable.PAIR:
+    if isinstance(op, ComplexRope) or op.table is RopeTable.PAIR:
         return cos, sin, cos, sin
-    turned = meaning.turned
+    turned = op.turned
     spots = ((0, turned // 2, 1), (turned // 2, turned, 1))
-    if meaning.pairs is RopePairs.NEIGHBOURS:
+    if op.pairs is RopePairs.NEIGHBOURS:
         spots = ((0, turned, 2), (1, turned, 2))
     return tuple(call(aten.slice.Tensor, table, 2, *spot) for spot in spots for table in (cos, sin))
 

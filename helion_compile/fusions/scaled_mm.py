@@ -34,7 +34,7 @@ def fusion(*, exact: bool) -> Fusion:
 
 
 def _refuse(chain: Chain, exact: bool) -> str | None:
-    meaning = chain[Matmul].meaning
+    op = chain[Matmul].op
     if exact:
         return Leave("the kernel sums in another order than the library; numerics='exact' keeps the library's product")
     device = value_of(chain.inputs["a"]).device.type
@@ -42,14 +42,14 @@ def _refuse(chain: Chain, exact: bool) -> str | None:
         return Leave(f"on a {device} the kernel has nothing to gain over the library's product")
     if device == "cuda" and torch.cuda.is_available() and Gpu.current().arch != ARCH:
         return Leave(f"the kernel's default configs are for {ARCH}, and this GPU is {Gpu.current().arch}")
-    kinds = {meaning.a_scales, meaning.b_scales}
+    kinds = {op.a_scales, op.b_scales}
     if Granularity.GROUP in kinds:
         return "the scales are those of blocks; the kernel takes one a row and a column, or one a tensor"
-    if meaning.zero_points:
+    if op.zero_points:
         return "the rows of a have zero points; without them it fuses"
-    if meaning.scale_dtype != torch.float32 and meaning.operands != torch.int8:
-        return f"the scales are {meaning.scale_dtype}; the kernel takes torch.float32"
-    if len(kinds) > 1 and meaning.operands != torch.int8:
+    if op.scale_dtype != torch.float32 and op.operands != torch.int8:
+        return f"the scales are {op.scale_dtype}; the kernel takes torch.float32"
+    if len(kinds) > 1 and op.operands != torch.int8:
         return "one operand has a scale for each row and the other one for all; the kernel's library takes two of a kind"
     arguments = _values(chain)
     return scaled_mm.refuse(*arguments) or _refuse_unmeasured(arguments) or _refuse_slower(arguments)
@@ -80,28 +80,28 @@ def _refuse_slower(arguments: tuple[Any, ...]) -> str | None:
 
 
 def _build(chain: Chain, emit: Emit) -> Outputs:
-    meaning, inputs = chain[Matmul].meaning, chain.inputs
-    w = inputs["b"] if meaning.b_is_rows else emit(aten.permute.default, inputs["b"], [1, 0])
+    op, inputs = chain[Matmul].op, chain.inputs
+    w = inputs["b"] if op.b_is_rows else emit(aten.permute.default, inputs["b"], [1, 0])
     scales = [_flat(emit, inputs[name]) for name in ("a_scale", "b_scale")]
-    arguments = (inputs["a"], w, *scales, inputs.get("bias"), meaning.dtype, meaning.fast_accum, meaning.library)
+    arguments = (inputs["a"], w, *scales, inputs.get("bias"), op.dtype, op.fast_accum, op.library)
     return {(Matmul, "out"): emit(helion_kernel, *arguments, kernel=scaled_mm.name)}
 
 
 def _values(chain: Chain) -> tuple[Any, ...]:
     """The kernel's arguments as fake tensors."""
-    meaning, inputs = chain[Matmul].meaning, chain.inputs
+    op, inputs = chain[Matmul].op, chain.inputs
     b, bias = value_of(inputs["b"]), inputs.get("bias")
     scales = [value_of(inputs[name]) for name in ("a_scale", "b_scale")]
     # Scales of other dtypes are those of an int8 product, which are converted.
     scales = [scale.reshape(-1).to(torch.float32) if scale.is_contiguous() else scale for scale in scales]
     return (
         value_of(inputs["a"]),
-        b if meaning.b_is_rows else b.t(),
+        b if op.b_is_rows else b.t(),
         *scales,
         None if bias is None else value_of(bias),
-        meaning.dtype,
-        meaning.fast_accum,
-        meaning.library,
+        op.dtype,
+        op.fast_accum,
+        op.library,
     )
 
 

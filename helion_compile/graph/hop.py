@@ -1,6 +1,6 @@
 """The higher-order op ``helion_kernel``: one graph node for one call of a Helion kernel.
 
-    %out = torch.ops.higher_order.helion_kernel(%x, %weight, 1e-06, kernel="rms_norm_quant@1f3a5c77")
+    %out = torch.ops.higher_order.helion_kernel(%x, %weight, 1e-06, kernel="norm_quant@1f3a5c77")
 
 Arguments are flat and in the order of the kernel's signature; ``kernel`` is its name and fingerprint, so equal graphs have
 equal text in every process and an edited kernel makes another graph.  A node that the pass puts into a graph has the name

@@ -2,12 +2,12 @@
 
     buf1 = empty_strided_cuda((16, 4096), (4096, 1), torch.float8_e4m3fn)
     buf2 = empty_strided_cuda((16, 1), (1, 1), torch.float32)
-    helion_rms_norm_quant_op2.call(arg0_1, arg1_1, buf1, buf2)
+    helion_norm_quant_op2.call(arg0_1, arg1_1, buf1, buf2)
 
 and above it, once, what is fixed at compile time:
 
-    helion_rms_norm_quant_op2 = helion_compile.runtime.call_site.CallSite(
-        "rms_norm_quant@1f3a5c77", 2, 2, lambda tensor0, tensor1: (tensor0, tensor1, None, 1e-06, ...), "model.layers.0…")
+    helion_norm_quant_op2 = helion_compile.runtime.call_site.CallSite(
+        "norm_quant@1f3a5c77", 2, 2, lambda tensor0, tensor1: (tensor0, tensor1, None, 1e-06, ...), "model.layers.0…")
 
 The outputs are ordinary buffers that the call writes to, so Inductor's memory planning reuses their memory and nothing is
 copied around the call.  Symbolic sizes are passed along: a graph compiled for a range of sizes still picks a config for each.

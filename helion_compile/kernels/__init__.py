@@ -5,10 +5,10 @@ the way.
 """
 
 from helion_compile.kernels.families.activation_quant import activation_quant
-from helion_compile.kernels.families.norm_quant import rms_norm_quant
+from helion_compile.kernels.families.norm_quant import norm_quant
 from helion_compile.kernels.families.norm_rope import norm_rope
 from helion_compile.kernels.families.quant import quant
 from helion_compile.kernels.families.rope import rope
 from helion_compile.kernels.families.scaled_mm import scaled_mm
 
-__all__ = ["activation_quant", "norm_rope", "quant", "rms_norm_quant", "rope", "scaled_mm"]
+__all__ = ["activation_quant", "norm_rope", "quant", "norm_quant", "rope", "scaled_mm"]

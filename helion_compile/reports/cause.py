@@ -58,10 +58,10 @@ def _nothing_fused(report: Report) -> Iterator[str]:
         reason, count = Counter(_without_names(refusal.reason) for refusal in report.refusals).most_common(1)[0]
         yield f"Every candidate was refused, {count} of {len(report.refusals)} because: {reason}."
         return
-    if report.idle:
-        names = _counted(Counter(idle.name for idle in report.idle))
-        yield f"{names} read, and none stands in a chain that a fusion in use takes: {report.idle[0].reason}."
-        if any(idle.name == "quantize" for idle in report.idle):
+    if report.unfused:
+        names = _counted(Counter(unfused.name for unfused in report.unfused))
+        yield f"{names} read, and none stands in a chain that a fusion in use takes: {report.unfused[0].reason}."
+        if any(unfused.name == "quantize" for unfused in report.unfused):
             return
     quantisers = [item for item in found if item.kind == "quantize"]
     casts = [item for item in quantisers if item.operation.startswith("cast to ")]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from helion_compile.passes.account.records import Idle, Refusal, Site
+from helion_compile.passes.account.records import Refusal, Site, Unfused
 from helion_compile.passes.ir.graph_listing import Line
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.reports.cause import causes
@@ -48,7 +48,7 @@ def _graph(graph: GraphReport) -> dict[str, Any]:
         "sites": [_fused(fused) for fused in graph.fused],
         "kept": [{**_site(site), "reason": site.reason} for site in record.kept],
         "refusals": [_refusal(refusal) for refusal in record.refusals],
-        "idle": [_idle(idle) for idle in record.idle],
+        "idle": [_idle(unfused) for unfused in record.unfused],
         "inventory": [
             {"kind": item.kind, "operation": item.operation, "count": item.count, "first": _place(item.first)}
             for item in record.inventory
@@ -79,7 +79,7 @@ def _site(site: Site) -> dict[str, Any]:
         "fusion": site.fusion,
         "place": _place(site.location),
         "layer": layer_of(site.location.module),
-        "meanings": list(site.meanings),
+        "meanings": list(site.ops),
         "shapes": site.shapes,
         "merged": site.merged,
         "node": site.node,
@@ -117,13 +117,13 @@ def _refusal(refusal: Refusal) -> dict[str, Any]:
     }
 
 
-def _idle(idle: Idle) -> dict[str, Any]:
+def _idle(unfused: Unfused) -> dict[str, Any]:
     return {
-        "name": idle.name,
-        "meaning": idle.meaning,
-        "place": _place(idle.location),
-        "node": idle.node,
-        "reason": idle.reason,
+        "name": unfused.name,
+        "meaning": unfused.op,
+        "place": _place(unfused.location),
+        "node": unfused.node,
+        "reason": unfused.reason,
     }
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helion_compile.passes.account.records import GraphRecord, Idle, Refusal, Site
+from helion_compile.passes.account.records import GraphRecord, Refusal, Site, Unfused
 from helion_compile.passes.ir.graph_listing import Line
 from helion_compile.passes.ir.source_location import shown_path
 
@@ -68,7 +68,7 @@ class FusedSite:
     """
 
     site: Site
-    kernel: str  # "rms_norm_quant@1f3a5c77"
+    kernel: str  # "norm_quant@1f3a5c77"
     config: Config
     before: Cost = Cost()
     after: Cost = Cost()
@@ -151,8 +151,8 @@ class Report:
         return [refusal for graph in self.graphs for refusal in graph.record.refusals]
 
     @property
-    def idle(self) -> list[Idle]:
-        return [idle for graph in self.graphs for idle in graph.record.idle]
+    def unfused(self) -> list[Unfused]:
+        return [unfused for graph in self.graphs for unfused in graph.record.unfused]
 
     @property
     def kept(self) -> list[Site]:

@@ -17,7 +17,7 @@ from helion_compile.reports.cause import candidates, causes
 from helion_compile.reports.model import Cost
 
 if TYPE_CHECKING:
-    from helion_compile.passes.account.records import Idle, Refusal, Site
+    from helion_compile.passes.account.records import Refusal, Site, Unfused
     from helion_compile.reports.model import FusedSite, GraphReport, Report
     from helion_compile.verify.compare import Compared
 
@@ -109,11 +109,11 @@ def _blocks(graph: GraphReport) -> Iterator[Block]:
         yield _fused(group)
     for group in _alike(record.refusals, _refusal_key):
         yield _refused(group)
-    for (fusion, meanings, reason), count in Counter((s.fusion, s.meanings, s.reason) for s in record.kept).items():
+    for (fusion, ops, reason), count in Counter((s.fusion, s.ops, s.reason) for s in record.kept).items():
         who = "the library" if fusion == "matmul" else "Inductor"
         because = [("because", reason)] if reason else []
-        yield f"{count} x {' -> '.join(meanings)}: left to {who}", because, "dim"
-    for group in _alike(record.idle, _idle_key):
+        yield f"{count} x {' -> '.join(ops)}: left to {who}", because, "dim"
+    for group in _alike(record.unfused, _idle_key):
         yield _idle(group)
 
 
@@ -136,7 +136,7 @@ def _fused(group: list[FusedSite]) -> Block:
         f"{site.fusion} in {_modules(fused.site.location for fused in group)}",
         [
             ("source", site.location.source),
-            ("meaning", " -> ".join(_listed(meaning.split(", ")) for meaning in site.meanings)),
+            ("meaning", " -> ".join(_listed(op.split(", ")) for op in site.ops)),
             ("shapes", _listed(f"{name} {shape}" for name, shape in site.shapes.items())),
             *merged,
             ("kernel", fused.kernel),
@@ -202,11 +202,11 @@ def _refused(group: list[Refusal]) -> Block:
     )
 
 
-def _idle(group: list[Idle]) -> Block:
-    idle = group[0]
+def _idle(group: list[Unfused]) -> Block:
+    unfused = group[0]
     return (
-        f"not used: {idle.name} in {_modules(idle.location for idle in group)}",
-        [("source", idle.location.source), ("meaning", _listed(idle.meaning.split(", "))), ("reason", idle.reason)],
+        f"not used: {unfused.name} in {_modules(unfused.location for unfused in group)}",
+        [("source", unfused.location.source), ("meaning", _listed(unfused.op.split(", "))), ("reason", unfused.reason)],
         "dim",
     )
 
@@ -214,11 +214,11 @@ def _idle(group: list[Idle]) -> Block:
 def _fused_key(fused: FusedSite) -> Hashable:
     site: Site = fused.site
     shapes = tuple(site.shapes.items())
-    return fused.kernel, str(fused.config), site.meanings, shapes, site.merged, fused.before, *_place(site.location)
+    return fused.kernel, str(fused.config), site.ops, shapes, site.merged, fused.before, *_place(site.location)
 
 
-def _idle_key(idle: Idle) -> Hashable:
-    return idle.name, idle.meaning, _without_numbers(idle.reason), *_place(idle.location)
+def _idle_key(unfused: Unfused) -> Hashable:
+    return unfused.name, unfused.op, _without_numbers(unfused.reason), *_place(unfused.location)
 
 
 def _refusal_key(refusal: Refusal) -> Hashable:

@@ -26,7 +26,7 @@ from helion_compile.runtime import codegen_cache
 from helion_compile.runtime.counters import counters
 from helion_compile.runtime.dry_run import collecting
 from helion_compile.runtime.plan_cache import Plans, making
-from helion_compile.runtime.record import Plan, Unexplained, record
+from helion_compile.runtime.record import NotReplayable, Plan, record
 
 if TYPE_CHECKING:
     from helion_compile.configs.table import Pick
@@ -267,10 +267,10 @@ def _alternative(kernel: HelionKernel, pick: Pick) -> Alternative | None:
     name = (pick.config or {}).get("alternative")
     if name is None:
         return None
-    if name not in kernel.alternatives:
+    if name not in kernel.fallbacks:
         where = "default_config" if pick.row is None else "a row"
-        raise ValueError(f"{kernel.name}: {where} names an alternative {name!r}, and alternatives= has none such.")
-    return Alternative(kernel.alternatives[name])
+        raise ValueError(f"{kernel.name}: {where} names an alternative {name!r}, and fallbacks= has none such.")
+    return Alternative(kernel.fallbacks[name])
 
 
 def _refuse_to_compile_in_a_capture(kernel: HelionKernel, args: tuple[Any, ...]) -> None:
@@ -301,10 +301,10 @@ def _explained(
     kernel: HelionKernel, host: Callable[..., Any], args: tuple[Any, ...], outputs: tuple[torch.Tensor, ...] | None
 ) -> Runner:
     try:
-        plan = record(host, args, kernel.restores_zeros)
+        plan = record(host, args, kernel.zeroed_workspace)
         if outputs is not None and not _fits(plan, outputs):
-            raise Unexplained("its outputs are not laid out as its reference's")
-    except Unexplained as reason:
+            raise NotReplayable("its outputs are not laid out as its reference's")
+    except NotReplayable as reason:
         counters.unplanned += 1
         warn_once(kernel, f"is launched through Helion's own host function, which is slower: {reason}.")
         return host

@@ -16,7 +16,7 @@ import torch
 if TYPE_CHECKING:
     from helion_compile.helion_kernel import HelionKernel
 
-__all__ = ["Wanted", "collect", "collecting"]
+__all__ = ["PlanRequest", "collect", "collecting"]
 
 _mode = threading.local()
 
@@ -44,7 +44,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PlanRequest:
     """A call that needs a plan.
 
     Attributes:
@@ -71,7 +71,7 @@ class Wanted:
 
 
 @contextlib.contextmanager
-def collect(found: Callable[[Wanted], None]) -> Iterator[None]:
+def collect(found: Callable[[PlanRequest], None]) -> Iterator[None]:
     """Within it, in this thread, calls that need a new plan are told to ``found`` and run their reference."""
     before = getattr(_mode, "found", None)
     _mode.found = found
@@ -94,5 +94,5 @@ def collecting(
         return False
     arguments = tuple(Layout.of(arg) if isinstance(arg, torch.Tensor) else arg for arg in args)
     layouts = None if outputs is None else tuple(map(Layout.of, outputs))
-    found(Wanted(kernel, arguments, store, facts, layouts))
+    found(PlanRequest(kernel, arguments, store, facts, layouts))
     return True

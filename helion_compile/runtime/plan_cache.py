@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Hashable
 from typing import Any
 
-from helion_compile.lru import Recent
+from helion_compile.lru import LRUCache
 
 __all__ = ["MAX_PLANS", "Plans", "making"]
 
@@ -24,7 +24,7 @@ def making() -> threading.RLock:
     return _making
 
 
-class Plans(Recent):
+class Plans(LRUCache):
     """Plans by the facts they were made for; ``plans[facts]`` is None where there is none.
 
     About the ``MAX_PLANS`` used last are kept, so a server that sees every token count does not grow without end.  A forked

@@ -26,7 +26,7 @@ __all__ = ["LOOK", "called_by", "follow", "follow_profiler", "in_range", "profil
 
 # The line of generated code, and the line it needs above.
 LOOK = (
-    "from helion_compile import ranges as helion_ranges; from torch.autograd import profiler as helion_profiler",
+    "from helion_compile.runtime import profiler_ranges as helion_ranges; from torch.autograd import profiler as helion_profiler",
     "if helion_profiler._is_profiler_enabled is not helion_ranges.seen: helion_ranges.follow_profiler()",
 )
 
@@ -49,7 +49,7 @@ def profiling() -> Iterator[None]:
 
         with helion_compile.profiling():
             model(input_ids)
-        # "rms_norm_quant model.layers.0.self_attn.q_proj (…/modeling_qwen3.py:244)"
+        # "norm_quant model.layers.0.self_attn.q_proj (…/modeling_qwen3.py:244)"
 
     ``torch.profiler`` shows them without it.  Models need not be compiled anew.  A CUDA graph replays without Python, so
     that in ``mode="reduce-overhead"`` only its recording has ranges.

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from helion_compile.runtime import zeroed_workspace
 from helion_compile.runtime.triton_launch import LaunchSource, UnknownInterface, define, launch_source, waits
 
-__all__ = ["Buffer", "Noted", "Plan", "Unexplained", "allocate", "compile_noted", "launches", "record"]
+__all__ = ["Buffer", "RecordedLaunch", "Plan", "NotReplayable", "allocate", "compile_noted", "launches", "record"]
 
 
 def _allocate_publicly(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -38,7 +38,7 @@ empty_strided_cuda = getattr(torch._C._dynamo.guards, "_empty_strided_cuda", _al
 current_stream = getattr(torch._C, "_cuda_getCurrentRawStream", _stream_publicly)
 
 
-class Unexplained(Exception):
+class NotReplayable(Exception):
     """The host function does something that a plan cannot replay; the text says what."""
 
 
@@ -148,32 +148,32 @@ def allocate(buffer: Buffer) -> torch.Tensor:
 
 
 # What a host function launched: Triton's kernel, the grid, its arguments, Triton's options.
-Noted = tuple[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]]
+RecordedLaunch = tuple[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]]
 
 
-def record(host: Callable[..., Any], args: tuple[Any, ...], restores_zeros: bool = False) -> Plan:
+def record(host: Callable[..., Any], args: tuple[Any, ...], zeroed_workspace: bool = False) -> Plan:
     """The plan of ``host(*args)``; compiles its Triton kernels and launches nothing.
 
     Args:
         host: Helion's generated host function for one config; it takes the launcher as ``_launcher``.
         args: the call's arguments, CUDA tensors among them, on the current device.
-        restores_zeros: its kernels leave zero what it makes with ``torch.zeros``; see ``zeroed_workspace``.
+        zeroed_workspace: its kernels leave zero what it makes with ``torch.zeros``; see ``zeroed_workspace``.
 
     Raises:
         Unexplained: the call cannot be replayed from its inputs and outputs.
     """
     args = _with_own_storage(args)
-    result, allocated, zeroed, noted = _watched(host, args, restores_zeros)
+    result, allocated, zeroed, noted = _watched(host, args, zeroed_workspace)
     outputs = _flat(result)
     inputs = [arg for arg in args if isinstance(arg, torch.Tensor)]
     storages = [_storage(tensor) for tensor in (*inputs, *outputs)]
     if len(set(storages)) < len(storages):
-        raise Unexplained("it returns one of its arguments, or one tensor twice")
+        raise NotReplayable("it returns one of its arguments, or one tensor twice")
     for output in outputs:
         if output.storage_offset() or output.untyped_storage().nbytes() != _span(output):
-            raise Unexplained("it returns a part of a tensor that it allocates")
+            raise NotReplayable("it returns a part of a tensor that it allocates")
         if not any(_storage(output) == _storage(tensor) for tensor in allocated):
-            raise Unexplained("it returns a tensor that torch computed")
+            raise NotReplayable("it returns a tensor that torch computed")
     scratch = [tensor for tensor in allocated if _storage(tensor) not in storages]
     tensors = [*inputs, *outputs, *scratch, *zeroed]
     return _plan(
@@ -187,25 +187,25 @@ def record(host: Callable[..., Any], args: tuple[Any, ...], restores_zeros: bool
     )
 
 
-def launches(host: Callable[..., Any], args: tuple[Any, ...], restores_zeros: bool = False) -> list[Noted]:
+def launches(host: Callable[..., Any], args: tuple[Any, ...], zeroed_workspace: bool = False) -> list[RecordedLaunch]:
     """What ``host(*args)`` would launch.
 
     Raises:
         Unexplained: the host function does more than launch.
     """
-    return _watched(host, _with_own_storage(args), restores_zeros)[-1]
+    return _watched(host, _with_own_storage(args), zeroed_workspace)[-1]
 
 
 def _watched(
-    host: Callable[..., Any], args: tuple[Any, ...], restores_zeros: bool
-) -> tuple[Any, list[torch.Tensor], list[torch.Tensor], list[Noted]]:
+    host: Callable[..., Any], args: tuple[Any, ...], zeroed_workspace: bool
+) -> tuple[Any, list[torch.Tensor], list[torch.Tensor], list[RecordedLaunch]]:
     """What the host function returns, allocates, makes of zeros and launches."""
-    noted: list[Noted] = []
+    noted: list[RecordedLaunch] = []
 
     def note(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
         noted.append((kernel, grid, arguments, options))
 
-    with _OnlyAllocates(restores_zeros) as watched:
+    with _OnlyAllocates(zeroed_workspace) as watched:
         result = host(*args, _launcher=note)
     return result, watched.allocated, watched.zeroed, noted
 
@@ -247,7 +247,7 @@ def _launch(
     options: dict[str, Any],
 ) -> LaunchSource:
     if len(arguments) != len(kernel.arg_names):
-        raise Unexplained(f"{kernel.__name__} is launched with keyword or default arguments")
+        raise NotReplayable(f"{kernel.__name__} is launched with keyword or default arguments")
     values, pointers = [], []
     for position, argument in enumerate(arguments):
         if isinstance(argument, torch.Tensor):
@@ -257,14 +257,14 @@ def _launch(
         elif isinstance(argument, (int, float, bool, str, type(None), torch.dtype)):
             values.append(argument)
         else:
-            raise Unexplained(f"{kernel.__name__} takes a {type(argument).__name__}")
+            raise NotReplayable(f"{kernel.__name__} takes a {type(argument).__name__}")
     compiled = compile_noted(kernel, grid, arguments, options)
     if hasattr(compiled, "result"):  # compiled in the background
         compiled = compiled.result()
     try:
         return launch_source(number, compiled, (*grid, 1, 1)[:3], values, pointers)
     except UnknownInterface as error:
-        raise Unexplained(
+        raise NotReplayable(
             f"torch {torch.__version__} and its Triton are not what launch plans were written for ({error}); they were "
             f"tested with torch 2.11, 2.13 and 2.15"
         ) from error
@@ -275,7 +275,7 @@ def _locate(tensor: torch.Tensor, tensors: list[torch.Tensor]) -> tuple[int, int
     for index, known in enumerate(tensors):
         if _storage(tensor) == _storage(known):
             return index, tensor.data_ptr() - known.data_ptr()
-    raise Unexplained("it launches on a tensor that is neither argument, output nor freshly allocated")
+    raise NotReplayable("it launches on a tensor that is neither argument, output nor freshly allocated")
 
 
 def _storage(tensor: torch.Tensor) -> int:
@@ -297,7 +297,7 @@ def _flat(result: Any) -> tuple[torch.Tensor, ...]:
         return (result,)
     if isinstance(result, tuple) and all(isinstance(item, torch.Tensor) for item in result):
         return result
-    raise Unexplained(f"it returns {type(result).__name__} of other things than tensors")
+    raise NotReplayable(f"it returns {type(result).__name__} of other things than tensors")
 
 
 class _OnlyAllocates(TorchDispatchMode):
@@ -316,7 +316,7 @@ class _OnlyAllocates(TorchDispatchMode):
         elif self.zeros_too and func is torch.ops.aten.zeros.default:
             self.zeroed.append(out)
         elif not func.is_view:
-            raise Unexplained(f"its host function calls {func}")
+            raise NotReplayable(f"its host function calls {func}")
         return out
 
 

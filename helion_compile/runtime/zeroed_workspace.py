@@ -1,4 +1,4 @@
-"""Memory that is zero before and after each launch: what kernels with ``restores_zeros`` get for ``torch.zeros``.
+"""Memory that is zero before and after each launch: what kernels with ``zeroed_workspace`` get for ``torch.zeros``.
 
 Launches on one stream follow one another, so they share one block; streams have a block each.  A launch in a CUDA graph may
 run beside anything, but not beside other launches of the same capture on the same stream, so each capture has blocks of its

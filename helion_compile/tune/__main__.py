@@ -151,7 +151,7 @@ def _journal_folder() -> Path:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m helion_compile tune", description=__doc__, epilog="More: docs/tuning.md")
-    parser.add_argument("kernels", nargs="+", metavar="KERNEL", help="such as rms_norm_quant")
+    parser.add_argument("kernels", nargs="+", metavar="KERNEL", help="such as norm_quant")
     parser.add_argument("--model", type=Path, action="append", default=[], metavar="CONFIG.json", help="a Hugging Face config")
     parser.add_argument("--shapes", action="append", default=[], metavar="FACT=VALUE,…", help="exact facts by hand")
     parser.add_argument("--tokens", metavar="1,2,…,8192", help="token counts; powers of two up to 8192 by default")

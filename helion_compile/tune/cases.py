@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helion_compile.configs.case import Case, brief
+from helion_compile.configs.case import Case, truncate
 
 if TYPE_CHECKING:
     from helion_compile.helion_kernel import HelionKernel
@@ -62,7 +62,7 @@ def read_model(path: Path) -> Layer:
         value = default if value is None else value
         if type(value) is not int or value < 1:
             raise TuneError(
-                f"{file} has {name}={brief(value)} where a positive integer belongs; name shapes by hand with --shapes"
+                f"{file} has {name}={truncate(value)} where a positive integer belongs; name shapes by hand with --shapes"
             )
         return value
 
@@ -85,7 +85,7 @@ def read_tokens(text: str) -> tuple[int, ...]:
             gap = True
             continue
         if not word.isdecimal() or not 0 < int(word) < 2**31:
-            raise TuneError(f"--tokens has {brief(word)} where a positive integer belongs, as in --tokens 1,2,4,…,8192")
+            raise TuneError(f"--tokens has {truncate(word)} where a positive integer belongs, as in --tokens 1,2,4,…,8192")
         if gap and tokens:
             while tokens[-1] * 2 < int(word):
                 tokens.append(tokens[-1] * 2)
@@ -106,7 +106,7 @@ def read_shapes(text: str) -> dict[str, Any]:
     for part in text.split(","):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not (name and equals and value):
-            raise TuneError(f"--shapes has {brief(part)} where FACT=VALUE belongs, as in --shapes hidden_size=4096")
+            raise TuneError(f"--shapes has {truncate(part)} where FACT=VALUE belongs, as in --shapes hidden_size=4096")
         try:
             facts[name] = json.loads(value)
         except ValueError:

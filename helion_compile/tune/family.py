@@ -84,7 +84,7 @@ class Family:
     def start(self) -> None:
         """Ask for the seeds, or the configs that the kernel names, to be compiled."""
         seeds = [] if self.kernel.candidates else self.space.seeds(self.seeds)
-        seeds += [{"alternative": name} for name in self.kernel.alternatives]
+        seeds += [{"alternative": name} for name in self.kernel.fallbacks]
         self.named = {case: self._named(case) for case in self.cases} if self.kernel.candidates else {}
         for case in self.cases:
             self.times[case] = {}

@@ -17,7 +17,7 @@ import torch
 
 from helion_compile.configs.case import Case
 from helion_compile.definitions import registry
-from helion_compile.runtime.record import Plan, Unexplained, record
+from helion_compile.runtime.record import NotReplayable, Plan, record
 from helion_compile.runtime.triton_launch import without_dependent_launch
 
 __all__ = ["EIGHT_BITS", "GpuMeasurer", "differs", "in_order"]
@@ -119,7 +119,7 @@ class GpuMeasurer:
         from torch._inductor.codecache import PyCodeCache
 
         if not source:
-            return functools.partial(self.kernel.alternatives[entry], out=None)
+            return functools.partial(self.kernel.fallbacks[entry], out=None)
         if source not in self.hosts:
             self.hosts[source] = getattr(PyCodeCache.load(source), entry)
         return self.hosts[source]
@@ -129,13 +129,13 @@ class GpuMeasurer:
         host = self._host(source, entry)
         held: list[Any] = []
         if not source:
-            alternative = self.kernel.alternatives[entry]
+            alternative = self.kernel.fallbacks[entry]
             for args in self.sets:
                 held.append(self.kernel.results(host(*args)))
             return [functools.partial(alternative, *args, out=out) for args, out in zip(self.sets, held, strict=True)], held
         try:
-            plan = record(host, self.kernel.copy_mutated(self.sets[0]), self.kernel.restores_zeros)
-        except Unexplained:
+            plan = record(host, self.kernel.copy_mutated(self.sets[0]), self.kernel.zeroed_workspace)
+        except NotReplayable:
             runs = [functools.partial(_keep, held, host, args) for args in self.sets]
             runs[0]()
             del held[:]

@@ -133,7 +133,7 @@ class Tuner:
         open_baselines = [
             (name, case, self._journal(name))
             for name, case in cases
-            if not self._kernels[name].alternatives and (case, "inductor") not in self._journal(name).baselines
+            if not self._kernels[name].fallbacks and (case, "inductor") not in self._journal(name).baselines
         ]
         # Helion takes a second to read a kernel: one thread does it ahead while this one waits for the GPU.
         reader = concurrent.futures.ThreadPoolExecutor(1)
@@ -247,7 +247,7 @@ class Tuner:
         journal = self._journal(kernel.name)
         done = journal.done.get(case)
         enough = done is not None and done.get("effort", 0) >= EFFORTS[self.settings.effort].level
-        without = not self.settings.baselines or kernel.alternatives  # an alternative is the baseline
+        without = not self.settings.baselines or kernel.fallbacks  # an alternative is the baseline
         return bool(enough and (without or (case, "inductor") in journal.baselines))
 
     def _journal(self, name: str) -> Journal:

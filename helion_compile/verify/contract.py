@@ -53,13 +53,13 @@ class Contract:
         return steps if in_fp64 or self.share is not None else steps + 1
 
 
-def contract_of(meanings: Sequence[str], numerics: str) -> Contract:
+def contract_of(ops: Sequence[str], numerics: str) -> Contract:
     """The contract of a chain of meanings ("Norm(rms, …)") under ``options["numerics"]``."""
-    names = {meaning.partition("(")[0] for meaning in meanings}
-    norms = [meaning for meaning in meanings if meaning.startswith("Norm(")]
+    names = {op.partition("(")[0] for op in ops}
+    norms = [op for op in ops if op.startswith("Norm(")]
     cancels = not names.isdisjoint(("Matmul", "Rope")) or any("layer" in norm or "bias" in norm for norm in norms)
     if numerics == "default":
-        gelu = any(meaning.startswith("Activation(gelu") for meaning in meanings)
+        gelu = any(op.startswith("Activation(gelu") for op in ops)
         return Contract(margin=1.0, at_row_scale=cancels, cancelled=_FP32_LOSS if gelu else 0.0)
     if names.isdisjoint(_SUMS):
         return Contract(bits=True, steps=0)

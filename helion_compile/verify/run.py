@@ -68,9 +68,9 @@ class _Verified(Interpreter):
         original = self._record.originals[site.node]
         inputs = tuple(self.env[self._nodes[name]] for name in original.inputs)
         expected, truths = original.module(*inputs), in_fp64(original.module, inputs)
-        contract = contract_of(site.meanings, self._numerics)
+        contract = contract_of(site.ops, self._numerics)
         fused = [self.env[self._nodes[output]] for output in original.outputs]
-        if any("amax of zeros" in meaning for meaning in site.meanings):
+        if any("amax of zeros" in op for op in site.ops):
             fused = _without_scales_of_zeros(original.names, fused, expected)
         found = [
             compare(name, value, expected[index], None if truths is None else truths[index], contract)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from helion_compile.frontend.warmup import warm_up
-from helion_compile.runtime.dry_run import Layout, Wanted, collect
+from helion_compile.runtime.dry_run import Layout, PlanRequest, collect
 from helion_compile.vllm.log import log, off
 
 __all__ = ["Call", "calls_of", "warm"]
@@ -136,8 +136,8 @@ def _counted(names: Iterable[str]) -> str:
     return ", ".join(f"{count} x {name}" for name, count in Counter(names).most_common())
 
 
-def _wanted(run: Callable[[int], Any], tokens: int) -> Iterator[Wanted]:
-    found: list[Wanted] = []
+def _wanted(run: Callable[[int], Any], tokens: int) -> Iterator[PlanRequest]:
+    found: list[PlanRequest] = []
     with torch.inference_mode(), collect(found.append):
         run(tokens)
     return iter(found)

@@ -13,7 +13,7 @@ from helion_compile.passes.ir.dynamic_sizes import Symbol
 from helion_compile.passes.ir.graph_listing import Line
 from helion_compile.passes.ir.source_location import Location
 
-__all__ = ["GraphRecord", "Idle", "Refusal", "Site"]
+__all__ = ["GraphRecord", "Unfused", "Refusal", "Site"]
 
 _FORMS = (
     re.compile(r"expected (?P<wanted>.*?), found (?P<found>.*)", re.DOTALL),
@@ -27,7 +27,7 @@ class Site:
 
     fusion: str  # name of the fusion that has or left it, or "matmul" for a library product that was read and kept
     location: Location  # of the chain's last step
-    meanings: tuple[str, ...]  # "Norm(eps=1e-06, …)", in the order of the chain
+    ops: tuple[str, ...]  # "Norm(eps=1e-06, …)", in the order of the chain
     shapes: dict[str, str]  # "x" -> "bf16[2, 8, 256]", inputs and outputs
     merged: int  # spelled copies that this one call replaces: q, k and v that each quantise one norm give 3
     node: str  # the call in the graph after the pass: the first node of the site that is no view
@@ -82,11 +82,11 @@ def _parts(reason: str) -> tuple[str, str]:
 
 
 @dataclass(frozen=True)
-class Idle:
+class Unfused:
     """A stretch that was read and is part of no site."""
 
     name: str  # "norm", "quantize"
-    meaning: str  # "Norm(rms, …)"
+    op: str  # "Norm(rms, …)"
     location: Location
     node: str  # its last node
     reason: str  # why no fusion has it
@@ -99,7 +99,7 @@ class GraphRecord:
     sites: list[Site] = field(default_factory=list)
     kept: list[Site] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
-    idle: list[Idle] = field(default_factory=list)  # read, but part of no site
+    unfused: list[Unfused] = field(default_factory=list)  # read, but part of no site
     inventory: list[Found] = field(default_factory=list)  # what looks like a norm, a quantiser or a product, read or not
     symbols: dict[str, Symbol] = field(default_factory=dict)  # the sizes that are dynamic: "s0"
     nodes: int = 0  # in the graph before the pass
@@ -114,12 +114,12 @@ class GraphRecord:
     @property
     def unclaimed(self) -> dict[str, int]:
         """How many were read but are part of no site: {"norm": 5} nobody quantises."""
-        return dict(Counter(idle.name for idle in self.idle))
+        return dict(Counter(unfused.name for unfused in self.unfused))
 
     def details(self) -> Iterator[str]:
         """A line for each site and each refusal."""
         for site in self.sites:
-            yield f"fused {site.fusion} at {site.location}: {' -> '.join(site.meanings)}"
+            yield f"fused {site.fusion} at {site.location}: {' -> '.join(site.ops)}"
         for refusal in self.refusals:
             yield f"not fused {refusal.candidate} at {refusal.location}: {refusal.reason}"
 

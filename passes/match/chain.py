@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from torch.fx import Node
 
 from helion_compile.passes.ir.values import RESHAPES, VIEWS
-from helion_compile.passes.match.match_graph import Reading
-from helion_compile.passes.match.region import Region, dying
-from helion_compile.passes.semantics import Activation, Matmul, Meaning, Norm, Quantize, Rope
+from helion_compile.passes.match.match import Match, dying
+from helion_compile.passes.match.matched_graph import MatchedGraph
+from helion_compile.passes.semantics import Activation, Matmul, Norm, Quantize, Rope, SemanticOp
 
 __all__ = ["Chain", "Reader", "find"]
 
 # (producer, consumer) -> input of the consumer: output of the producer
-LINKS: dict[tuple[type[Meaning], type[Meaning]], dict[str, str]] = {
+LINKS: dict[tuple[type[SemanticOp], type[SemanticOp]], dict[str, str]] = {
     (Norm, Quantize): {"x": "out"},
     (Activation, Quantize): {"x": "out"},
     (Norm, Rope): {"x": "out"},
@@ -30,7 +30,7 @@ class Reader:
 
     node: Node  # the reader itself, no view
     views: tuple[Node, ...]  # from the output to the reader
-    region: Region | None  # of which the reader is part, if its meaning is known
+    match: Match | None  # of which the reader is part, if its meaning is known
 
 
 class Chain:
@@ -40,60 +40,60 @@ class Chain:
     the meanings give them: a chain of Norm and Quantize has "x", "weight" and "residual", and no "x" of Quantize.
     """
 
-    def __init__(self, regions: Sequence[Region], reading: Reading):
-        self.regions = tuple(regions)
-        self._reading = reading
+    def __init__(self, matches: Sequence[Match], matched: MatchedGraph):
+        self.matches = tuple(matches)
+        self._reading = matched
         self.inputs: dict[str, Node] = {}
         nodes: dict[Node, None] = {}
         cheap: set[Node] = set()
         producer = None
-        for region in self.regions:
-            inside = LINKS[type(producer.meaning), type(region.meaning)] if producer else {}
-            for name, node in region.inputs.items():
+        for match in self.matches:
+            inside = LINKS[type(producer.op), type(match.op)] if producer else {}
+            for name, node in match.inputs.items():
                 if name in inside:
                     between = _views_between(node, producer.outputs[inside[name]])
                     nodes |= between
                     cheap |= between.keys()
                 elif self.inputs.setdefault(name, node) is not node:
                     raise ValueError(f"two inputs of {self} are called {name!r}; give one another name in its meaning")
-            nodes |= region.nodes
-            cheap |= region.cheap
-            producer = region
+            nodes |= match.nodes
+            cheap |= match.cheap
+            producer = match
         self.nodes = dying(nodes, cheap)
 
-    def __getitem__(self, meaning: type[Meaning]) -> Region:
-        for region in self.regions:
-            if isinstance(region.meaning, meaning):
-                return region
-        raise KeyError(f"no {meaning.__name__} in {self}")
+    def __getitem__(self, op: type[SemanticOp]) -> Match:
+        for match in self.matches:
+            if isinstance(match.op, op):
+                return match
+        raise KeyError(f"no {op.__name__} in {self}")
 
     def __str__(self) -> str:
-        return " -> ".join(str(region.meaning) for region in self.regions)
+        return " -> ".join(str(match.op) for match in self.matches)
 
     @property
     def anchor(self) -> Node:
         """The last step's output: where a report says that the chain is."""
-        return self.regions[-1].last
+        return self.matches[-1].last
 
-    def outputs(self) -> Iterator[tuple[type[Meaning], str, tuple[Node, ...]]]:
+    def outputs(self) -> Iterator[tuple[type[SemanticOp], str, tuple[Node, ...]]]:
         """Every output of every region, with all its copies in the graph."""
-        for region in self.regions:
-            for name, copies in region.outputs.items():
-                yield type(region.meaning), name, copies
+        for match in self.matches:
+            for name, copies in match.outputs.items():
+                yield type(match.op), name, copies
 
-    def wanted(self, meaning: type[Meaning], output: str) -> tuple[Node, ...]:
+    def wanted(self, op: type[SemanticOp], output: str) -> tuple[Node, ...]:
         """The copies of an output that something outside the chain reads; empty when the chain alone needs it."""
-        copies = self[meaning].outputs.get(output, ())
+        copies = self[op].outputs.get(output, ())
         return tuple(node for node in copies if any(user not in self.nodes for user in node.users))
 
-    def beside(self, meaning: type[Meaning], name: str) -> list[Region]:
+    def beside(self, op: type[SemanticOp], name: str) -> list[Match]:
         """Other regions of this kind of meaning that are given the same values as ``name``: q, k and v, of one norm."""
-        return self._reading.beside(self[meaning], name)
+        return self._reading.beside(self[op], name)
 
-    def readers(self, meaning: type[Meaning], output: str) -> list[Reader]:
+    def readers(self, op: type[SemanticOp], output: str) -> list[Reader]:
         """Who reads an output outside the chain, seen through reshapes, permutations and other views."""
         found: list[Reader] = []
-        pending = [(node, ()) for node in self[meaning].outputs.get(output, ())]
+        pending = [(node, ()) for node in self[op].outputs.get(output, ())]
         while pending:
             node, views = pending.pop()
             for user in node.users:
@@ -106,17 +106,17 @@ class Chain:
         return found
 
 
-def find(reading: Reading, meanings: Sequence[type[Meaning]], used: Collection[Node]) -> Iterator[list[Chain]]:
+def find(matched: MatchedGraph, ops: Sequence[type[SemanticOp]], used: Collection[Node]) -> Iterator[list[Chain]]:
     """Chains of ``meanings`` none of whose regions has its anchor in ``used``.
 
     Each comes as its alternatives, the one that takes in most first.
     """
-    for region in reading.regions:
-        if not isinstance(region.meaning, meanings[-1]):
+    for match in matched.matches:
+        if not isinstance(match.op, ops[-1]):
             continue
-        chain: list[Region] | None = [region]
-        for meaning in reversed(meanings[:-1]):
-            producer = _producer(reading, chain[0], meaning)
+        chain: list[Match] | None = [match]
+        for op in reversed(ops[:-1]):
+            producer = _producer(matched, chain[0], op)
             if producer is None:
                 chain = None
                 break
@@ -125,24 +125,24 @@ def find(reading: Reading, meanings: Sequence[type[Meaning]], used: Collection[N
         if chain and any(isinstance(node.meta.get("val"), tuple) for node in chain[0].inputs.values()):
             continue
         if chain and not any(link.anchor in used for link in chain):
-            choices = ([region, *_narrower(region)] for region in chain)
-            yield [Chain(regions, reading) for regions in itertools.product(*choices)]
+            choices = ([match, *_narrower(match)] for match in chain)
+            yield [Chain(matches, matched) for matches in itertools.product(*choices)]
 
 
-def _producer(reading: Reading, consumer: Region, meaning: type[Meaning]) -> Region | None:
+def _producer(matched: MatchedGraph, consumer: Match, op: type[SemanticOp]) -> Match | None:
     """The region of ``meaning`` that computes all linked inputs of ``consumer``."""
     sources = set()
-    for name, output in LINKS.get((meaning, type(consumer.meaning)), {}).items():
-        region, found = reading.source(consumer.inputs[name]) or (None, None)
-        sources.add(region if found == output else None)
+    for name, output in LINKS.get((op, type(consumer.op)), {}).items():
+        match, found = matched.source(consumer.inputs[name]) or (None, None)
+        sources.add(match if found == output else None)
     producer = sources.pop() if len(sources) == 1 else None
-    return producer if producer and isinstance(producer.meaning, meaning) else None
+    return producer if producer and isinstance(producer.op, op) else None
 
 
-def _narrower(region: Region) -> Iterator[Region]:
-    while region.narrower:
-        region = region.narrower
-        yield region
+def _narrower(match: Match) -> Iterator[Match]:
+    while match.narrower:
+        match = match.narrower
+        yield match
 
 
 def _views_between(node: Node, outputs: tuple[Node, ...]) -> dict[Node, None]:

@@ -1,9 +1,8 @@
-"""How real models write each meaning.
+"""How real models write each semantic op.
 
-A spelling is a module with a ``NAME`` for reports, the ``ANCHORS`` (targets, or names of operators that need not be there)
-at which a walk begins, and ``read(anchor)``: a Region, None when the anchor belongs to something else, or ``Unread`` with
-the reason.
-``SPELLINGS`` lists them in the order in which meanings feed one another.
+A pattern is a module with a ``NAME`` for reports, the ``ANCHORS`` (targets, or names of operators that need not be there) at
+which matching begins, and ``match_at(anchor)``: a ``Match``, None when the anchor belongs to something else, or
+``MatchFailed`` with the reason.  ``PATTERNS`` lists them in the order in which ops feed one another.
 """
 
 from helion_compile.passes.patterns.aten import activation, matmul, norm, quantize, rope
@@ -17,7 +16,7 @@ from helion_compile.passes.patterns.custom_ops import (
     vllm_rope,
 )
 
-SPELLINGS = (
+PATTERNS = (
     *(norm, vllm_norm, activation, vllm_activation, rope, vllm_rope),
     *(quantize, library_quantize, vllm_quantize, matmul, library_matmul, vllm_matmul),
 )

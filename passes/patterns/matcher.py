@@ -1,7 +1,7 @@
 """The vocabulary in which a spelling is written: steps from a node to its producers and readers.
 
 A walk remembers every node it steps over; together they are the interior of the region that is read.  A step that
-finds something else raises ``Unread`` with a sentence about what it found.
+finds something else raises ``MatchFailed`` with a sentence about what it found.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from helion_compile.passes.ir.values import (
     spelled,
     unshaped,
 )
-from helion_compile.passes.match.region import Region
-from helion_compile.passes.semantics import Meaning
+from helion_compile.passes.match.match import Match
+from helion_compile.passes.semantics import SemanticOp
 
-__all__ = ["ABS", "ADD", "CEILING", "CLAMP", "DIV", "MEAN", "MUL", "RECIPROCAL", "SUB", "Unread", "Walk"]
+__all__ = ["ABS", "ADD", "CEILING", "CLAMP", "DIV", "MEAN", "MUL", "RECIPROCAL", "SUB", "MatchFailed", "Matcher"]
 
 aten = torch.ops.aten
 
@@ -43,7 +43,7 @@ CEILING = frozenset({aten.clamp_max.default, aten.clamp_max.Tensor, aten.minimum
 CLAMP = FLOOR | CEILING | {aten.clamp.default}
 
 
-class Unread(Exception):
+class MatchFailed(Exception):
     """A candidate that turned out to be something else, or to be written in a way that is not read yet."""
 
     def __init__(self, node: Node, reason: str, walked: Collection[Node] = ()):
@@ -53,7 +53,7 @@ class Unread(Exception):
         self.walked = tuple(walked)  # the nodes that were stepped over before
 
 
-class Walk:
+class Matcher:
     """Steps from ``anchor`` through a graph.
 
     ``nodes`` are those stepped over; ``cheap`` are those among them that others may read without harm to the fusion.
@@ -64,14 +64,14 @@ class Walk:
         self.nodes: dict[Node, None] = {anchor: None}
         self.cheap: set[Node] = set()
 
-    def region(self, meaning: Meaning, inputs: dict[str, Node], outputs: dict[str, Node | tuple[Node, ...]]) -> Region:
+    def match(self, op: SemanticOp, inputs: dict[str, Node], outputs: dict[str, Node | tuple[Node, ...]]) -> Match:
         """The region of all that was stepped over."""
         copies = {name: node if isinstance(node, tuple) else (node,) for name, node in outputs.items()}
         for nodes in copies.values():
             self.nodes |= dict.fromkeys(nodes)
         for node in inputs.values():
             self.nodes.pop(node, None)
-        return Region(meaning, self.anchor, inputs, copies, self.nodes, self.cheap)
+        return Match(op, self.anchor, inputs, copies, self.nodes, self.cheap)
 
     def take(self, node: Node, *, cheap: bool = False) -> Node:
         """Step over ``node``.  ``cheap``: other readers do not prevent fusing, they keep the node alive."""
@@ -81,7 +81,7 @@ class Walk:
         return node
 
     def fail(self, node: Any, reason: str) -> NoReturn:
-        raise Unread(node if isinstance(node, Node) else self.anchor, reason, self.nodes)
+        raise MatchFailed(node if isinstance(node, Node) else self.anchor, reason, self.nodes)
 
     # Up: from a value to what it was computed from.
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch.fx import Node
 
 from helion_compile.passes.match.chain import Chain, Reader
-from helion_compile.passes.semantics import Meaning
+from helion_compile.passes.semantics import SemanticOp
 
 __all__ = ["Chain", "Emit", "Fusion", "Leave", "Reader"]
 
@@ -45,6 +45,6 @@ class Fusion:
     """
 
     name: str
-    chain: tuple[type[Meaning], ...]
-    build: Callable[[Chain, Emit], Mapping[tuple[type[Meaning], str], Node]]
+    chain: tuple[type[SemanticOp], ...]
+    build: Callable[[Chain, Emit], Mapping[tuple[type[SemanticOp], str], Node]]
     refuse: Callable[[Chain], str | None] = lambda chain: None

@@ -18,23 +18,23 @@ from torch.fx import Graph, Node
 from helion_compile import passes
 from helion_compile.passes.account.op_counts import inventory
 from helion_compile.passes.account.original_subgraph import original
-from helion_compile.passes.account.records import GraphRecord, Idle, Refusal, Site
+from helion_compile.passes.account.records import GraphRecord, Refusal, Site, Unfused
 from helion_compile.passes.digest import digest_sources
 from helion_compile.passes.ir.dynamic_sizes import symbols_of
 from helion_compile.passes.ir.graph_listing import Line, is_view, listing
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.passes.ir.values import tensor_text
-from helion_compile.passes.match import match_graph
+from helion_compile.passes.match import matched_graph
 from helion_compile.passes.match.chain import Chain, find
+from helion_compile.passes.match.match import Match
 from helion_compile.passes.match.progress import steps_of
-from helion_compile.passes.match.region import Region
 from helion_compile.passes.rewrite.cse import share
 from helion_compile.passes.rewrite.edits import Edits
 from helion_compile.passes.rewrite.emitter import Emitter
 from helion_compile.passes.rewrite.fusion import Fusion, Leave
 from helion_compile.passes.rewrite.insertion_point import Misplaced, Placement
-from helion_compile.passes.rewrite.unfused import idle_reason
-from helion_compile.passes.semantics import Matmul, Meaning
+from helion_compile.passes.rewrite.unfused import explain_unfused
+from helion_compile.passes.semantics import Matmul, SemanticOp
 
 __all__ = ["FusionError", "FusionPass"]
 
@@ -84,7 +84,7 @@ class FusionPass(CustomGraphPass):
         strict: bool = False,
         disable: Collection[str] = (),
         only: Collection[str] | None = None,
-        keep: Collection[type[Meaning]] = (Matmul,),
+        keep: Collection[type[SemanticOp]] = (Matmul,),
         keep_code: bool = False,
         keep_originals: bool = False,
         reject: Mapping[tuple[str, str], str] = MappingProxyType({}),
@@ -198,7 +198,7 @@ class _Replacement:
         emitted = [node for node in self.emitter.nodes if not is_view(node)] or self.emitter.nodes
         return _site(
             self.fusion.name,
-            self.chain.regions,
+            self.chain.matches,
             self.shapes,
             emitted[0],
             replaced=tuple(node.name for node in sorted(self.chain.nodes)),
@@ -213,12 +213,12 @@ class _Left:
     reason: str
     shares: bool
 
-    def site(self, keep: tuple[type[Meaning], ...], erased: Collection[Node]) -> Site:
-        regions = self.chain.regions
-        name = _name(regions[0]) if len(regions) == 1 and isinstance(regions[0].meaning, keep) else self.fusion.name
+    def site(self, keep: tuple[type[SemanticOp], ...], erased: Collection[Node]) -> Site:
+        matches = self.chain.matches
+        name = _name(matches[0]) if len(matches) == 1 and isinstance(matches[0].op, keep) else self.fusion.name
         shapes = self.chain.inputs | {name: copies[0] for _, name, copies in self.chain.outputs()}
         nodes = tuple(node.name for node in sorted(self.chain.nodes) if node not in erased)
-        return _site(name, regions, shapes, self.chain.anchor, nodes=nodes, reason=self.reason)
+        return _site(name, matches, shapes, self.chain.anchor, nodes=nodes, reason=self.reason)
 
 
 class _Rewriting:
@@ -237,24 +237,24 @@ class _Rewriting:
     def run(self, record: GraphRecord) -> None:
         assertions = {node for node in self.graph.nodes if node.target is _ASSERTION}
         self.edits.silence(assertions)  # else they count as readers of what a chain keeps to itself
-        read = match_graph.read(self.graph)
+        read = matched_graph.match_graph(self.graph)
         record.refusals += read.refusals
         chosen = self._choose(read, record)
-        used = {region.anchor for _, chain, _ in chosen for region in chain.regions}
-        used |= {region.anchor for left in self.left for region in left.chain.regions}
+        used = {match.anchor for _, chain, _ in chosen for match in chain.matches}
+        used |= {match.anchor for left in self.left for match in left.chain.matches}
         # Before new nodes are made, which would be counted among the readers.
-        for region in read.regions:
-            if region.anchor not in used and not isinstance(region.meaning, self.owner.keep):
-                reason = idle_reason(region, read, self.owner.fusions, self.refused.get(region.anchor, ()))
-                location = Location.of(region.last)
-                record.idle.append(Idle(_name(region), str(region.meaning), location, region.last.name, reason))
+        for match in read.matches:
+            if match.anchor not in used and not isinstance(match.op, self.owner.keep):
+                reason = explain_unfused(match, read, self.owner.fusions, self.refused.get(match.anchor, ()))
+                location = Location.of(match.last)
+                record.unfused.append(Unfused(_name(match), str(match.op), location, match.last.name, reason))
         replacements = [self._build(*choice) for choice in chosen]
         record.sites += [replacement.site() for replacement in replacements]
         if self.owner.keep_originals:
             new = {old: new for replacement in replacements for _, old, new in replacement.outputs}
             for replacement, site in zip(replacements, record.sites, strict=True):
                 chain = replacement.chain
-                within = {node for region in chain.regions for node in region.nodes}
+                within = {node for match in chain.matches for node in match.nodes}
                 record.originals[site.node] = original(replacement.outputs, chain.inputs.values(), new, within)
         dead = self._replace(replacements)
         record.kept += [left.site(self.owner.keep, dead) for left in self.left]
@@ -263,28 +263,28 @@ class _Rewriting:
             self.edits.erase(dead | assertions)
         else:
             self.edits.undo()
-        for region in read.regions:
-            if region.anchor not in used and isinstance(region.meaning, self.owner.keep):
-                shapes = region.inputs | {name: copies[0] for name, copies in region.outputs.items()}
-                nodes = tuple(node.name for node in sorted(region.nodes))
-                record.kept.append(_site(_name(region), [region], shapes, region.last, nodes=nodes))
+        for match in read.matches:
+            if match.anchor not in used and isinstance(match.op, self.owner.keep):
+                shapes = match.inputs | {name: copies[0] for name, copies in match.outputs.items()}
+                nodes = tuple(node.name for node in sorted(match.nodes))
+                record.kept.append(_site(_name(match), [match], shapes, match.last, nodes=nodes))
 
-    def _choose(self, read: match_graph.Reading, record: GraphRecord) -> list[tuple[Fusion, Chain, Node]]:
+    def _choose(self, read: matched_graph.MatchedGraph, record: GraphRecord) -> list[tuple[Fusion, Chain, Node]]:
         """The chains to replace and the node behind which each replacement stands."""
         placement = Placement(self.graph)
         used: set[Node] = set()
         chosen = []
         for fusion in self.owner.fusions:
-            for alternatives in find(read, fusion.chain, used):
-                for chain in alternatives:
+            for choices in find(read, fusion.chain, used):
+                for chain in choices:
                     place, reached = self._place(fusion, chain, placement)
                     if isinstance(place, Node):
                         chosen.append((fusion, chain, place))
-                        used.update(region.anchor for region in chain.regions)
+                        used.update(match.anchor for match in chain.matches)
                         break
                     if isinstance(place, Leave):
                         self.left.append(_Left(fusion, chain, str(place), self._may_share(chain, placement)))
-                        used.update(region.anchor for region in chain.regions)
+                        used.update(match.anchor for match in chain.matches)
                         break
                     log.debug("%s does not take %s at %s: %s", fusion.name, chain, self.location, place)
                 else:
@@ -292,8 +292,8 @@ class _Rewriting:
                     matched, missing = _steps(chain, reached)
                     location = Location.of(chain.anchor)
                     record.refusals.append(Refusal(fusion.name, place, location, chain.anchor.name, matched, missing))
-                    for region in chain.regions:
-                        self.refused.setdefault(region.anchor, []).append(fusion.name)
+                    for match in chain.matches:
+                        self.refused.setdefault(match.anchor, []).append(fusion.name)
         return chosen
 
     def _place(self, fusion: Fusion, chain: Chain, placement: Placement) -> tuple[Node | str, int]:
@@ -320,12 +320,12 @@ class _Rewriting:
         emitter = Emitter(self.edits, chain, after, fusion.name)
         built = fusion.build(chain, emitter)
         outputs, shapes = [], dict(chain.inputs)
-        for meaning, name, _ in chain.outputs():
-            for old in chain.wanted(meaning, name):
+        for op, name, _ in chain.outputs():
+            for old in chain.wanted(op, name):
                 shapes[name] = old
-                if (meaning, name) not in built:
-                    raise ValueError(f"no node for {meaning.__name__}'s {name!r}, which has readers outside the chain")
-                outputs.append((name, old, emitter.in_place_of(old, built[meaning, name])))
+                if (op, name) not in built:
+                    raise ValueError(f"no node for {op.__name__}'s {name!r}, which has readers outside the chain")
+                outputs.append((name, old, emitter.in_place_of(old, built[op, name])))
         return _Replacement(fusion, chain, emitter, shapes, outputs)
 
     def _replace(self, replacements: list[_Replacement]) -> set[Node]:
@@ -351,7 +351,7 @@ class _Rewriting:
 
 def _site(
     name: str,
-    regions: Sequence[Region],
+    matches: Sequence[Match],
     shapes: dict[str, Node],
     node: Node,
     *,
@@ -361,21 +361,21 @@ def _site(
 ) -> Site:
     return Site(
         fusion=name,
-        location=Location.of(regions[-1].last),
-        meanings=tuple(str(region.meaning) for region in regions),
+        location=Location.of(matches[-1].last),
+        ops=tuple(str(match.op) for match in matches),
         shapes={name: tensor_text(node) for name, node in shapes.items()},
-        merged=regions[-1].merged,
+        merged=matches[-1].merged,
         node=node.name,
         replaced=replaced,
         nodes=nodes,
-        anchor=regions[-1].last.name,
+        anchor=matches[-1].last.name,
         reason=reason,
     )
 
 
 def _steps(chain: Chain, reached: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The steps by which a chain was found, and of those that follow the ones it passed and the ones it did not."""
-    read = [f"{_name(region)}: {step}" for region in chain.regions for step in steps_of(_name(region))]
+    read = [f"{_name(match)}: {step}" for match in chain.matches for step in steps_of(_name(match))]
     checks = ["the kernel computes this", "there is a place for it"]
     return (*read, *checks[:reached]), tuple(checks[reached:])
 
@@ -384,5 +384,5 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
 
 
-def _name(region: Region) -> str:
-    return type(region.meaning).__name__.lower()
+def _name(match: Match) -> str:
+    return type(match.op).__name__.lower()

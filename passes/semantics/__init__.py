@@ -7,7 +7,7 @@ Letters in shapes: ``...`` leading dimensions, ``K`` hidden size, ``M`` rows (to
 """
 
 from helion_compile.passes.semantics.activation import Activation, ActivationFunction, ActivationRounding
-from helion_compile.passes.semantics.base import Meaning
+from helion_compile.passes.semantics.base import SemanticOp
 from helion_compile.passes.semantics.matmul import Matmul
 from helion_compile.passes.semantics.norm import Norm, NormKind, NormRoot, NormRounding
 from helion_compile.passes.semantics.quantize import Granularity, Quantize, ScaleDivision, ScaleFormat, ScaleLayout, ScaleUse
@@ -20,7 +20,7 @@ __all__ = [
     "ComplexRope",
     "Granularity",
     "Matmul",
-    "Meaning",
+    "SemanticOp",
     "Norm",
     "NormKind",
     "NormRoot",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from helion_compile.passes.ir.values import dtype_name
-from helion_compile.passes.semantics.base import Meaning, text
+from helion_compile.passes.semantics.base import SemanticOp, text
 
 __all__ = ["Activation", "ActivationFunction", "ActivationRounding"]
 
@@ -37,7 +37,7 @@ class ActivationRounding(enum.Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Activation(Meaning):
+class Activation(SemanticOp):
     """``out = f(x)``, or ``f(x) * up`` if ``gated``, element by element.
 
     Inputs: ``x`` [..., K]; ``up`` [..., K] of ``x``'s dtype, if ``gated``.  With ``joined``, ``x`` [..., 2 K] holds both,

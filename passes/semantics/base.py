@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Meaning", "text"]
+__all__ = ["SemanticOp", "text"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Meaning:
+class SemanticOp:
     """Base of all meanings: immutable, hashable, compared by attributes."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from helion_compile.passes.ir.values import dtype_name
-from helion_compile.passes.semantics.base import Meaning, text
+from helion_compile.passes.semantics.base import SemanticOp, text
 from helion_compile.passes.semantics.quantize import Granularity
 
 __all__ = ["Matmul"]
@@ -17,7 +17,7 @@ _OF_B = {Granularity.TOKEN: "column", Granularity.TENSOR: "tensor", Granularity.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Matmul(Meaning):
+class Matmul(SemanticOp):
     """Scaled matrix product ``(a * a_scale) @ (b * b_scale) + bias``, rounded once to ``dtype``.
 
     fp8: the products are summed in fp32; with ``fast_accum`` the hardware may sum them with fewer bits.  The scales are

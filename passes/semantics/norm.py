@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from helion_compile.passes.ir.values import dtype_name
-from helion_compile.passes.semantics.base import Meaning, text
+from helion_compile.passes.semantics.base import SemanticOp, text
 
 __all__ = ["Norm", "NormKind", "NormRoot", "NormRounding"]
 
@@ -40,7 +40,7 @@ class NormRounding(enum.Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Norm(Meaning):
+class Norm(SemanticOp):
     """``out = (weight + weight_offset) * x / sqrt(mean(x²) + eps) + bias`` over the last dimension, statistics in fp32.
 
     ``eps`` is a number of fp32, written as the shortest decimal for it.  ``weight_offset`` is added in fp32 (Gemma: 1).

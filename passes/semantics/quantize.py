@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from helion_compile.passes.ir.values import dtype_name
-from helion_compile.passes.semantics.base import Meaning, text
+from helion_compile.passes.semantics.base import SemanticOp, text
 
 __all__ = ["Granularity", "Quantize", "ScaleDivision", "ScaleFormat", "ScaleLayout", "ScaleUse"]
 
@@ -62,7 +62,7 @@ class ScaleLayout(enum.Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantize(Meaning):
+class Quantize(SemanticOp):
     """Quantisation of ``x`` to 8 bits.
 
     Dynamic and symmetric: ``amax = max |x|`` over what shares a scale, exact, bounded above by ``scale_ub`` (an input)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from helion_compile.passes.ir.values import dtype_name
-from helion_compile.passes.semantics.base import Meaning, text
+from helion_compile.passes.semantics.base import SemanticOp, text
 
 __all__ = ["ComplexRope", "Rope", "RopePairs", "RopeRounding", "RopeTable"]
 
@@ -35,7 +35,7 @@ class RopeRounding(enum.Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rope(Meaning):
+class Rope(SemanticOp):
     """``x`` with pairs (x1, x2) of its first R elements turned to (x1 cos - x2 sin, x2 cos + x1 sin), the rest as it is.
 
     Two products and one sum or difference an element, none contracted to a fused multiply-add.
@@ -68,7 +68,7 @@ class Rope(Meaning):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComplexRope(Meaning):
+class ComplexRope(SemanticOp):
     """``x`` with its first R elements, as R / 2 complex numbers of neighbours in fp32, times ``freqs``; the rest as it is.
 
     How the four real products of a complex one are rounded is the device's own, and so no :class:`Rope`.

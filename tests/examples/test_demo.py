@@ -25,12 +25,12 @@ def test_the_demo_runs_on_a_checkpoint_folder(tmp_path):
     for heading in ("What was rewritten", "The FX graph of one layer", "Numbers", "Times"):
         assert heading in demo.stdout
     for shown in (
-        "rms_norm_quant in model.layers.0.self_attn.q_proj\n    source   transformers/models/qwen3/modeling_qwen3.py:",
+        "norm_quant in model.layers.0.self_attn.q_proj\n    source   transformers/models/qwen3/modeling_qwen3.py:",
         "helion_kernel(embedding, ",
         "error against fp64",
     ):
         assert shown in demo.stdout
-    total = "Total: 4 rms_norm_quant, 2 norm_rope, 2 quant, 2 activation_quant, 14 matmul kept, 2 refused."
+    total = "Total: 4 norm_quant, 2 norm_rope, 2 quant, 2 activation_quant, 14 matmul kept, 2 refused."
     assert total in " ".join(demo.stdout.split())  # behind a line break, as plain text is wrapped
     layer = demo.stdout.partition("The FX graph of one layer")[2].partition("Numbers")[0]
     assert layer.count(" = helion_kernel(") == 5 and layer.count("aten._scaled_mm.default(") == 7

@@ -8,7 +8,7 @@ from graph_text import NODE, one_layer, outline
 GRAPH = f"""
     # File: transformers/models/qwen3/modeling_qwen3.py:244 in forward, code: query_states = self.q_proj(hidden_states)
     reshape: "bf16[16, 256]" = torch.ops.aten.reshape.default(embedding, [-1, 256])
-    helion_kernel = torch.ops.{NODE}reshape, arg3_1, None, kernel = 'rms_norm_quant@8498');  reshape = None
+    helion_kernel = torch.ops.{NODE}reshape, arg3_1, None, kernel = 'norm_quant@8498');  reshape = None
     getitem: "f8e4m3fn[16, 256]" = helion_kernel[0]
     getitem_1: "f32[16, 1]" = helion_kernel[1];  helion_kernel = None
     view: "f8e4m3fn[2, 8, 256]" = torch.ops.aten.reshape.default(getitem, [2, 8, 256])
@@ -27,7 +27,7 @@ def test_an_outline_shows_kernels_and_matmuls_with_what_they_read():
     assert outline(GRAPH) == textwrap.indent(
         textwrap.dedent("""\
             # transformers/models/qwen3/modeling_qwen3.py:244  query_states = self.q_proj(hidden_states)
-            helion_kernel = helion_kernel(embedding, arg3_1, None, kernel = 'rms_norm_quant@8498')
+            helion_kernel = helion_kernel(embedding, arg3_1, None, kernel = 'norm_quant@8498')
             getitem: "f8e4m3fn[16, 256]" = helion_kernel[0]
             getitem_1: "f32[16, 1]" = helion_kernel[1]
             _scaled_mm: "bf16[16, 128]" = aten._scaled_mm.default(getitem, arg4_1, getitem_1)

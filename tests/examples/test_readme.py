@@ -42,7 +42,7 @@ def test_the_example(tmp_path):
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
     assert done.returncode == 0, done.stderr
     # lm_head is a linear too, so the README's model quantises it: the last norm is fused as well.
-    total = "Total: 5 rms_norm_quant, 2 norm_rope, 2 quant, 2 activation_quant, 15 matmul kept, 2 refused."
+    total = "Total: 5 norm_quant, 2 norm_rope, 2 quant, 2 activation_quant, 15 matmul kept, 2 refused."
     assert total in " ".join(done.stdout.split())
     assert done.stdout.endswith("torch.Size([1, 8, 512]) 11 2\n")
 

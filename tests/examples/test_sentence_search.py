@@ -14,7 +14,7 @@ pytestmark = row_wise_products
 
 SENTENCES = [*PROVERBS, *QUESTIONS]
 # A layer has two norms; the products behind the first share one kernel, attention and gelu are read by one each.
-SITES = {"rms_norm_quant": 12, "quant": 6, "activation_quant": 6}
+SITES = {"norm_quant": 12, "quant": 6, "activation_quant": 6}
 
 
 def fused(model, sentences, numerics):
@@ -71,7 +71,7 @@ def test_it_prints_the_five_ways(arguments, monkeypatch, capsys):
     monkeypatch.setattr(sentence_search, "SCHEMES", {"fp8": SCHEMES["fp8"]})
     sentence_search.main(arguments)
     lines = capsys.readouterr().out.splitlines()
-    assert "fp8: 12 rms_norm_quant, 6 activation_quant, 6 quant" in lines
+    assert "fp8: 12 norm_quant, 6 activation_quant, 6 quant" in lines
     (exact,) = (line for line in lines if line.startswith("fused, exact"))
     assert exact.split()[2] == "1.000000," and exact.endswith("the same for 20 of 20")
     assert len([line for line in lines if line.endswith("of 20")]) == 5

@@ -4,7 +4,7 @@ import helion.language as hl
 import torch
 
 import helion_compile
-from helion_compile.kernels.device.pdl import let_next_begin, wait_for_previous
+from helion_compile.kernels.device.pdl import grid_dependency_wait, launch_dependents
 
 __all__ = ["mixed", "mixed_rows", "rows_of_view", "scale_in_place"]
 
@@ -67,7 +67,7 @@ def mixed_rows(x):
     m, k = x.size()
     out = torch.empty_like(x)
     for rows in hl.tile(m):
-        let_next_begin()
-        wait_for_previous()
+        launch_dependents()
+        grid_dependency_wait()
         out[rows, :] = (x[(rows.index + m - 1) % m, :] * 0.5 + 1).to(x.dtype)
     return out

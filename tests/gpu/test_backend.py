@@ -88,7 +88,7 @@ def test_the_chain_becomes_two_calls_and_nothing_around_them():
     assert relative_error(result, layer(x, weight, linear, scale)) < 0.03  # 3 % of the bytes by one step of 6 to 12 %
     body = code[code.index("def call(") :].split("def benchmark_compiled_module")[0]
     assert "triton_" not in body and ".copy_(" not in body and "clone" not in body
-    assert len(re.findall(r"helion_rms_norm_quant_op\d+\.call\(", body)) == 1
+    assert len(re.findall(r"helion_norm_quant_op\d+\.call\(", body)) == 1
 
 
 CHILD = """

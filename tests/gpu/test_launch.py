@@ -16,7 +16,7 @@ from helion_compile import Case, UnpreparedCaptureError, counters
 from helion_compile.configs.table import Gpu, Row
 from helion_compile.runtime import dispatch, triton_launch
 from helion_compile.runtime.call_site import CallSite
-from helion_compile.runtime.record import Plan, Unexplained, record
+from helion_compile.runtime.record import NotReplayable, Plan, record
 
 
 @pytest.fixture(autouse=True)
@@ -304,7 +304,7 @@ def test_a_host_function_that_computes_is_not_planned():
     def host(x, _launcher=_launcher):
         return several_launches(x + 1, _launcher)
 
-    with pytest.raises(Unexplained, match="aten.add"):
+    with pytest.raises(NotReplayable, match="aten.add"):
         record(host, (x_of(4, 4),))
 
 

@@ -14,12 +14,12 @@ import torch
 from launch_kernels import mixed, rows_of_view, scale_in_place
 
 from helion_compile import counters
-from helion_compile.kernels import quant, rms_norm_quant
+from helion_compile.kernels import norm_quant, quant
 from helion_compile.runtime.call_site import CallSite
 from helion_compile.runtime.dispatch import facts_of, host_function, make_runner
-from helion_compile.runtime.dry_run import Wanted, collect
+from helion_compile.runtime.dry_run import PlanRequest, collect
 from helion_compile.runtime.plan_cache import making
-from helion_compile.runtime.record import Unexplained, compile_noted, launches
+from helion_compile.runtime.record import NotReplayable, compile_noted, launches
 
 CALLS = int(os.environ.get("HELION_COMPILE_LAUNCH_CALLS", 3000))
 SEED = int(os.environ.get("HELION_COMPILE_LAUNCH_SEED", 1))
@@ -79,12 +79,12 @@ class Calls:
         weight = self.memory[dtype].as_strided((k,), (1,), choose((0, 1)))
         static, bound, quantizer, exact = attributes
         norm = choose((1e-6, 1e-5, 0.0)), "rms cast_then_scale"
-        return rms_norm_quant, (x, weight, None, None, static, bound, *norm, quantizer, exact, False)
+        return norm_quant, (x, weight, None, None, static, bound, *norm, quantizer, exact, False)
 
 
 def prepare(calls: Calls, number: int) -> None:
     """Compile on all cores what that many calls need: one after another it would take minutes."""
-    wanted: dict[object, Wanted] = {}
+    wanted: dict[object, PlanRequest] = {}
     with torch.no_grad(), collect(lambda each: wanted.setdefault((each.kernel.name, each.facts), each)):
         for _ in range(number):
             kernel, args = calls.draw()
@@ -95,7 +95,7 @@ def prepare(calls: Calls, number: int) -> None:
         args = each.args()
         try:
             needed += launches(host_function(each.kernel, args, each.kernel.pick(args).config), args)
-        except Unexplained:
+        except NotReplayable:
             pass
     with ThreadPoolExecutor(32) as pool:
         list(pool.map(lambda launch: compile_noted(*launch), needed))

@@ -3,7 +3,7 @@ from launch_kernels import mixed
 
 import helion_compile
 from helion_compile import counters
-from helion_compile.kernels import rms_norm_quant
+from helion_compile.kernels import norm_quant
 
 ATTRIBUTES = (
     None,
@@ -25,13 +25,13 @@ def test_after_it_no_number_of_tokens_or_alignment_compiles():
     def inputs(tokens, shift=0):
         return (memory[shift : shift + tokens * 512].view(tokens, 512), weight, *ATTRIBUTES)
 
-    done = helion_compile.warm_up(rms_norm_quant, [16, 64, 256], inputs, between=True, unaligned=("x",))
+    done = helion_compile.warm_up(norm_quant, [16, 64, 256], inputs, between=True, unaligned=("x",))
     assert done.counted.loaded > 0
     assert {1, 15, 16, 64, 256} <= set(done.tokens)
     before = counters.compiled
     for tokens in (*range(1, 20), 33, 48, 100, 255, 256):
         for shift in (0, 1, 3, 8):
-            rms_norm_quant(*inputs(tokens, shift))
+            norm_quant(*inputs(tokens, shift))
     assert counters.compiled == before
 
 

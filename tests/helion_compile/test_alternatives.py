@@ -33,7 +33,7 @@ called = []
 @kernel(
     reference=_reference,
     case=lambda x: Case(num_tokens=x.size(0)),
-    alternatives={"library": _library},
+    fallbacks={"library": _library},
     default_config=lambda case: {"alternative": "library"} if case.get("num_tokens", 0) > 64 else None,
 )
 def test_alternatives_stub(x):
@@ -92,12 +92,12 @@ def test_a_capture_may_meet_it_first_and_nothing_else(stub, monkeypatch):
 def test_a_row_that_names_an_unknown_one_is_skipped(stub, caplog):
     stub.table.add([row(16, {"alternative": "magic"})], H200)
     stub(torch.ones(16, 3))
-    assert called == [] and "a row names an alternative 'magic', and alternatives= has none such" in caplog.text
+    assert called == [] and "a row names an alternative 'magic', and fallbacks= has none such" in caplog.text
 
 
 def test_an_unknown_one_in_the_default_config_is_the_authors_error(stub, monkeypatch):
-    monkeypatch.setattr(stub, "alternatives", {})
-    with pytest.raises(ValueError, match="default_config names an alternative 'library', and alternatives= has none such"):
+    monkeypatch.setattr(stub, "fallbacks", {})
+    with pytest.raises(ValueError, match="default_config names an alternative 'library', and fallbacks= has none such"):
         stub(torch.ones(65, 3))
 
 
@@ -110,8 +110,8 @@ def test_a_change_of_the_table_is_a_change_of_the_choice(stub):
 
 
 def test_a_kernel_that_writes_to_its_arguments_has_none():
-    with pytest.raises(TypeError, match="has no alternatives"):
-        kernel(reference=lambda x: None, mutates=("x",), alternatives={"library": _library}, name="writes")(lambda x: None)
+    with pytest.raises(TypeError, match="has no fallbacks"):
+        kernel(reference=lambda x: None, mutates=("x",), fallbacks={"library": _library}, name="writes")(lambda x: None)
 
 
 def test_what_a_site_replays_is_what_it_was_told(stub):

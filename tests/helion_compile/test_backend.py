@@ -21,7 +21,7 @@ from helion_compile.passes.semantics import Quantize
 
 ROOT = Path(__file__).parents[2]
 K = 64
-NAMES = "'rms_norm_quant', 'norm_rope', 'activation_quant', 'quant', 'rope', 'scaled_mm'"
+NAMES = "'norm_quant', 'norm_rope', 'activation_quant', 'quant', 'rope', 'scaled_mm'"
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +86,7 @@ def test_torch_knows_the_name():
 class TestModes:
     @pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune"])
     def test_modes_of_torch_compile(self, mode, summary):
-        assert summary(mode=mode).startswith("1 x rms_norm_quant, 1 x quant (")
+        assert summary(mode=mode).startswith("1 x norm_quant, 1 x quant (")
 
     def test_an_unknown_mode(self):
         with pytest.raises(Exception, match="Unrecognized mode=fast"):
@@ -104,7 +104,7 @@ class TestModes:
                 assert [result.shape[0] for result in results] == [m] * 4
 
         ((_, line),) = lines(call)
-        assert line.startswith("1 x rms_norm_quant, 1 x quant (")
+        assert line.startswith("1 x norm_quant, 1 x quant (")
 
     def test_reset_forgets_what_was_compiled(self, lines):
         compiled = torch.compile(model, backend="helion", mode="reduce-overhead")
@@ -130,19 +130,19 @@ class TestOptions:
             return real(*args, config_patches=config_patches, **kwargs)
 
         monkeypatch.setattr(torch._inductor.compile_fx, "compile_fx", watched)
-        assert summary(options={"epilogue_fusion": False, "numerics": "exact"}).startswith("1 x rms_norm_quant")
+        assert summary(options={"epilogue_fusion": False, "numerics": "exact"}).startswith("1 x norm_quant")
         assert seen[0]["epilogue_fusion"] is False
         assert "numerics" not in seen[0]
 
     @pytest.mark.parametrize(
         ("options", "expected"),
         [
-            ({"disable": ["quant"]}, "1 x rms_norm_quant, 1 x quantize in no fusion ("),
-            ({"only": ["rms_norm_quant"]}, "1 x rms_norm_quant, 1 x quantize in no fusion ("),
-            ({"disable": ["rms_norm_quant"]}, "2 x quant, 1 x norm in no fusion ("),
+            ({"disable": ["quant"]}, "1 x norm_quant, 1 x quantize in no fusion ("),
+            ({"only": ["norm_quant"]}, "1 x norm_quant, 1 x quantize in no fusion ("),
+            ({"disable": ["norm_quant"]}, "2 x quant, 1 x norm in no fusion ("),
             ({"only": ["quant"], "disable": ["quant"]}, "nothing fused, 1 x norm in no fusion, 2 x quantize in no fusion ("),
             ({"only": []}, "nothing fused, "),
-            ({"only": None, "disable": None}, "1 x rms_norm_quant, 1 x quant ("),
+            ({"only": None, "disable": None}, "1 x norm_quant, 1 x quant ("),
         ],
         ids=repr,
     )
@@ -221,12 +221,12 @@ class TestUsersPasses:
         else:
             with torch._inductor.config.patch(passes):
                 line = summary()
-        assert line.startswith("1 x rms_norm_quant, 1 x quant (")
+        assert line.startswith("1 x norm_quant, 1 x quant (")
         assert (before.kernels, after.kernels) == ([0], [2])
 
     def test_a_plain_function(self, summary):
         graphs = []
-        assert summary(options={HOOK: graphs.append}).startswith("1 x rms_norm_quant")
+        assert summary(options={HOOK: graphs.append}).startswith("1 x norm_quant")
         assert len(graphs) == 1
 
     def test_keys_of_the_compile_cache(self):
@@ -329,14 +329,14 @@ class TestHowModelsCome:
         exported = torch.export.export(Product(), (self.x,), strict=strict).module()
         assert "_assert_tensor_metadata" in str(exported.graph)
         report = helion_compile.explain(exported, self.x)
-        assert [each.site.fusion for each in report.sites] == ["rms_norm_quant"]
+        assert [each.site.fusion for each in report.sites] == ["norm_quant"]
 
     @torch.no_grad()
     def test_what_reduce_overhead_means_beside_options(self, summary):
         """torch.compile takes a mode or options; a mode's options can be given one by one."""
         assert torch._inductor.list_mode_options("reduce-overhead") == {"triton.cudagraphs": True}
         line = summary(options={"triton.cudagraphs": True, "numerics": "exact"})
-        assert line.startswith("1 x rms_norm_quant, 1 x quant (")
+        assert line.startswith("1 x norm_quant, 1 x quant (")
 
     @torch.no_grad()
     def test_copies_and_pickles_of_a_compiled_module(self):
@@ -352,7 +352,7 @@ class TestHowModelsCome:
     def test_compiled_twice(self, lines):
         inner = torch.compile(model, backend="helion")
         logged = lines(lambda: torch.compile(inner, backend="helion")(*arguments()))
-        assert [line.partition(" (")[0] for _, line in logged] == ["1 x rms_norm_quant, 1 x quant"]
+        assert [line.partition(" (")[0] for _, line in logged] == ["1 x norm_quant, 1 x quant"]
 
     def test_under_inference_mode_and_autocast(self, lines):
         def called():
@@ -361,7 +361,7 @@ class TestHowModelsCome:
 
         results = []
         ((_, line),) = lines(lambda: results.append(called()))
-        assert line.startswith("1 x rms_norm_quant, 1 x matmul kept (") and results[0].is_inference()
+        assert line.startswith("1 x norm_quant, 1 x matmul kept (") and results[0].is_inference()
 
     @torch.no_grad()
     def test_aot_inductor_is_refused_with_a_sentence(self, tmp_path):
@@ -386,10 +386,10 @@ class TestLog:
             return *model(x, residual, weight), quantize(x.t())[0]
 
         ((level, line), *details) = lines(call, logging.DEBUG)
-        assert level == "INFO" and line.startswith("1 x rms_norm_quant, 1 x quant, 1 x quantize in no fusion, 1 refused (")
+        assert level == "INFO" and line.startswith("1 x norm_quant, 1 x quant, 1 x quantize in no fusion, 1 refused (")
         assert {level for level, _ in details} == {"DEBUG"}
         starts = [text.split(" at ")[0] for _, text in details]
-        assert starts == ["fused rms_norm_quant", "fused quant", "not fused quant"]
+        assert starts == ["fused norm_quant", "fused quant", "not fused quant"]
         assert all(f"{Path(__file__).name}:" in text for _, text in details)
         assert details[0][1].endswith("Quantize(bf16 to fp8 e4m3 a token, bf16 scale, divide, clamp)")
         assert "not contiguous" in details[2][1]

@@ -31,15 +31,15 @@ def write(folder, content, name="vllm.json"):
 
 
 def run(path, *options, gpu=H100.name):
-    return main([str(path), "--kernel", "rms_norm_quant", "--gpu", gpu, *options])
+    return main([str(path), "--kernel", "norm_quant", "--gpu", gpu, *options])
 
 
 @pytest.mark.parametrize("content", [LISTED, FLAT, BY_GPU], ids=["list", "flat", "flat under GPUs"])
 def test_all_three_forms_give_the_same_rows(tmp_path, own, capsys, content):
     assert run(write(tmp_path, content)) == 0
-    path = own / "rms_norm_quant" / "nvidia_h100_80gb_hbm3.json"
+    path = own / "norm_quant" / "nvidia_h100_80gb_hbm3.json"
     assert f"3 rows of {tmp_path / 'vllm.json'} are now in {path}" in capsys.readouterr().out
-    table = ConfigTable("rms_norm_quant", kernel_fingerprint="v1")
+    table = ConfigTable("norm_quant", kernel_fingerprint="v1")
     assert table.pick(Case(hidden_size=4096, num_tokens=2), H100).config == LARGE
     assert table.pick(Case(hidden_size=4096, num_tokens=1), Gpu("NVIDIA H200", (9, 0))).config == SMALL
     assert table.pick(Case(dtype="bf16"), H100).origin == "default-case"
@@ -50,7 +50,7 @@ def test_all_three_forms_give_the_same_rows(tmp_path, own, capsys, content):
 def test_facts_are_renamed_and_added(tmp_path, own):
     options = ("--rename", "hidden_size=k", "--set", "dtype=bf16", "--set", "bias=true")
     assert run(write(tmp_path, LISTED), *options) == 0
-    cases = [row.case for row in ConfigTable("rms_norm_quant").rows(H100)]
+    cases = [row.case for row in ConfigTable("norm_quant").rows(H100)]
     assert cases == [Case(), *(Case(k=4096, num_tokens=n, dtype="bf16", bias=True) for n in (1, 256))]
 
 
@@ -61,7 +61,7 @@ def test_bad_entries_are_told_and_the_rest_is_imported(tmp_path, own, capsys):
     told = capsys.readouterr().err.splitlines()
     assert [line.split(" has ")[0] for line in told] == [f"{path}: entry {n}" for n in (3, 4, 5, 6)]
     assert all(line.endswith("; it is left out") for line in told)
-    assert len(ConfigTable("rms_norm_quant").rows(H100)) == 3
+    assert len(ConfigTable("norm_quant").rows(H100)) == 3
 
 
 def test_a_flat_key_that_is_not_facts_is_told(tmp_path, own, capsys):
@@ -96,7 +96,7 @@ def test_an_absent_file_and_an_empty_one_fail(tmp_path, own, capsys):
 def test_names_never_become_paths(tmp_path, own, capsys):
     path = write(tmp_path, LISTED)
     assert main([str(path), "--kernel", "../../etc", "--gpu", "NVIDIA H100"]) == 1
-    assert "identifier like rms_norm_quant" in capsys.readouterr().err
+    assert "identifier like norm_quant" in capsys.readouterr().err
     assert run(write(tmp_path, {"../../x": FLAT}, "by_gpu.json"), "--capability", "9.0", gpu="../../x") == 1
     assert run(path, "--capability", "9.0", gpu="../../x") == 0
     assert [found.name for found in own.rglob("*.json")] == ["x.json"]
@@ -107,7 +107,7 @@ def test_a_gpu_of_unknown_capability_must_say_it(tmp_path, own, capsys):
     assert run(path, gpu="NVIDIA Z900") == 1
     assert "give it, as in --capability 9.0" in capsys.readouterr().err
     assert run(path, "--capability", "10.3", gpu="NVIDIA Z900") == 0
-    assert ConfigTable("rms_norm_quant").rows(Gpu("NVIDIA Z900", (10, 3)))[0].arch == "sm_103"
+    assert ConfigTable("norm_quant").rows(Gpu("NVIDIA Z900", (10, 3)))[0].arch == "sm_103"
 
 
 def test_the_gpu_with_the_longest_fitting_name_is_taken(tmp_path):

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helion_compile.configs.files import user_folder
-from helion_compile.configs.gpu import likeness, slug
-from helion_compile.configs.lookup import Shelf
+from helion_compile.configs.gpu import name_similarity, slug
+from helion_compile.configs.lookup import CaseIndex
 from helion_compile.configs.table import Case, ConfigError, ConfigTable, Gpu, Row
-from helion_compile.lru import Recent
+from helion_compile.lru import LRUCache
 
 H200 = Gpu("NVIDIA H200", (9, 0))
 H100 = Gpu("NVIDIA H100 80GB HBM3", (9, 0))
@@ -34,7 +34,7 @@ def folders(tmp_path):
 
 def table(folders, **options):
     options.setdefault("kernel_fingerprint", "v1")
-    return ConfigTable("rms_norm_quant", folders=folders, **options)
+    return ConfigTable("norm_quant", folders=folders, **options)
 
 
 def fill(folder, rows, gpu=H200, **options):
@@ -84,14 +84,14 @@ def test_the_nearest_case_differs_in_nothing_that_may_not(folders):
     asked = Case(k=4096, n=64, num_tokens=8)
 
     def pick(nearest):
-        return ConfigTable("rms_norm_quant", folders=folders, nearest=nearest).pick(asked, H200)
+        return ConfigTable("norm_quant", folders=folders, nearest=nearest).pick(asked, H200)
 
     assert [pick(nearest).row.case["n"] for nearest in (None, ("k", "n"), ("k",))] == [64, 64, 64]
     assert pick(("n",)).row.case == Case(k=4096, n=1024, num_tokens=8) and pick(("n",)).origin == "nearest"
     assert pick(()).origin == "default"
     # More tokens than any row has are no other size.
     alike = asked.replace(k=2048, num_tokens=16)
-    found = ConfigTable("rms_norm_quant", folders=folders, nearest=()).pick(alike, H200)
+    found = ConfigTable("norm_quant", folders=folders, nearest=()).pick(alike, H200)
     assert found.origin == "nearest" and found.row.case == alike.replace(num_tokens=8)
 
 
@@ -127,7 +127,7 @@ def test_among_other_gpus_the_likest_name_comes_first(folders):
 
 
 def test_a_table_that_names_no_architecture_is_placed_by_its_name(folders):
-    kernel = folders[0] / "rms_norm_quant"
+    kernel = folders[0] / "norm_quant"
     kernel.mkdir(parents=True)
     (kernel / "nvidia_h100.json").write_text('[{"case": {"k": 4096, "num_tokens": 8}, "config": {"name": "foreign"}}]')
     pick = table(folders).pick(Case(k=4096, num_tokens=8), H200)
@@ -163,7 +163,7 @@ known = st.builds(Case, k=st.sampled_from([1024, 4096, 5120]), num_tokens=sizes)
 
 @given(st.lists(known, max_size=30), known)
 def test_look_up_agrees_with_reading_all_rows(have, asked):
-    found = Shelf([Row(case, {"a": 1}) for case in have], ("num_tokens",)).find(asked)
+    found = CaseIndex([Row(case, {"a": 1}) for case in have], ("num_tokens",)).find(asked)
     larger = [c for c in have if c["k"] == asked["k"] and c["num_tokens"] >= asked["num_tokens"]]
     if not have:
         assert found is None
@@ -188,7 +188,7 @@ def test_rows_of_another_kernel_version_are_skipped_with_one_warning(folders, ca
     picks = table(folders)
     assert {name_of(picks.pick(Case(k=4096, num_tokens=n), H200)) for n in (1, 2, 3, 4)} == {"new"}
     assert len(caplog.messages) == 1 == len(picks.problems)
-    assert "3 of 4 rows were made by another version of rms_norm_quant (row 0: 'v0', now: v1)" in caplog.text
+    assert "3 of 4 rows were made by another version of norm_quant (row 0: 'v0', now: v1)" in caplog.text
 
 
 def test_several_versions_can_share_their_configs(folders, caplog):
@@ -220,7 +220,7 @@ def test_a_broken_row_is_skipped_with_one_warning_and_the_next_is_used(folders, 
     for second in (picks.pick(Case(k=4096, num_tokens=5), H200), picker(5)):
         assert second.row.case["num_tokens"] == 16
     assert len(caplog.messages) == 1
-    assert "(k=4096 num_tokens=8) of rms_norm_quant is skipped, row 0 of" in caplog.messages[0]
+    assert "(k=4096 num_tokens=8) of norm_quant is skipped, row 0 of" in caplog.messages[0]
     assert caplog.messages[0].endswith("OutOfResources: shared memory, Required: 300000")
     picks.reload()
     assert picks.pick(Case(k=4096, num_tokens=5), H200).row.case["num_tokens"] == 16
@@ -243,7 +243,7 @@ def test_fingerprint_follows_the_content_and_nothing_else(folders, tmp_path):
     one = table(folders).fingerprint()
     program = (
         "import sys; from helion_compile.configs.table import ConfigTable;"
-        "print(ConfigTable('rms_norm_quant', folders=sys.argv[1:]).fingerprint())"
+        "print(ConfigTable('norm_quant', folders=sys.argv[1:]).fingerprint())"
     )
     env = {**os.environ, "PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": "3"}
     command = [sys.executable, "-c", program, str(tmp_path / "elsewhere")]
@@ -269,7 +269,7 @@ def test_adding_rows_shows_in_the_same_table_at_once(folders):
 def test_a_row_comes_back_as_it_was_with_the_gpu_added(folders):
     given = Row(Case(k=4096), {"block_sizes": [1, None]}, 2.5, {"inductor": 3.0}, {"kernel": "v1", "helion": "1.4.0"})
     path = table(folders).add([given], H200)
-    assert path == folders[0] / "rms_norm_quant" / "nvidia_h200.json"
+    assert path == folders[0] / "norm_quant" / "nvidia_h200.json"
     (read,) = table(folders).rows(H200)
     assert read.made_with == {"gpu": "NVIDIA H200", "arch": "sm_90", **given.made_with}
     assert (read.case, read.config, read.us, read.baselines) == (given.case, given.config, given.us, given.baselines)
@@ -284,15 +284,15 @@ def test_a_row_replaces_the_same_case_of_the_same_version_only(folders):
 
 def test_a_row_that_json_cannot_hold_changes_nothing(folders):
     fill(folders[0], [row(k=1)])
-    before = (folders[0] / "rms_norm_quant" / "nvidia_h200.json").read_bytes()
+    before = (folders[0] / "norm_quant" / "nvidia_h200.json").read_bytes()
     for config in ({"a": {1, 2}}, {"a": float("nan")}, {}):
-        with pytest.raises(ConfigError, match="nothing was added for rms_norm_quant: row 1 of those given "):
+        with pytest.raises(ConfigError, match="nothing was added for norm_quant: row 1 of those given "):
             table(folders).add([row(k=2), Row(Case(k=3), config)], H200)
-    assert (folders[0] / "rms_norm_quant" / "nvidia_h200.json").read_bytes() == before
+    assert (folders[0] / "norm_quant" / "nvidia_h200.json").read_bytes() == before
 
 
 def test_the_users_folder_is_read_from_the_environment_when_needed(monkeypatch, tmp_path):
-    picks = ConfigTable("rms_norm_quant")
+    picks = ConfigTable("norm_quant")
     monkeypatch.setenv("HELION_COMPILE_CONFIG_DIR", str(tmp_path))
     assert picks.add([row(k=1)], H200).is_relative_to(tmp_path)
     monkeypatch.delenv("HELION_COMPILE_CONFIG_DIR")
@@ -301,7 +301,7 @@ def test_the_users_folder_is_read_from_the_environment_when_needed(monkeypatch, 
 
 @pytest.mark.parametrize("kernel", ["../x", "/etc/x", "a/b", "", ".", "..", "a b", "a\0b", "é", "x" * 101, "a\n"])
 def test_a_kernel_name_is_never_a_path(kernel):
-    with pytest.raises(ConfigError, match="identifier like rms_norm_quant"):
+    with pytest.raises(ConfigError, match="identifier like norm_quant"):
         ConfigTable(kernel)
 
 
@@ -317,14 +317,14 @@ def test_a_gpu_name_never_leaves_the_folder(name):
 
 def test_a_gpu_name_with_a_path_in_it_stays_in_the_folder(folders):
     path = table(folders).add([row(k=1)], Gpu("../../../etc/NVIDIA H200", (9, 0)))
-    assert path.parent == folders[0] / "rms_norm_quant" and path.name == "etc_nvidia_h200.json"
+    assert path.parent == folders[0] / "norm_quant" and path.name == "etc_nvidia_h200.json"
 
 
 def test_likeness_counts_leading_words():
-    assert likeness("nvidia_h100_pcie", "nvidia_h100_80gb") == 2
-    assert likeness("nvidia_h100", "nvidia_h100_80gb") == 2
-    assert likeness("nvidia_h200", "nvidia_h200") == 2
-    assert likeness("amd_mi300x", "nvidia_h200") == 0
+    assert name_similarity("nvidia_h100_pcie", "nvidia_h100_80gb") == 2
+    assert name_similarity("nvidia_h100", "nvidia_h100_80gb") == 2
+    assert name_similarity("nvidia_h200", "nvidia_h200") == 2
+    assert name_similarity("amd_mi300x", "nvidia_h200") == 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
@@ -387,7 +387,7 @@ def test_memory_stays_bounded_over_every_token_count(folders):
 
 
 def test_recent_keeps_what_is_used_and_forgets_the_rest():
-    recent = Recent(4)
+    recent = LRUCache(4)
     for n in range(1, 101):
         assert recent[0] in ("kept", None)
         recent[0] or recent.remember(0, "kept")

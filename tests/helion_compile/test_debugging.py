@@ -53,8 +53,8 @@ def test_the_graph_after_gives_the_recorded_results_bit_for_bit(folder):
     found = after.forward(owner, *inputs)
     assert len(found) == len(outputs) and all(map(torch.equal, found, outputs))
     text = (folder / "graph_1" / "after.py").read_text()
-    assert 'rms_norm_quant_1 = helion_compile.call("rms_norm_quant", ' in text and "higher_order.helion_kernel" not in text
-    assert 'getitem_4: "f8e4m3fn[16, 256]" = rms_norm_quant[0]' in text  # shapes are told
+    assert 'norm_quant_1 = helion_compile.call("norm_quant", ' in text and "higher_order.helion_kernel" not in text
+    assert 'getitem_4: "f8e4m3fn[16, 256]" = norm_quant[0]' in text  # shapes are told
     assert "# File: transformers/models/qwen3/modeling_qwen3.py:244" in text
 
 
@@ -72,7 +72,7 @@ def test_it_runs_as_a_program(folder):
 
 def test_the_configs(folder):
     configs = json.loads((folder / "graph_1" / "configs.json").read_text())
-    assert {"rms_norm_quant", "rms_norm_quant_1", "quant"} <= {config["node"] for config in configs}
+    assert {"norm_quant", "norm_quant_1", "quant"} <= {config["node"] for config in configs}
     assert {config["origin"] for config in configs} == {"reference"}
 
 

@@ -87,7 +87,7 @@ def test_norms(row):
     args = arguments(row, BF16)
     results, record = run(function, args, "exact")
     # A gate behind the norm is no part of it: what is quantised is their product.
-    assert [site.fusion for site in record.sites] == ["quant" if str(row) == "gated" else "rms_norm_quant"]
+    assert [site.fusion for site in record.sites] == ["quant" if str(row) == "gated" else "norm_quant"]
     expected = torch.utils._pytree.tree_leaves(function(**args))
     if row.exact:
         assert_bit_equal(results, expected)

@@ -44,12 +44,12 @@ class TestWhatItFinds:
         (graph,) = report.graphs
         first = report.sites[0]
         site = first.site
-        assert site.fusion == "rms_norm_quant"
+        assert site.fusion == "norm_quant"
         assert site.location.module == "model.layers.0.self_attn.q_proj"
         assert shown_path(site.location.file) == "transformers/models/llama/modeling_llama.py"
         line = open(site.location.file).read().splitlines()[site.location.line - 1]
         assert "self.q_proj(hidden_states)" in line
-        assert site.meanings == (
+        assert site.ops == (
             "Norm(rms, eps=1e-06, bf16, cast then scale)",
             "Quantize(bf16 to fp8 e4m3 a token, bf16 scale, divide, clamp)",
         )
@@ -60,9 +60,9 @@ class TestWhatItFinds:
             "scale": "fp32[2, 8, 1]",
         }
         assert site.merged == 3
-        assert first.kernel == helion_compile.kernels.rms_norm_quant.key
+        assert first.kernel == helion_compile.kernels.norm_quant.key
         assert str(first.config) == "no GPU: its reference runs on cpu"
-        assert site.node == "rms_norm_quant" and "rms_norm_quant_1" in report.graphs[0].after
+        assert site.node == "norm_quant" and "norm_quant_1" in report.graphs[0].after
         assert first.before.kernels == len(site.replaced) == 35 and first.after.kernels == 1
         # x and weight in, q and scale out, of [16, 256]
         assert first.after.bytes == 16 * 256 * 2 + 256 * 2 + 16 * 256 + 16 * 4

@@ -42,7 +42,7 @@ def test_a_config(config, tmp_path, capsys):
     page, data = tmp_path / "report.html", tmp_path / "report.json"
     assert explain("--model", config, "--quantize", "fp8-row", "--html", page, "--json", data, "--verify") == 0
     text = capsys.readouterr().out
-    assert "rms_norm_quant in model.layers.0" in text and "Total: 4 rms_norm_quant" in text and "verified q: " in text
+    assert "norm_quant in model.layers.0" in text and "Total: 4 norm_quant" in text and "verified q: " in text
     assert page.read_text().startswith("<!doctype html>")
     assert len(json.loads(data.read_text())["graphs"][0]["sites"]) >= 8
 
@@ -56,13 +56,13 @@ def test_a_folder_with_a_config_and_dynamic_sizes(config, capsys):
 def test_a_model_that_is_not_quantised(config, capsys):
     assert explain("--model", config) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "rms_norm_quant" not in text and "are the model's linears quantised" in text
+    assert "norm_quant" not in text and "are the model's linears quantised" in text
 
 
 def test_a_checkpoint(tmp_path, capsys):
     fp8_models.qwen3().save_pretrained(tmp_path)
     assert explain("--model", tmp_path, "--quantize", "fp8-row", "--layers", 1) == 0
-    assert "Total: 2 rms_norm_quant" in capsys.readouterr().out
+    assert "Total: 2 norm_quant" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_model_whose_language_model_is_a_part(tmp_path, capsys):
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"model_type": "gemma3", "text_config": CONFIG | {"model_type": "gemma3_text"}}))
     assert explain("--model", file, "--layers", 1, "--quantize", "fp8-row") == 0
-    assert "rms_norm_quant in model.language_model.layers.0" in capsys.readouterr().out
+    assert "norm_quant in model.language_model.layers.0" in capsys.readouterr().out
 
 
 @pytest.mark.slow

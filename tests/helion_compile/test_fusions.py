@@ -76,7 +76,7 @@ class TestLeftAlone:
         reason = "3 static scales quantise one tensor, of which Inductor makes one kernel"
         self.refused(function, randn(8, K), weight_of(K), *scales, reason=reason)
         _, record = run(lambda *args: function(*args, args[-1]), randn(8, K), weight_of(K), scales[0])
-        assert [(site.fusion, site.merged) for site in record.sites] == [("rms_norm_quant", 2)]
+        assert [(site.fusion, site.merged) for site in record.sites] == [("norm_quant", 2)]
 
     def test_a_last_dimension_that_is_not_contiguous(self):
         def function(x):
@@ -175,7 +175,7 @@ class TestLeftAlone:
         found = []
         (total, q, scale) = torch.compile(function, backend=inspecting_backend(found), fullgraph=True)(x)
         assert all(graph.training for graph in found)
-        assert "rms_norm_quant" not in [site.fusion for graph in found for site in graph.record.sites]
+        assert "norm_quant" not in [site.fusion for graph in found for site in graph.record.sites]
         assert fp8_steps(q, torchao(norm(x).detach())[0]).max() <= 1  # nn.RMSNorm sums in another order on a CPU
         total.backward()
         compiled, x.grad = x.grad, None
@@ -219,7 +219,7 @@ class TestSpellings:
 
         args = randn(8, K), weight_of(K, torch.float32)
         results, record = run(function, *args, numerics="exact")
-        assert fused(record) == ["rms_norm_quant"]
+        assert fused(record) == ["norm_quant"]
         assert_bit_equal(results, function(*args))
 
     @pytest.mark.parametrize("swapped", [False, True])
@@ -236,7 +236,7 @@ class TestSpellings:
 
         args = randn(2, 8, K), randn(2, 8, K, seed=1), weight_of(K)
         results, record = run(function, *args, numerics="exact")
-        assert fused(record) == ["rms_norm_quant"]
+        assert fused(record) == ["norm_quant"]
         assert ("sum" in record.sites[0].shapes) == (read in ("sum", "both"))
         assert ("out" in record.sites[0].shapes) == (read in ("norm", "both"))
         assert_bit_equal(results, function(*args))
@@ -246,7 +246,7 @@ class TestSpellings:
         norm.weight.copy_(weight_of(K))
         x = randn(8, K)
         results, record = run(lambda x: torchao(norm(x)), x, numerics="exact")
-        assert fused(record) == ["rms_norm_quant"]
+        assert fused(record) == ["norm_quant"]
         # nn.RMSNorm's own CPU kernel sums in another order: up to the last bit of the mean.
         expected_q, _ = torchao(norm(x))
         assert fp8_steps(results[0], expected_q).max() <= 1
@@ -269,7 +269,7 @@ class TestSpellings:
         b = (16 * randn(K, 32, dtype=torch.float32)).to(torch.int8)
         args = randn(32, K), weight_of(K), b
         result, record = run(function, *args, numerics="exact")
-        assert fused(record) == ["rms_norm_quant"]
+        assert fused(record) == ["norm_quant"]
         assert_bit_equal(result, run(function, *args, only=[])[0])
 
     def test_a_weight_computed_in_the_graph(self):
@@ -278,7 +278,7 @@ class TestSpellings:
 
         args = randn(8, K), weight_of(K) - 1
         results, record = run(function, *args, numerics="exact")
-        assert fused(record) == ["rms_norm_quant"]
+        assert fused(record) == ["norm_quant"]
         assert_bit_equal(results, function(*args))
 
     def test_two_norms_of_one_sum(self):
@@ -288,7 +288,7 @@ class TestSpellings:
 
         args = randn(8, K), randn(8, K, seed=1), weight_of(K), weight_of(K) + 1
         results, record = run(function, *args, numerics="exact")
-        assert fused(record) == ["rms_norm_quant", "rms_norm_quant"]
+        assert fused(record) == ["norm_quant", "norm_quant"]
         assert_bit_equal(results, function(*args))
 
 
@@ -312,7 +312,7 @@ class TestSizes:
             assert q.shape == (m, K) and scale.shape == (m, 1)
             assert torch.equal(total, expected_total)
             assert m == 0 or fp8_steps(q, expected_q).max() <= (1 if numerics == "default" else 0)
-        assert [fused(graph.record) for graph in found] == [["rms_norm_quant"]] * 3  # Dynamo makes its own for 1 and for 0
+        assert [fused(graph.record) for graph in found] == [["norm_quant"]] * 3  # Dynamo makes its own for 1 and for 0
 
     @pytest.mark.parametrize("shape", [(K,), (2, 3, K), (1, 1, K)], ids=str)
     def test_any_number_of_leading_dimensions(self, shape):
@@ -321,7 +321,7 @@ class TestSizes:
 
         args = randn(*shape), weight_of(K)
         results, record = run(function, *args, numerics="exact")
-        assert fused(record) == ["rms_norm_quant"]
+        assert fused(record) == ["norm_quant"]
         assert_bit_equal(results, function(*args))
 
 
@@ -334,7 +334,7 @@ class TestNumerics:
         """Also behind the mean, where a GPU kernel sums in its own order: the reference calls eager's torch.mean."""
         args = randn(*shape, dtype=dtype), randn(*shape, dtype=dtype, seed=1), weight_of(shape[1], dtype)
         results, record = run(chain, *args, numerics="exact")
-        assert fused(record) == ["rms_norm_quant"]
+        assert fused(record) == ["norm_quant"]
         assert_bit_equal(results, chain(*args))
 
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -346,7 +346,7 @@ class TestNumerics:
 
         args = randn(64, K, dtype=dtype) * 3 + 1, weight_of(K, dtype), randn(K, seed=3, dtype=dtype)
         results, record = run(function, *args, numerics="exact")
-        assert fused(record) == ["rms_norm_quant"]
+        assert fused(record) == ["norm_quant"]
         assert_bit_equal(results, run(function, *args, only=[])[0])
 
     @pytest.mark.parametrize("quantize", [torchao, vllm, plain])
@@ -360,7 +360,7 @@ class TestNumerics:
         torch.manual_seed(0)
         args = rows_with_special_values(K, dtype, "cpu"), weight_of(K, dtype)
         results, record = run(function, *args, numerics="exact")
-        assert sorted(fused(record)) == ["quant", "rms_norm_quant"]
+        assert sorted(fused(record)) == ["quant", "norm_quant"]
         assert_bit_equal(results, function(*args))
 
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -374,7 +374,7 @@ class TestNumerics:
         x[special] = rows_with_special_values(k, dtype, "cpu")
         residual[special] = 0
         ours, record = run(function, x, residual, weight)
-        assert sorted(fused(record)) == ["quant", "rms_norm_quant"]
+        assert sorted(fused(record)) == ["quant", "norm_quant"]
         inductor = torch.compile(function, backend="inductor", dynamic=False, fullgraph=True)
         theirs = inductor(x, residual, weight)
 

@@ -17,7 +17,7 @@ from helion_compile.configs.table import Gpu, Row
 from helion_compile.runtime import dispatch, plan_cache
 from helion_compile.runtime.call_site import CallSite
 from helion_compile.runtime.plan_cache import Plans
-from helion_compile.runtime.record import Unexplained
+from helion_compile.runtime.record import NotReplayable
 
 
 def _reference(x, y, a, b):
@@ -256,8 +256,8 @@ def test_one_choice_a_plan(monkeypatch):
 def test_what_no_plan_explains_goes_through_the_host_function_with_one_warning(monkeypatch, caplog):
     dispatch._warned.clear()
 
-    def record(host, args, restores_zeros):
-        raise Unexplained("a reason")
+    def record(host, args, zeroed_workspace):
+        raise NotReplayable("a reason")
 
     monkeypatch.setattr(dispatch, "record", record)
     monkeypatch.setattr(dispatch, "host_function", lambda *_: lambda *args: torch.arange(8))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from launch_stub import install
 
-from helion_compile.runtime.record import Unexplained, launches, record
+from helion_compile.runtime.record import NotReplayable, launches, record
 from helion_compile.runtime.triton_launch import LaunchSource
 
 
@@ -170,7 +170,7 @@ def launches_by_name(x, _launcher=None):
     ],
 )
 def test_what_a_plan_cannot_explain(host, reason, mode):
-    with mode(), pytest.raises(Unexplained, match=reason):
+    with mode(), pytest.raises(NotReplayable, match=reason):
         record(host, (X + 0,))
 
 

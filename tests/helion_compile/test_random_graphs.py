@@ -27,7 +27,7 @@ TWO_SUMS = {"cohere", "deberta", "by_var"}
 
 
 def summed_as_by_its_reference(row):
-    return str(row) not in TWO_SUMS if row.meaning(torch.float32).kind is NormKind.LAYER else row.exact
+    return str(row) not in TWO_SUMS if row.op(torch.float32).kind is NormKind.LAYER else row.exact
 
 
 def check(program):
@@ -52,7 +52,7 @@ def check(program):
     return fused
 
 
-FUSIONS = {"rms_norm_quant", "norm_rope", "activation_quant", "quant", "rope"}  # scaled_mm is for GPUs
+FUSIONS = {"norm_quant", "norm_rope", "activation_quant", "quant", "rope"}  # scaled_mm is for GPUs
 
 
 def run(graphs, stages, **more):
@@ -71,7 +71,7 @@ def run(graphs, stages, **more):
 def test_a_few_graphs():
     fused = run(100, stages=2, derandomize=True)
     # Graphs in which nothing is fused would show nothing.
-    assert {name for name, _ in fused} >= {"rms_norm_quant", "activation_quant", "quant"} and fused.total() > 50
+    assert {name for name, _ in fused} >= {"norm_quant", "activation_quant", "quant"} and fused.total() > 50
 
 
 @row_wise_products

@@ -77,7 +77,7 @@ def sentences(path):
             reasons = []
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
-                index = {"Unread": 1, "Misplaced": 0, "Reason": 0}.get(called, 1 if called.endswith(".fail") else None)
+                index = {"MatchFailed": 1, "Misplaced": 0, "Reason": 0}.get(called, 1 if called.endswith(".fail") else None)
                 reasons = node.args[index : index + 1] if index is not None else []
             elif isinstance(node, ast.Return) and refuses and node.value is not None:
                 reasons = [node.value]

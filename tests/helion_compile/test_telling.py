@@ -76,13 +76,13 @@ def test_printed_graphs_are_readable(looked_at):
     """Nodes are named after their kernel, with kernel, config and place beside them, and no hash anywhere."""
     printed = looked_at[0]
     nodes = re.findall(r" (\w+) = torch\.ops\.higher_order\.helion_kernel\((.*)\)", printed)
-    assert [name for name, _ in nodes] == ["rms_norm_quant", "rms_norm_quant_1"]
+    assert [name for name, _ in nodes] == ["norm_quant", "norm_quant_1"]
     for _, arguments in nodes:
-        assert arguments.endswith("kernel = 'rms_norm_quant'") and "'float8_e4m3fn clamp=-448:448" in arguments
+        assert arguments.endswith("kernel = 'norm_quant'") and "'float8_e4m3fn clamp=-448:448" in arguments
     assert not re.search(r"@[0-9a-f]{8}", printed)
     if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13):  # 2.11 prints no annotations
         for layer in (0, 1):
-            facts = {"kernel": "rms_norm_quant", "config": "none, its reference runs", "for": f"layers.{layer}"}
+            facts = {"kernel": "norm_quant", "config": "none, its reference runs", "for": f"layers.{layer}"}
             assert f"# Annotation: {facts}" in printed
 
 
@@ -115,7 +115,7 @@ def test_the_trace_that_tlparse_reads(looked_at):
             artifact = json.loads(head[head.index("{") :]).get("artifact", {})
             found[artifact.get("name")] = artifact.get("encoding"), re.sub(r"(?m)^\t", "", payload)
     assert "helion_kernel" not in found["helion_graph_before"][1] and "aten.amax" in found["helion_graph_before"][1]
-    assert "rms_norm_quant_1 = torch.ops.higher_order.helion_kernel(" in found["helion_graph_after"][1]
+    assert "norm_quant_1 = torch.ops.higher_order.helion_kernel(" in found["helion_graph_after"][1]
     encoding, payload = found["helion_report"]
     places = [site["place"]["module"] for site in json.loads(payload)["graphs"][0]["sites"]]
     assert encoding == "json" and places == ["layers.0", "layers.1"]

@@ -89,12 +89,12 @@ def launched(monkeypatch, captures):
 
 def test_a_plan_finds_its_zeros_in_the_block(launched):
     x, out = torch.ones(4), torch.empty(2)
-    made = record.record(host, (x,), restores_zeros=True)
+    made = record.record(host, (x,), zeroed_workspace=True)
     made.launch(x.data_ptr(), out.data_ptr())
     block, _ = zeroed_workspace._blocks[None, 3, None]
     assert launched == [(x.data_ptr(), block, block + zeroed_workspace.ALIGNMENT, out.data_ptr())]
 
 
 def test_a_kernel_that_does_not_say_so_gets_no_plan(launched):
-    with pytest.raises(record.Unexplained, match="calls aten.zeros"):
+    with pytest.raises(record.NotReplayable, match="calls aten.zeros"):
         record.record(host, (torch.ones(4),))

@@ -16,8 +16,8 @@ import transformers
 from torchao.kernel import intmm
 
 from helion_compile.frontend.capture import inspect, inspecting_backend
-from helion_compile.passes.match.match_graph import read
-from helion_compile.passes.patterns import SPELLINGS
+from helion_compile.passes.match.matched_graph import match_graph
+from helion_compile.passes.patterns import PATTERNS
 from helion_compile.passes.patterns.custom_ops.op_call import name_of
 
 WIDTHS = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "vocab_size": 96}
@@ -37,14 +37,14 @@ class Expected:
     """What is in both layers: a fusion's numbers of merged copies in each, and what is left."""
 
     config: dict = field(default_factory=lambda: SHAPE)
-    norms: tuple[int, ...] = (3, 2)  # rms_norm_quant: q, k, v; gate, up
+    norms: tuple[int, ...] = (3, 2)  # norm_quant: q, k, v; gate, up
     activations: tuple[int, ...] = (1,)
     quants: tuple[int, ...] = (1,)
     embeddings: tuple[int, ...] = ()  # norm_rope
     idle: dict = field(default_factory=lambda: FINAL_NORM | EMBEDDED)  # what was read but is in no site -> why
     # Nodes that look like the beginning of something and are none, all of them: lm_head; attention in plain operations.
     others: dict = field(default_factory=lambda: HEAD)
-    meaning: str = ""  # of the last norm that is quantised
+    op: str = ""  # of the last norm that is quantised
 
     @property
     def linears(self):
@@ -52,7 +52,7 @@ class Expected:
 
     def merged(self):
         by_fusion = {
-            "rms_norm_quant": self.norms,
+            "norm_quant": self.norms,
             "activation_quant": self.activations,
             "quant": self.quants,
             NORM_ROPE: self.embeddings,
@@ -64,22 +64,20 @@ RMS = "Norm(rms, eps=1e-06, bf16, cast then scale, +residual)"
 GEMMA = "Norm(rms, eps=1e-06, bf16, scale then cast, weight + 1, +residual)"
 LAYER = "Norm(layer, eps=1e-05, bf16, scale then cast, bf16 bias, +residual)"
 MODELS = {
-    "Llama": Expected(meaning=RMS),
-    "Qwen2": Expected(meaning=RMS),
-    "Qwen3": Expected({**SHAPE, "head_dim": 32}, embeddings=(1, 1), idle=FINAL_NORM, meaning=RMS),
+    "Llama": Expected(op=RMS),
+    "Qwen2": Expected(op=RMS),
+    "Qwen3": Expected({**SHAPE, "head_dim": 32}, embeddings=(1, 1), idle=FINAL_NORM, op=RMS),
     "Gemma2": Expected(
         {**SHAPE, "head_dim": 32},
         # The logits' bound is a tanh, and with one in attention that is two products, a bound and a softmax.
         idle=FINAL_NORM | POST_NORMS | {("rope", f"{ROPE} norm -> rope; here the result is read by aten.clone"): 4},
         others=HEAD | {"aten.bmm.default": 4, "aten.tanh.default": 3, "aten.exp.default": 2},
-        meaning=GEMMA,
+        op=GEMMA,
     ),
-    "Gemma3Text": Expected(
-        {**SHAPE, "head_dim": 32}, embeddings=(1, 1), idle=FINAL_NORM | POST_NORMS, others=HEAD, meaning=GEMMA
-    ),
-    "Mistral": Expected(meaning=RMS),
-    "Phi3": Expected({**SHAPE, "pad_token_id": 0}, norms=(1, 1), meaning=RMS.replace("06", "05")),
-    "Granite": Expected({**SHAPE, "residual_multiplier": 0.22}, meaning=RMS.replace(")", ", x * 0.22 before)")),
+    "Gemma3Text": Expected({**SHAPE, "head_dim": 32}, embeddings=(1, 1), idle=FINAL_NORM | POST_NORMS, others=HEAD, op=GEMMA),
+    "Mistral": Expected(op=RMS),
+    "Phi3": Expected({**SHAPE, "pad_token_id": 0}, norms=(1, 1), op=RMS.replace("06", "05")),
+    "Granite": Expected({**SHAPE, "residual_multiplier": 0.22}, op=RMS.replace(")", ", x * 0.22 before)")),
     "Olmo2": Expected(
         norms=(),
         embeddings=(1, 1),
@@ -87,15 +85,15 @@ MODELS = {
         idle=FINAL_NORM | {("norm", f"{NORM} aten.add.Tensor"): 3, ("norm", f"{NORM} a norm"): 1},
     ),
     # Both norms of a layer read one sum, which the first takes.
-    "GPTNeoX": Expected(NO_GROUPS, norms=(1, 1), meaning=LAYER.replace(", +residual", "")),
-    "StableLm": Expected(meaning=LAYER),
-    "Cohere": Expected(norms=(5,), meaning=LAYER.replace(" bf16 bias,", "")),
+    "GPTNeoX": Expected(NO_GROUPS, norms=(1, 1), op=LAYER.replace(", +residual", "")),
+    "StableLm": Expected(op=LAYER),
+    "Cohere": Expected(norms=(5,), op=LAYER.replace(" bf16 bias,", "")),
     "Bert": Expected(
         NO_GROUPS,
         norms=(3, 1),
         idle={("norm", f"{NORM} whoever called the graph"): 1},
         others={},
-        meaning=LAYER.replace("05", "12"),
+        op=LAYER.replace("05", "12"),
     ),
 }
 
@@ -136,15 +134,15 @@ def sites_of(record):
 
 def unexplained(inspected):
     """Nodes of the graph at which reading begins and that are in no stretch that was read or refused; and other products."""
-    anchors = set().union(*(spelling.ANCHORS for spelling in SPELLINGS if spelling.NAME in ("norm", "activation", "matmul")))
+    anchors = set().union(*(pattern.ANCHORS for pattern in PATTERNS if pattern.NAME in ("norm", "activation", "matmul")))
     products = {torch.ops.aten.mm.default, torch.ops.aten.bmm.default, torch.ops.aten.addmm.default}
-    reading = read(inspected.module.graph)
+    matched = match_graph(inspected.module.graph)
     told = {refusal.node for refusal in inspected.record.refusals}
     return [
         node
         for node in inspected.module.graph.nodes
         if (node.target in anchors | products or name_of(node) in anchors or narrows(node))
-        and node not in reading.owners
+        and node not in matched.owners
         and node.name not in told
     ]
 
@@ -186,8 +184,8 @@ def test_fp8_per_row(name):
     assert len(record.kept) == expected.linears and {site.fusion for site in record.kept} == {"matmul"}
     assert_idle(record, expected.idle)
     assert Counter(str(node.target) for node in unexplained(inspected)) == expected.others
-    norms = [site.meanings[0] for site in record.sites if site.fusion == "rms_norm_quant"]
-    assert norms[-1:] == [expected.meaning] * bool(norms)
+    norms = [site.ops[0] for site in record.sites if site.fusion == "norm_quant"]
+    assert norms[-1:] == [expected.op] * bool(norms)
     assert broken(inspected) == []
 
 
@@ -231,7 +229,7 @@ def test_int8_per_row_on_a_gpu(name, int8_as_on_a_gpu):
     assert_int8(inspected, MODELS[name])
     products = inspected.record.kept
     assert len(products) == MODELS[name].linears
-    assert all("Matmul(int8, scaled by row and column, rounded to bf16" in product.meanings[0] for product in products)
+    assert all("Matmul(int8, scaled by row and column, rounded to bf16" in product.ops[0] for product in products)
     assert {refusal.candidate for refusal in inspected.record.refusals} <= {NORM_ROPE}
 
 
@@ -285,7 +283,7 @@ def test_one_scale_for_the_whole_tensor_stays_with_inductor():
     inspected = inspect_quantized("Llama", config)
     assert not inspected.record.sites
     assert Counter(refusal.candidate for refusal in inspected.record.refusals) == {
-        "rms_norm_quant": 4,
+        "norm_quant": 4,
         "activation_quant": 2,
         "quant": 8,
     }
@@ -303,5 +301,5 @@ def test_exact_changes_no_bit(name):
         torch._dynamo.reset()
         outputs.append(torch.compile(model, backend=inspecting_backend(found, options=options))(ids)[0])
     activation = {"GPTNeoX": "gelu", "Bert": "gelu", "Gemma2": "gelu tanh", "Gemma3Text": "gelu tanh"}.get(name, "silu")
-    assert any(f"Activation({activation}" in text for site in found[0].record.sites for text in site.meanings)
+    assert any(f"Activation({activation}" in text for site in found[0].record.sites for text in site.ops)
     assert outputs[0].isfinite().all() and torch.equal(*outputs)

@@ -62,7 +62,7 @@ def ids_of(name, *shape):
 def found_sites(record):
     return {
         fusion: {site.location.module: site.merged for site in record.sites if site.fusion == fusion}
-        for fusion in ("rms_norm_quant", "activation_quant", "quant")
+        for fusion in ("norm_quant", "activation_quant", "quant")
     }
 
 
@@ -75,7 +75,7 @@ def assert_only_keys_are_refused(name, record):
 def assert_all_chains_fused(name, inspected):
     """Every chain is in one site and every product reads a site: nothing is missed, nothing is there twice."""
     record, nodes = inspected.record, list(inspected.module.graph.nodes)
-    assert found_sites(record) == {"rms_norm_quant": NORM_QUANT, "activation_quant": ACTIVATION_QUANT, "quant": QUANT}
+    assert found_sites(record) == {"norm_quant": NORM_QUANT, "activation_quant": ACTIVATION_QUANT, "quant": QUANT}
     ropes = {site.location.module: site.merged for site in record.sites if site.fusion == "norm_rope"}
     assert ropes == NORM_ROPE.get(name, {})
     assert len(record.sites) == 8 + len(ropes)
@@ -154,7 +154,7 @@ def test_a_quantised_head_takes_the_last_norm(name):
     (inspected,) = inspect(model, [ids_of(name, 2, 8)], {})
     found = found_sites(inspected.record)
     norm_quant = NORM_QUANT | {"lm_head": 1}
-    assert found == {"rms_norm_quant": norm_quant, "activation_quant": ACTIVATION_QUANT, "quant": QUANT}
+    assert found == {"norm_quant": norm_quant, "activation_quant": ACTIVATION_QUANT, "quant": QUANT}
     assert inspected.record.unclaimed.get("norm", 0) == UNCLAIMED[name]["norm"] - 1
 
 
@@ -171,7 +171,7 @@ def test_sums_that_are_results_too():
         torch.compile(with_hidden_states, backend=inspecting_backend(graphs, options=options))(ids)
         for graphs, options in ((found, {"numerics": "exact"}), ([], {"only": []}))
     )
-    assert Counter(site.fusion for site in found[0].record.sites) == {"rms_norm_quant": 4, "activation_quant": 2, "quant": 2}
+    assert Counter(site.fusion for site in found[0].record.sites) == {"norm_quant": 4, "activation_quant": 2, "quant": 2}
     assert len(fused) == 4
     for result, expected in zip(fused, unfused, strict=True):
         assert torch.equal(result, expected)

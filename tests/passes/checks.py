@@ -9,7 +9,7 @@ import stubs
 import torch
 from capture import capture
 
-from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.rewrite.fusion_pass import FusionPass
 
 
@@ -42,9 +42,9 @@ def assert_near(found, expected):
 
 def refused(candidate, function, *args, dynamic=False):
     """The reason for which the one candidate of a function was not read."""
-    reading = read(capture(function, *args, dynamic=dynamic).graph)
-    assert not reading.regions
-    (refusal,) = reading.refusals
+    matched = match_graph(capture(function, *args, dynamic=dynamic).graph)
+    assert not matched.matches
+    (refusal,) = matched.refusals
     assert refusal.candidate == candidate
     assert Path(refusal.location.file).parent == Path(__file__).parent
     assert refusal.found and refusal.remedy, refusal.reason

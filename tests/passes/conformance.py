@@ -54,7 +54,7 @@ class Spelled:
     who: str  # whose code writes it so
     function: Callable[..., Any]
     operands: tuple[str, ...]  # the names of its arguments, those of the meaning's inputs
-    meaning: Callable[[torch.dtype], Any]  # x's dtype -> what it is to be read as
+    op: Callable[[torch.dtype], Any]  # x's dtype -> what it is to be read as
     dtypes: tuple[torch.dtype, ...]  # of x; of a product, of its result
     exact: bool = True  # its bits are those of the meaning's interpretation
     residual: bool = False  # a norm that is also to be read behind an addition
@@ -84,7 +84,7 @@ def argument(name: str, row: Spelled, dtype: torch.dtype) -> torch.Tensor:
             x.view(-1, x.shape[-1])[-2, : x.shape[-1] // 2] = 0
         return x
     if name in ("weight", "bias"):
-        given = getattr(row.meaning(dtype), f"{name}_dtype")
+        given = getattr(row.op(dtype), f"{name}_dtype")
         return programs.tensor(row.sizes[-1], dtype=given, seed=len(name))
     if name == "up":
         return programs.tensor(*row.sizes, dtype=dtype, seed=3)
@@ -95,29 +95,29 @@ def argument(name: str, row: Spelled, dtype: torch.dtype) -> torch.Tensor:
 
 def _angles(name: str, row: Spelled, dtype: torch.dtype) -> torch.Tensor:
     """cos or sin of angles that all heads share, with a number of its own for each element; or e to their i-th power."""
-    meaning = row.meaning(dtype)
+    op = row.op(dtype)
     batch, tokens, _, _ = row.sizes
-    width = meaning.turned if getattr(meaning, "table", None) is RopeTable.ELEMENT else meaning.turned // 2
-    angles = programs.tensor(batch, *((1, tokens) if meaning.swapped else (tokens, 1)), width, dtype=torch.float32, seed=5)
+    width = op.turned if getattr(op, "table", None) is RopeTable.ELEMENT else op.turned // 2
+    angles = programs.tensor(batch, *((1, tokens) if op.swapped else (tokens, 1)), width, dtype=torch.float32, seed=5)
     if name == "freqs":
         return torch.polar(torch.ones_like(angles), angles)
-    return (angles.cos() if name == "cos" else angles.sin()).to(meaning.table_dtype)
+    return (angles.cos() if name == "cos" else angles.sin()).to(op.table_dtype)
 
 
 def _of_product(name: str, row: Spelled, dtype: torch.dtype) -> torch.Tensor:
     """a [M, K]; b [K, N], or [N, K] where it is rows; bias [N]; scales, those of blocks column-major."""
-    meaning, (m, k, n) = row.meaning(dtype), row.sizes
+    op, (m, k, n) = row.op(dtype), row.sizes
     if name == "bias":
         return programs.tensor(n, dtype=dtype, seed=4)
     if name in ("a_scale", "b_scale"):
         shape = row.scales[name == "b_scale"]
-        scale = programs.tensor(math.prod(shape), dtype=meaning.scale_dtype, seed=ord(name[0])).abs() / 4
-        return scale.view(*reversed(shape)).t() if meaning.a_scales is Granularity.GROUP else scale.view(shape)
+        scale = programs.tensor(math.prod(shape), dtype=op.scale_dtype, seed=ord(name[0])).abs() / 4
+        return scale.view(*reversed(shape)).t() if op.a_scales is Granularity.GROUP else scale.view(shape)
     values = programs.tensor(*((m, k) if name == "a" else (n, k)), dtype=torch.float32, seed=ord(name))
-    if meaning.operands == torch.int8:
+    if op.operands == torch.int8:
         values = (values * 40).clamp(-128, 127).round()
-    values = values.to(meaning.operands)
-    return values if name == "a" or meaning.b_is_rows else values.t()
+    values = values.to(op.operands)
+    return values if name == "a" or op.b_is_rows else values.t()
 
 
 def arguments(row: Spelled, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -153,7 +153,7 @@ def page() -> str:
         parts += [f"## {title}\n", "| function | written so by | dtypes | read as |\n|---|---|---|---|"]
         for row in rows:
             dtypes = ", ".join(_NAMES[dtype] for dtype in row.dtypes)
-            parts.append(f"| `{row}` | {row.who} | {dtypes} | {str(row.meaning(row.dtypes[0])).replace('|', chr(92) + '|')} |")
+            parts.append(f"| `{row}` | {row.who} | {dtypes} | {str(row.op(row.dtypes[0])).replace('|', chr(92) + '|')} |")
         parts += ["", *([_UNDER_TABLES[title]] if title in _UNDER_TABLES else [])]
     return "\n".join([*parts, _ELSEWHERE])
 

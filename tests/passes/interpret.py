@@ -31,128 +31,128 @@ from helion_compile.passes.semantics import (
 FP32 = torch.float32
 
 
-def norm(meaning: Norm, x, weight=None, bias=None, residual=None):
+def norm(op: Norm, x, weight=None, bias=None, residual=None):
     """{"out": …, "sum": …}"""
     outputs = {}
-    if meaning.residual:
-        scaled = x if meaning.residual_multiplier == 1 else x * meaning.residual_multiplier
+    if op.residual:
+        scaled = x if op.residual_multiplier == 1 else x * op.residual_multiplier
         total = scaled + residual
         outputs["sum"] = total
-        x = scaled.float() + residual.float() if meaning.unrounded_sum else total
+        x = scaled.float() + residual.float() if op.unrounded_sum else total
     value = x.float()
-    if meaning.kind is NormKind.LAYER:
+    if op.kind is NormKind.LAYER:
         value = value - value.mean(-1, keepdim=True)
-    under = value.pow(2).mean(-1, keepdim=True) + meaning.eps
-    if meaning.root is NormRoot.RSQRT:
-        value = value * under.rsqrt().to(meaning.factor_dtype)
-    elif meaning.root is NormRoot.SQRT:
-        value = value / under.sqrt().to(meaning.factor_dtype)
+    under = value.pow(2).mean(-1, keepdim=True) + op.eps
+    if op.root is NormRoot.RSQRT:
+        value = value * under.rsqrt().to(op.factor_dtype)
+    elif op.root is NormRoot.SQRT:
+        value = value / under.sqrt().to(op.factor_dtype)
     else:
-        value = value * (1 / under.sqrt()).to(meaning.factor_dtype)
-    if meaning.rounding is NormRounding.CAST_THEN_SCALE:
-        value = value.to(meaning.x_dtype)
-    last = meaning.dtype if meaning.rounding is NormRounding.CAST_THEN_SCALE else FP32
+        value = value * (1 / under.sqrt()).to(op.factor_dtype)
+    if op.rounding is NormRounding.CAST_THEN_SCALE:
+        value = value.to(op.x_dtype)
+    last = op.dtype if op.rounding is NormRounding.CAST_THEN_SCALE else FP32
     if weight is not None:
-        factor = weight.float() + meaning.weight_offset if meaning.weight_offset else weight.float()
+        factor = weight.float() + op.weight_offset if op.weight_offset else weight.float()
         value = (value.float() * factor).to(last)
     if bias is not None:
         value = (value.float() + bias.float()).to(last)
-    return {"out": value.to(meaning.dtype), **outputs}
+    return {"out": value.to(op.dtype), **outputs}
 
 
-def quantize(meaning: Quantize, x, scale=None, scale_ub=None):
+def quantize(op: Quantize, x, scale=None, scale_ub=None):
     """{"q": …, "scale": …, "zero": …}"""
-    rows = x.reshape(*x.shape[:-1], -1, meaning.group) if meaning.granularity is Granularity.GROUP else x
+    rows = x.reshape(*x.shape[:-1], -1, op.group) if op.granularity is Granularity.GROUP else x
     values = rows.to(FP32)
-    if not meaning.dynamic:
-        return {"q": _narrow(meaning, _applied(meaning, values, scale.reshape(()), None)).reshape(x.shape)}
-    dims = tuple(range(x.dim())) if meaning.granularity is Granularity.TENSOR else (-1,)
-    if meaning.zero_point:
-        scale, zero = _range(meaning, rows, dims)
-        q = _narrow(meaning, _applied(meaning, values, scale, None), zero)
+    if not op.dynamic:
+        return {"q": _narrow(op, _applied(op, values, scale.reshape(()), None)).reshape(x.shape)}
+    dims = tuple(range(x.dim())) if op.granularity is Granularity.TENSOR else (-1,)
+    if op.zero_point:
+        scale, zero = _range(op, rows, dims)
+        q = _narrow(op, _applied(op, values, scale, None), zero)
         return {"q": q.reshape(x.shape), "scale": scale, "zero": zero}
     amax = rows.abs().amax(dims, keepdim=True)
     # Every bound is rounded to the magnitude's dtype already where the model computes there, so fp64 loses nothing.
-    amax = amax.to(torch.promote_types(torch.promote_types(meaning.scale_dtype, amax.dtype), FP32))
-    if meaning.scale_ub:
+    amax = amax.to(torch.promote_types(torch.promote_types(op.scale_dtype, amax.dtype), FP32))
+    if op.scale_ub:
         amax = torch.minimum(amax, scale_ub.to(amax.dtype))
-    if meaning.amax_ceiling is not None:
-        amax = amax.clamp(max=meaning.amax_ceiling)
-    if meaning.amax_floor is not None:
-        amax = amax.clamp(min=meaning.amax_floor)
-    if meaning.amax_of_zeros is not None:
-        amax = torch.where(amax > 0, amax, meaning.amax_of_zeros)
-    amax = amax.to(meaning.scale_dtype)
-    factor = (amax.reciprocal() * meaning.qmax).to(FP32)
-    scale = _divided(meaning, amax).to(FP32)
-    if meaning.use is ScaleUse.MULTIPLY_QUOTIENT:
-        factor = torch.full_like(amax, meaning.qmax) / amax
-    if meaning.use in (ScaleUse.MULTIPLY_FACTOR_INVERSE, ScaleUse.MULTIPLY_QUOTIENT):
+    if op.amax_ceiling is not None:
+        amax = amax.clamp(max=op.amax_ceiling)
+    if op.amax_floor is not None:
+        amax = amax.clamp(min=op.amax_floor)
+    if op.amax_of_zeros is not None:
+        amax = torch.where(amax > 0, amax, op.amax_of_zeros)
+    amax = amax.to(op.scale_dtype)
+    factor = (amax.reciprocal() * op.qmax).to(FP32)
+    scale = _divided(op, amax).to(FP32)
+    if op.use is ScaleUse.MULTIPLY_QUOTIENT:
+        factor = torch.full_like(amax, op.qmax) / amax
+    if op.use in (ScaleUse.MULTIPLY_FACTOR_INVERSE, ScaleUse.MULTIPLY_QUOTIENT):
         scale = factor.reciprocal()
-    if meaning.scale_format is ScaleFormat.UE8M0:
+    if op.scale_format is ScaleFormat.UE8M0:
         scale = torch.exp2(torch.ceil(torch.log2(scale)))
-    if meaning.scale_floor is not None:
-        scale = scale.clamp(min=meaning.scale_floor)
-    q = _narrow(meaning, _applied(meaning, values, scale, factor)).reshape(x.shape)
-    return {"q": q, "scale": _laid_out(meaning, scale)}
+    if op.scale_floor is not None:
+        scale = scale.clamp(min=op.scale_floor)
+    q = _narrow(op, _applied(op, values, scale, factor)).reshape(x.shape)
+    return {"q": q, "scale": _laid_out(op, scale)}
 
 
-def _divided(meaning, amax):
-    if meaning.division is ScaleDivision.NUMBER:
-        return amax / meaning.qmax
-    if meaning.division is ScaleDivision.TENSOR:
-        return amax / torch.full((), meaning.qmax, dtype=amax.dtype)
-    return amax * (1 / meaning.qmax)
+def _divided(op, amax):
+    if op.division is ScaleDivision.NUMBER:
+        return amax / op.qmax
+    if op.division is ScaleDivision.TENSOR:
+        return amax / torch.full((), op.qmax, dtype=amax.dtype)
+    return amax * (1 / op.qmax)
 
 
-def _range(meaning, rows, dims):
-    low, high = meaning.clamp
-    least = rows.amin(dims, keepdim=True).clamp(max=0).to(meaning.scale_dtype)
-    most = rows.amax(dims, keepdim=True).clamp(min=0).to(meaning.scale_dtype)
-    scale = _divided(meaning, most - least).to(FP32)
-    if meaning.scale_floor is not None:
-        scale = scale.clamp(min=meaning.scale_floor)
-    zero = low - torch.round(least / scale.to(meaning.scale_dtype))
+def _range(op, rows, dims):
+    low, high = op.clamp
+    least = rows.amin(dims, keepdim=True).clamp(max=0).to(op.scale_dtype)
+    most = rows.amax(dims, keepdim=True).clamp(min=0).to(op.scale_dtype)
+    scale = _divided(op, most - least).to(FP32)
+    if op.scale_floor is not None:
+        scale = scale.clamp(min=op.scale_floor)
+    zero = low - torch.round(least / scale.to(op.scale_dtype))
     return scale, zero.clamp(low, high).to(torch.int8)
 
 
-def _applied(meaning, values, scale, factor):
-    if meaning.use is ScaleUse.DIVIDE:
+def _applied(op, values, scale, factor):
+    if op.use is ScaleUse.DIVIDE:
         return values / scale
-    if meaning.use is ScaleUse.MULTIPLY_RECIPROCAL:
+    if op.use is ScaleUse.MULTIPLY_RECIPROCAL:
         return values * (1 / scale)
     return values * factor
 
 
-def _narrow(meaning, values, zero=None):
-    if not meaning.dtype.is_floating_point:
+def _narrow(op, values, zero=None):
+    if not op.dtype.is_floating_point:
         values = torch.round(values)
     if zero is not None:
         values = values + zero
-    if meaning.clamp:
-        values = values.clamp(*meaning.clamp)
-    return values.to(meaning.dtype)
+    if op.clamp:
+        values = values.clamp(*op.clamp)
+    return values.to(op.dtype)
 
 
-def _laid_out(meaning, scale):
-    if meaning.granularity is not Granularity.GROUP or meaning.scale_layout is ScaleLayout.ROW_MAJOR:
+def _laid_out(op, scale):
+    if op.granularity is not Granularity.GROUP or op.scale_layout is ScaleLayout.ROW_MAJOR:
         return scale
     scale = scale.flatten(0, -3).squeeze(-1)  # [M, groups], however many dimensions the rows have
     rows, groups = scale.shape
-    aligned = -(-rows // 4) * 4 if meaning.scale_layout is ScaleLayout.TMA_ALIGNED else rows
+    aligned = -(-rows // 4) * 4 if op.scale_layout is ScaleLayout.TMA_ALIGNED else rows
     laid_out = torch.empty_strided((rows, groups), (1, aligned))
     laid_out.copy_(scale)
     return laid_out
 
 
-def activation(meaning: Activation, x, up=None):
+def activation(op: Activation, x, up=None):
     """{"out": …}"""
-    dtype = meaning.x_dtype if meaning.rounding is ActivationRounding.EVERY_STEP else FP32
-    value = _FUNCTIONS[meaning.function](x.to(dtype))
-    if meaning.gated:
-        value = value.to(meaning.dtype) if meaning.rounding is ActivationRounding.FUNCTION else value
+    dtype = op.x_dtype if op.rounding is ActivationRounding.EVERY_STEP else FP32
+    value = _FUNCTIONS[op.function](x.to(dtype))
+    if op.gated:
+        value = value.to(op.dtype) if op.rounding is ActivationRounding.FUNCTION else value
         value = value.to(dtype) * up.to(dtype)
-    return {"out": value.to(meaning.dtype)}
+    return {"out": value.to(op.dtype)}
 
 
 def _gelu_tanh(x):
@@ -176,43 +176,43 @@ _FUNCTIONS = {
 }
 
 
-def rope(meaning: Rope | ComplexRope, x, cos=None, sin=None, freqs=None):
+def rope(op: Rope | ComplexRope, x, cos=None, sin=None, freqs=None):
     """{"out": …}"""
-    if isinstance(meaning, ComplexRope):
+    if isinstance(op, ComplexRope):
         pairs, steps, cos, sin = RopePairs.NEIGHBOURS, FP32, freqs.real, freqs.imag
     else:
-        pairs, steps = meaning.pairs, meaning.x_dtype if meaning.rounding is RopeRounding.EVERY_STEP else FP32
-    if meaning.swapped:
+        pairs, steps = op.pairs, op.x_dtype if op.rounding is RopeRounding.EVERY_STEP else FP32
+    if op.swapped:
         x = x.transpose(1, 2)
-    spots = [slice(0, meaning.turned // 2), slice(meaning.turned // 2, meaning.turned)]
+    spots = [slice(0, op.turned // 2), slice(op.turned // 2, op.turned)]
     if pairs is RopePairs.NEIGHBOURS:
-        spots = [slice(0, meaning.turned, 2), slice(1, meaning.turned, 2)]
+        spots = [slice(0, op.turned, 2), slice(1, op.turned, 2)]
     x1, x2 = (x[..., spot].to(steps) for spot in spots)
-    each = not isinstance(meaning, ComplexRope) and meaning.table is RopeTable.ELEMENT
+    each = not isinstance(op, ComplexRope) and op.table is RopeTable.ELEMENT
     (cos1, cos2), (sin1, sin2) = ([table[..., spot].to(steps) if each else table for spot in spots] for table in (cos, sin))
-    out = x.to(meaning.dtype, copy=True)
-    out[..., spots[0]] = (x1 * cos1 - x2 * sin1).to(meaning.dtype)
-    out[..., spots[1]] = (x2 * cos2 + x1 * sin2).to(meaning.dtype)
+    out = x.to(op.dtype, copy=True)
+    out[..., spots[0]] = (x1 * cos1 - x2 * sin1).to(op.dtype)
+    out[..., spots[1]] = (x2 * cos2 + x1 * sin2).to(op.dtype)
     return {"out": out}
 
 
-def matmul(meaning: Matmul, a, b, a_scale, b_scale, bias=None):
+def matmul(op: Matmul, a, b, a_scale, b_scale, bias=None):
     """{"out": …}; sums of fp8 products are in fp32, in the order of torch.matmul."""
-    if meaning.b_is_rows:
-        b, b_scale = b.t(), b_scale.t() if meaning.b_scales is Granularity.GROUP else b_scale
-    if meaning.a_scales is Granularity.TOKEN:
+    if op.b_is_rows:
+        b, b_scale = b.t(), b_scale.t() if op.b_scales is Granularity.GROUP else b_scale
+    if op.a_scales is Granularity.TOKEN:
         a_scale = a_scale.reshape(-1, 1)
-    if meaning.b_scales is Granularity.TOKEN:
+    if op.b_scales is Granularity.TOKEN:
         b_scale = b_scale.reshape(1, -1)
-    if meaning.operands.is_floating_point:
+    if op.operands.is_floating_point:
         value = (a.float() * spread(a_scale, a)) @ (b.float() * spread(b_scale, b))
     else:
-        value = (a.int() @ b.int()).to(meaning.scale_dtype)
-        first, second = (a_scale, b_scale) if meaning.a_scale_first else (b_scale, a_scale)
-        value = (value * first).to(meaning.between_dtype or meaning.scale_dtype) * second
+        value = (a.int() @ b.int()).to(op.scale_dtype)
+        first, second = (a_scale, b_scale) if op.a_scale_first else (b_scale, a_scale)
+        value = (value * first).to(op.between_dtype or op.scale_dtype) * second
     if bias is not None:
         value = value + bias
-    return {"out": value.to(meaning.dtype)}
+    return {"out": value.to(op.dtype)}
 
 
 def spread(scale, values):

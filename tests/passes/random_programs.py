@@ -210,7 +210,7 @@ class Program:
     ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
         """The product with the quantised values, if there is to be one, and what is returned of the values themselves."""
         row = QUANTISERS[quantised.row % len(QUANTISERS)]
-        if row.meaning(x.dtype).granularity is Granularity.GROUP:
+        if row.op(x.dtype).granularity is Granularity.GROUP:
             seen = x.contiguous()  # some of them are written for nothing else
         else:
             seen = out if quantised.view == "as it is" else VIEWS[quantised.view](x)
@@ -219,8 +219,8 @@ class Program:
         q, *rest = found if isinstance(found, tuple) else (found,)
         read = [q.float().abs()] if "q" in quantised.read else []
         read += [value.float() + 1 for value in rest] if "scale" in quantised.read else []
-        meaning = row.meaning(seen.dtype)
-        if not (quantised.multiplied and _multiplies(meaning) and seen.shape[-1] == self.k):
+        op = row.op(seen.dtype)
+        if not (quantised.multiplied and _multiplies(op) and seen.shape[-1] == self.k):
             return None, [q, *rest, *read]
         rows, scale = q.reshape(-1, self.k), rest[0].reshape(-1, 1)
         b = take(lambda: _random(self.k, self.k, dtype=FP32).mul(20).to(q.dtype))
@@ -234,9 +234,9 @@ def _norm(stage: Stage) -> Spelled:
     return NORMS[stage.which % len(NORMS)]
 
 
-def _multiplies(meaning: Quantize) -> bool:
-    symmetric = meaning.granularity is Granularity.TOKEN and not meaning.zero_point
-    return symmetric and meaning.dtype in (torch.float8_e4m3fn, torch.int8)
+def _multiplies(op: Quantize) -> bool:
+    symmetric = op.granularity is Granularity.TOKEN and not op.zero_point
+    return symmetric and op.dtype in (torch.float8_e4m3fn, torch.int8)
 
 
 def _random(*shape: int, dtype: torch.dtype, seed: int = 3) -> torch.Tensor:

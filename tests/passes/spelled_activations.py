@@ -21,7 +21,7 @@ ACTIVATIONS: list[Spelled] = []
 
 
 def row(who, function, operands, kind, rounding, exact, *, dtype=None):
-    def meaning(x_dtype):
+    def op(x_dtype):
         return Activation(
             function=kind,
             gated="up" in operands,
@@ -30,7 +30,7 @@ def row(who, function, operands, kind, rounding, exact, *, dtype=None):
             rounding=RESULT if x_dtype is FP32 else rounding,
         )
 
-    ACTIVATIONS.append(Spelled(who, function, operands, meaning, (BF16, FP16, FP32), exact))
+    ACTIVATIONS.append(Spelled(who, function, operands, op, (BF16, FP16, FP32), exact))
 
 
 def spelled(who, kind, rounding=RESULT, *, exact=False):

@@ -23,7 +23,7 @@ def spelled(who, rounding, *, dtypes=(BF16, FP16, FP32), weight=True, bias=False
     """
 
     def add(function):
-        def meaning(dtype):
+        def op(dtype):
             given = {key: value(dtype) if callable(value) else value for key, value in attributes.items()}
             facts = dict(
                 eps=EPS,
@@ -36,7 +36,7 @@ def spelled(who, rounding, *, dtypes=(BF16, FP16, FP32), weight=True, bias=False
             return Norm(**facts | given)
 
         operands = ("x", *(["weight"] if weight else []), *(["bias"] if bias else []))
-        NORMS.append(Spelled(who, function, operands, meaning, dtypes, exact, residual))
+        NORMS.append(Spelled(who, function, operands, op, dtypes, exact, residual))
         return function
 
     return add

@@ -40,7 +40,7 @@ def spelled(
     """
 
     def add(function):
-        def meaning(dtype):
+        def op(dtype):
             return Matmul(dtype=dtype, bias=bias, between_dtype=dtype if between else None, **facts)
 
         PRODUCTS.append(
@@ -48,7 +48,7 @@ def spelled(
                 f"`{operator}`: {who}",
                 function,
                 (*PLAIN, "bias") if bias else PLAIN,
-                meaning,
+                op,
                 dtypes,
                 exact=facts.get("operands") is INT8,
                 sizes=(M, K, N),

@@ -27,13 +27,13 @@ def spelled(who, *, dtypes=(BF16, FP16, FP32), operands=("x",), sizes=ROWS, exac
     """A row.  ``attributes`` are the meaning's, or a function of x's dtype."""
 
     def add(function):
-        def meaning(dtype):
+        def op(dtype):
             given = {key: value(dtype) if callable(value) else value for key, value in attributes.items()}
             bound = given.get("qmax", 448.0)
             facts = dict(x_dtype=dtype, dtype=E4M3, qmax=bound, scale_dtype=FP32, use=DIVIDE, clamp=(-bound, bound))
             return Quantize(**facts | given)
 
-        rows.append(Spelled(who, function, operands, meaning, dtypes, exact, sizes=sizes))
+        rows.append(Spelled(who, function, operands, op, dtypes, exact, sizes=sizes))
         return function
 
     return add

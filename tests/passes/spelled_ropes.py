@@ -23,7 +23,7 @@ def spelled(who, pairs, table, rounding=EVERY_STEP, *, turned=HEADS[-1], table_d
     """A row; cos and sin have x's dtype if ``table_dtype`` does not say another."""
 
     def add(function):
-        def meaning(dtype):
+        def op(dtype):
             return Rope(
                 pairs=pairs,
                 table=table,
@@ -35,7 +35,7 @@ def spelled(who, pairs, table, rounding=EVERY_STEP, *, turned=HEADS[-1], table_d
                 swapped=swapped,
             )
 
-        ROPES.append(Spelled(who, function, ("x", "cos", "sin"), meaning, (BF16, FP16, FP32), sizes=HEADS))
+        ROPES.append(Spelled(who, function, ("x", "cos", "sin"), op, (BF16, FP16, FP32), sizes=HEADS))
         return function
 
     return add

@@ -13,16 +13,16 @@ from capture import scaled_mm
 
 from helion_compile.passes.ir.values import known_equal, shape_of
 from helion_compile.passes.rewrite.fusion import Fusion
-from helion_compile.passes.semantics import Matmul, Meaning, Norm, Quantize
+from helion_compile.passes.semantics import Matmul, Norm, Quantize, SemanticOp
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 # Arguments of a node must be written in its code, which a Meaning cannot be: a node carries the index of one.
-_MEANINGS: list[Meaning] = []
+_MEANINGS: list[SemanticOp] = []
 
 
-def number_of(meaning: Meaning) -> int:
-    _MEANINGS.append(meaning)
+def number_of(op: SemanticOp) -> int:
+    _MEANINGS.append(op)
     return len(_MEANINGS) - 1
 
 
@@ -54,14 +54,14 @@ def matmul_alone(a, b, a_scale, b_scale, bias, dtype):
     return scaled_mm(a, b, a_scale, b_scale, bias, out_dtype=dtype)
 
 
-def _build(function, chain, emit, *meanings):
-    named = {name: node for meaning in meanings for name, node in chain[meaning].inputs.items() if name in chain.inputs}
-    numbers = (number_of(chain[meaning].meaning) for meaning in meanings)
+def _build(function, chain, emit, *ops):
+    named = {name: node for op in ops for name, node in chain[op].inputs.items() if name in chain.inputs}
+    numbers = (number_of(chain[op].op) for op in ops)
     call = emit(function, " ".join(named), *numbers, *(chain.inputs[name] for name in named))
     return {
-        (meaning, name): emit(operator.getitem, call, OUTPUTS.index(name))
-        for meaning, name, _ in chain.outputs()
-        if meaning in meanings and (len(meanings) == 1 or chain.wanted(meaning, name))
+        (op, name): emit(operator.getitem, call, OUTPUTS.index(name))
+        for op, name, _ in chain.outputs()
+        if op in ops and (len(ops) == 1 or chain.wanted(op, name))
     }
 
 
@@ -79,13 +79,13 @@ def build_quantize(chain, emit):
 
 def build_matmul(chain, emit):
     names = ("a", "b", "a_scale", "b_scale", "bias")
-    dtype = chain[Matmul].meaning.dtype
+    dtype = chain[Matmul].op.dtype
     return {(Matmul, "out"): emit(matmul_alone, *(chain.inputs.get(name) for name in names), dtype)}
 
 
 def refuse_other_rows(chain):
-    normed, quantised = (shape_of(chain[meaning].inputs["x"])[-1] for meaning in (Norm, Quantize))
-    if chain[Quantize].meaning.dynamic and not known_equal(normed, quantised):
+    normed, quantised = (shape_of(chain[op].inputs["x"])[-1] for op in (Norm, Quantize))
+    if chain[Quantize].op.dynamic and not known_equal(normed, quantised):
         return f"rows of {normed} elements are quantised in rows of {quantised}"
     return None
 

@@ -20,7 +20,7 @@ from transformers.models.nemotron.modeling_nemotron import NemotronMLP
 from transformers.models.phi3.modeling_phi3 import Phi3MLP
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
 
-from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.semantics import Activation, ActivationFunction, ActivationRounding
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -29,10 +29,10 @@ FUNCTION, RESULT, EVERY_STEP = ActivationRounding
 
 
 def only_region(function, *args, dynamic=False):
-    reading = read(capture(function, *args, dynamic=dynamic).graph)
-    assert not reading.refusals, reading.refusals
-    (region,) = reading.regions
-    return region
+    matched = match_graph(capture(function, *args, dynamic=dynamic).graph)
+    assert not matched.refusals, matched.refusals
+    (match,) = matched.matches
+    return match
 
 
 def refused(function, *args):
@@ -47,10 +47,10 @@ def test_up_as_the_first_factor(name):
     def program(x, up):
         return up * ALONE[name].function(x)
 
-    region = only_region(program, programs.tensor(3, 5, 64), programs.tensor(3, 5, 64, seed=1))
+    match = only_region(program, programs.tensor(3, 5, 64), programs.tensor(3, 5, 64, seed=1))
     (gated,) = (row for row in ACTIVATIONS if str(row) == f"{name}_times_up")
-    assert region.meaning == gated.meaning(BF16)
-    assert [region.inputs[name].target for name in ("x", "up")] == ["arg0_1", "arg1_1"]
+    assert match.op == gated.op(BF16)
+    assert [match.inputs[name].target for name in ("x", "up")] == ["arg0_1", "arg1_1"]
 
 
 # The activations that configs of transformers name, and what each is read as: a function, rounded once or at every step, or
@@ -81,23 +81,23 @@ def test_functions_of_transformers(name, dynamic):
     """None: the number of rows is unknown.  True: every size, and every Python float that is no literal."""
     x = programs.tensor(8, 64)
     torch._dynamo.mark_dynamic(x, 0)
-    reading = read(capture(ACT2FN[name].to(BF16), x, dynamic=dynamic).graph)
+    matched = match_graph(capture(ACT2FN[name].to(BF16), x, dynamic=dynamic).graph)
     expected = TAKEN.get(name)
-    if dynamic and name in WITH_SUCH_A_FACTOR and not reading.regions:
+    if dynamic and name in WITH_SUCH_A_FACTOR and not matched.matches:
         expected = AT_RUN_TIME
     if isinstance(expected, tuple):
-        (region,) = reading.regions
+        (match,) = matched.matches
         function, rounding = expected
         # torch 2.11 rounds behind the clamp of gelu_10, later ones before it.
-        dtype = region.meaning.dtype if name == "gelu_10" else BF16
-        assert region.meaning == Activation(function=function, gated=False, x_dtype=BF16, dtype=dtype, rounding=rounding)
+        dtype = match.op.dtype if name == "gelu_10" else BF16
+        assert match.op == Activation(function=function, gated=False, x_dtype=BF16, dtype=dtype, rounding=rounding)
     else:
-        assert not reading.regions
+        assert not matched.matches
     if isinstance(expected, str):
-        (refusal,) = reading.refusals
+        (refusal,) = matched.refusals
         assert refusal.reason.startswith(expected) and refusal.found and refusal.remedy
     else:
-        assert not reading.refusals
+        assert not matched.refusals
 
 
 def test_each_function_of_transformers_is_named_above():
@@ -106,8 +106,8 @@ def test_each_function_of_transformers_is_named_above():
 
 @pytest.mark.parametrize(("written", "function"), [(bloom_gelu_forward, GELU_TANH_FACTORED), (esm_gelu, GELU_DIVIDED)])
 def test_functions_of_models(written, function):
-    meaning = only_region(written, programs.tensor(8, 64)).meaning
-    assert meaning == Activation(function=function, gated=False, x_dtype=BF16, dtype=BF16, rounding=EVERY_STEP)
+    op = only_region(written, programs.tensor(8, 64)).op
+    assert op == Activation(function=function, gated=False, x_dtype=BF16, dtype=BF16, rounding=EVERY_STEP)
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def test_halves_of_one_tensor_are_two_inputs(halves):
         gate, up = halves(x)
         return F.silu(gate) * up
 
-    region = only_region(program, programs.tensor(2, 4, 128))
-    assert region.meaning.gated
-    assert [tuple(node.meta["val"].stride()) for node in region.inputs.values()] == [(512, 128, 1)] * 2
+    match = only_region(program, programs.tensor(2, 4, 128))
+    assert match.op.gated
+    assert [tuple(node.meta["val"].stride()) for node in match.inputs.values()] == [(512, 128, 1)] * 2
 
 
 def test_other_factors_stay_outside():
@@ -145,8 +145,8 @@ def test_other_factors_stay_outside():
         return value * value
 
     for program in (several_readers, broadcast, another_dtype, itself):
-        region = only_region(program, programs.tensor(8, 64), programs.tensor(8, 64, seed=1))
-        assert not region.meaning.gated and region.meaning.rounding is RESULT, program
+        match = only_region(program, programs.tensor(8, 64), programs.tensor(8, 64, seed=1))
+        assert not match.op.gated and match.op.rounding is RESULT, program
 
 
 def test_a_result_rounded_twice_has_two_copies():
@@ -154,8 +154,8 @@ def test_a_result_rounded_twice_has_two_copies():
         value = F.silu(x.float())
         return value.to(BF16).cos(), value.to(BF16).sin()
 
-    region = only_region(program, programs.tensor(8, 64))
-    assert region.meaning.dtype == BF16 and len(region.outputs["out"]) in (1, 2)  # torch may have merged them
+    match = only_region(program, programs.tensor(8, 64))
+    assert match.op.dtype == BF16 and len(match.outputs["out"]) in (1, 2)  # torch may have merged them
 
 
 SIZES = dict(hidden_size=64, intermediate_size=128, num_attention_heads=2)
@@ -174,9 +174,9 @@ SIZES = dict(hidden_size=64, intermediate_size=128, num_attention_heads=2)
 )
 def test_modules_of_transformers(module, config, function, gated):
     module = module(config).to(BF16).requires_grad_(False)
-    meaning = only_region(module, programs.tensor(2, 4, 64)).meaning
+    op = only_region(module, programs.tensor(2, 4, 64)).op
     rounding = FUNCTION if gated else RESULT
-    assert meaning == Activation(function=function, gated=gated, x_dtype=BF16, dtype=BF16, rounding=rounding)
+    assert op == Activation(function=function, gated=gated, x_dtype=BF16, dtype=BF16, rounding=rounding)
 
 
 def test_equal_activations_are_one_region():
@@ -201,8 +201,8 @@ def test_others_are_no_candidates():
             x * torch.sigmoid(x.roll(1)),
         )
 
-    reading = read(capture(program, programs.tensor(8, 64, dtype=FP32)).graph)
-    assert not reading.regions and not reading.refusals
+    matched = match_graph(capture(program, programs.tensor(8, 64, dtype=FP32)).graph)
+    assert not matched.matches and not matched.refusals
 
 
 class TestRefused:

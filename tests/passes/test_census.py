@@ -11,7 +11,7 @@ import torch
 from capture import capture
 from checks import assert_near
 
-from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.semantics import Norm
 
 pytest.importorskip("transformers")
@@ -52,13 +52,13 @@ def outcome(cls) -> str:
     """ "read", "refused", or "no norm" for a class that takes no root of anything; checks what it is read as."""
     module = norm_classes.module_of(cls)
     captured = capture(module, *norm_classes.inputs_of(module))
-    reading = read(captured.graph)
+    matched = match_graph(captured.graph)
     values = Values(captured)
-    norms = [region for region in reading.regions if isinstance(region.meaning, Norm)]  # a gate is an activation
-    refusals = [refusal for refusal in reading.refusals if refusal.candidate == "norm"]
-    for region in norms:
-        promised = interpret.norm(region.meaning, **{name: values[node] for name, node in region.inputs.items()})
-        for name, copies in region.outputs.items():
+    norms = [match for match in matched.matches if isinstance(match.op, Norm)]  # a gate is an activation
+    refusals = [refusal for refusal in matched.refusals if refusal.candidate == "norm"]
+    for match in norms:
+        promised = interpret.norm(match.op, **{name: values[node] for name, node in match.inputs.items()})
+        for name, copies in match.outputs.items():
             for copy in copies:
                 assert_near(values[copy].reshape(promised[name].shape), promised[name])
     if norms:

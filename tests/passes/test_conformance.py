@@ -17,7 +17,7 @@ from spelled_products import PRODUCTS
 from spelled_quantisers import OPAQUE_QUANTISERS, QUANTISERS
 from spelled_ropes import ROPES
 
-from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.patterns.aten import matmul
 from helion_compile.passes.patterns.custom_ops import library_matmul, library_quantize
 from helion_compile.passes.semantics import Activation, ComplexRope, Matmul, Norm, Quantize, Rope
@@ -27,10 +27,10 @@ BF16, FP32 = torch.bfloat16, torch.float32
 
 def only(graph):
     """The one region of a graph, in which nothing was refused."""
-    reading = read(graph)
-    assert not reading.refusals, reading.refusals
-    (region,) = reading.regions
-    return region
+    matched = match_graph(graph)
+    assert not matched.refusals, matched.refusals
+    (match,) = matched.matches
+    return match
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -77,16 +77,16 @@ def test_read_once(row, dtype, dynamic):
     if dynamic:
         of_any_number_of_rows(row, given)
     captured = capture(program, *given.values(), dynamic=None if dynamic else False)
-    region = only(captured.graph)
-    expected = row.meaning(dtype)
+    match = only(captured.graph)
+    expected = row.op(dtype)
     if "residual" in given:
         expected = dataclasses.replace(expected, residual=True, unrounded_sum=str(row) == "unrounded_sum")
-    assert region.meaning == expected
+    assert match.op == expected
     if row in PRODUCTS:
-        assert row.who.startswith(f"`{region.anchor.target}`".replace(".default", ""))
-        assert list(region.outputs["out"]) == list(captured.graph.output_node().args[0])
+        assert row.who.startswith(f"`{match.anchor.target}`".replace(".default", ""))
+        assert list(match.outputs["out"]) == list(captured.graph.output_node().args[0])
     placeholders = captured.graph.find_nodes(op="placeholder")
-    found = {name: captured.arguments[placeholders.index(node)] for name, node in region.inputs.items()}
+    found = {name: captured.arguments[placeholders.index(node)] for name, node in match.inputs.items()}
     assert {name: id(tensor) for name, tensor in found.items()} == {name: id(tensor) for name, tensor in given.items()}
 
 
@@ -100,10 +100,10 @@ def test_read_behind_an_addition(row, how):
 
     given = arguments(row, BF16)
     residual = argument("residual", row, BF16)
-    region = only(capture(program, residual, *given.values()).graph)
-    assert region.meaning == dataclasses.replace(row.meaning(BF16), residual=True)
-    assert set(region.inputs) == {"residual", *row.operands}
-    assert len(region.outputs["sum"]) == 1
+    match = only(capture(program, residual, *given.values()).graph)
+    assert match.op == dataclasses.replace(row.op(BF16), residual=True)
+    assert set(match.inputs) == {"residual", *row.operands}
+    assert len(match.outputs["sum"]) == 1
 
 
 @pytest.mark.parametrize(("row", "dtype"), CASES, ids=str)
@@ -111,10 +111,10 @@ def test_the_attributes_say_what_is_computed(row, dtype):
     if not row.runs:
         pytest.skip("nothing computes it on a CPU with this torch")
     given = arguments(row, dtype)
-    meaning = row.meaning(dtype)
+    op = row.op(dtype)
     if "residual" in given:
-        meaning = dataclasses.replace(meaning, residual=True, unrounded_sum=str(row) == "unrounded_sum")
-    promised = list(PROMISES[type(meaning)](meaning, **given).values())
+        op = dataclasses.replace(op, residual=True, unrounded_sum=str(row) == "unrounded_sum")
+    promised = list(PROMISES[type(op)](op, **given).values())
     if str(row) == "gated":  # the gate is no part of the norm
         promised[0] = promised[0] * torch.sigmoid(given["x"].to(FP32))
     found = row.of(dtype)(*given.values())
@@ -130,11 +130,11 @@ def test_the_attributes_say_what_is_computed(row, dtype):
 def test_layouts_are_what_memory_has():
     """The interpretation's strides are those of the spelled scales."""
     for row in QUANTISERS:
-        if row.meaning(BF16).group is None:
+        if row.op(BF16).group is None:
             continue
         given = arguments(row, BF16)
         _, spelled = row.function(*given.values())
-        promised = interpret.quantize(row.meaning(BF16), **given)["scale"]
+        promised = interpret.quantize(row.op(BF16), **given)["scale"]
         if spelled.dim() == promised.dim() == 2:
             assert spelled.stride() == promised.stride(), row
 
@@ -144,11 +144,11 @@ def test_every_attribute_has_a_row_that_sets_it():
     # Others set these: a row behind an addition, an operator of vLLM.
     elsewhere = {"eps", "residual", "unrounded_sum", "joined", "zero_points", "library"}
     for rows in TABLES:
-        meanings = [row.meaning(dtype) for row in rows for dtype in row.dtypes]
-        meanings = [meaning for meaning in meanings if type(meaning) is type(meanings[0])]
-        fields = set(meanings[0].__dataclass_fields__) - elsewhere
+        ops = [row.op(dtype) for row in rows for dtype in row.dtypes]
+        ops = [op for op in ops if type(op) is type(ops[0])]
+        fields = set(ops[0].__dataclass_fields__) - elsewhere
         for field in fields:
-            assert len({getattr(meaning, field) for meaning in meanings}) > 1, field
+            assert len({getattr(op, field) for op in ops}) > 1, field
 
 
 def test_every_operator_has_a_row():
@@ -161,12 +161,12 @@ def test_every_operator_has_a_row():
 
 def test_different_meanings_have_different_texts():
     """The report tells apart what is kept apart."""
-    meanings = {row.meaning(dtype) for rows in TABLES for row in rows for dtype in row.dtypes}
+    ops = {row.op(dtype) for rows in TABLES for row in rows for dtype in row.dtypes}
     # That of a product does not say which scale comes first, nor how b lies in memory.
-    products = {meaning for meaning in meanings if isinstance(meaning, Matmul)}
-    meanings -= products
-    meanings |= {dataclasses.replace(product, a_scale_first=False, b_is_rows=False) for product in products}
-    for left, right in itertools.combinations(meanings, 2):
+    products = {op for op in ops if isinstance(op, Matmul)}
+    ops -= products
+    ops |= {dataclasses.replace(product, a_scale_first=False, b_is_rows=False) for product in products}
+    for left, right in itertools.combinations(ops, 2):
         assert str(left) != str(right)
 
 

@@ -37,7 +37,7 @@ class TestChoosing:
         reasons = []
 
         def refuse(chain):
-            reasons.append(chain[Norm].meaning.eps)
+            reasons.append(chain[Norm].op.eps)
             return "hidden size 64 is too small; 128 and more fuse"
 
         record = self.run([dataclasses.replace(stubs.NORM_QUANTIZE, refuse=refuse), stubs.QUANTIZE])
@@ -51,9 +51,9 @@ class TestChoosing:
     def test_a_chain_that_is_left_is_left_whole(self):
         leave = dataclasses.replace(stubs.NORM_QUANTIZE, refuse=lambda chain: Leave("it is fast enough"))
         record = self.run([leave, stubs.QUANTIZE, stubs.NORM])
-        assert not record.sites and not record.refusals and not record.idle
+        assert not record.sites and not record.refusals and not record.unfused
         (kept,) = record.kept
-        assert (kept.fusion, kept.reason, len(kept.meanings)) == ("norm_quantize", "it is fast enough", 2)
+        assert (kept.fusion, kept.reason, len(kept.ops)) == ("norm_quantize", "it is fast enough", 2)
 
     def test_copies_in_a_chain_that_is_left_are_computed_once(self):
         leave = dataclasses.replace(stubs.NORM_QUANTIZE, refuse=lambda chain: Leave("it is fast enough"))
@@ -71,7 +71,7 @@ class TestChoosing:
             total = x + residual
             return programs.torchao_quantize(programs.llama_norm(total, weight)), total
 
-        refuse = lambda chain: "no residuals" if chain[Norm].meaning.residual else None  # noqa: E731
+        refuse = lambda chain: "no residuals" if chain[Norm].op.residual else None  # noqa: E731
         fusion = dataclasses.replace(stubs.NORM_QUANTIZE, refuse=refuse)
         args = programs.tensor(8, 64), programs.tensor(8, 64, seed=1), programs.tensor(64)
         after, record = rewritten(program, *args, fusions=[fusion])
@@ -102,7 +102,7 @@ class TestChoosing:
             seen.extend(chain.readers(Quantize, "q"))
 
         rewritten(projections, *PROJECTIONS, fusions=[dataclasses.replace(stubs.NORM_QUANTIZE, refuse=refuse)])
-        assert [type(reader.region.meaning) for reader in seen] == [Matmul] * 3
+        assert [type(reader.match.op) for reader in seen] == [Matmul] * 3
         assert all(reader.node.target is torch.ops.aten._scaled_mm.default for reader in seen)
         assert [[view.target for view in reader.views] for reader in seen] == [[torch.ops.aten.reshape.default]] * 3
 
@@ -180,7 +180,7 @@ class TestFailing:
         return first, programs.torchao_quantize(programs.olmo_norm(total, weight))
 
     def fusions(self, build):
-        other = lambda chain: None if chain[Norm].meaning.rounding is CAST_THEN_SCALE else "other"  # noqa: E731
+        other = lambda chain: None if chain[Norm].op.rounding is CAST_THEN_SCALE else "other"  # noqa: E731
         good = dataclasses.replace(stubs.NORM_QUANTIZE, name="good", refuse=other)
         return [good, dataclasses.replace(stubs.NORM_QUANTIZE, build=build)]
 

@@ -7,7 +7,7 @@ import programs
 import torch
 from capture import capture
 
-from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.match.matched_graph import match_graph
 
 INT8 = torch.int8
 X = programs.tensor(8, 64)
@@ -80,8 +80,8 @@ class TestZeroPoint:
         return ((x32 / scale).round() + point).clamp(-128, 127).to(INT8)
 
     def test_without_a_change_it_is_read(self):
-        reading = read(capture(self.program(), X).graph)
-        assert [region.meaning.zero_point for region in reading.regions] == [True] and not reading.refusals
+        matched = match_graph(capture(self.program(), X).graph)
+        assert [match.op.zero_point for match in matched.matches] == [True] and not matched.refusals
 
     def test_a_range_without_zero(self):
         def ends(x32):

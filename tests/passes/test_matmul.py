@@ -8,7 +8,7 @@ import stubs
 import torch
 from capture import capture
 
-from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.semantics import Granularity, Matmul
 
 aten = torch.ops.aten
@@ -25,10 +25,10 @@ def arguments(m=16):
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_row_wise_product(with_bias, m):
     bias = programs.tensor(48) if with_bias else None
-    (region,) = read(capture(programs.matmul, *arguments(m), bias).graph).regions
-    assert region.meaning == Matmul(dtype=torch.bfloat16, bias=with_bias)
-    assert set(region.inputs) == {"a", "b", "a_scale", "b_scale"} | ({"bias"} if with_bias else set())
-    assert region.outputs == {"out": (region.anchor,)}
+    (match,) = match_graph(capture(programs.matmul, *arguments(m), bias).graph).matches
+    assert match.op == Matmul(dtype=torch.bfloat16, bias=with_bias)
+    assert set(match.inputs) == {"a", "b", "a_scale", "b_scale"} | ({"bias"} if with_bias else set())
+    assert match.outputs == {"out": (match.anchor,)}
 
 
 # Graphs by hand: what a CPU cannot run, or torch's front ends do not write, can still be in a graph.
@@ -57,9 +57,9 @@ class Graph:
     def operands(self, dtype=torch.float8_e4m3fn):
         return self.tensor(M, K, dtype=dtype), self.tensor(N, K, dtype=dtype, like=torch.Tensor.t)
 
-    def read(self, *outputs):
+    def match_graph(self, *outputs):
         self.graph.output(outputs)
-        return read(self.graph)
+        return match_graph(self.graph)
 
 
 def product(graph, a_shape, b_shape, dtype=torch.bfloat16, scale_dtype=torch.float32, **more):
@@ -82,14 +82,14 @@ def product(graph, a_shape, b_shape, dtype=torch.bfloat16, scale_dtype=torch.flo
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_what_shares_a_scale(a_shape, b_shape, kind, dtype):
     graph = Graph()
-    (region,) = graph.read(product(graph, a_shape, b_shape, dtype)).regions
-    assert region.meaning == Matmul(dtype=dtype, a_scales=kind, b_scales=kind)
+    (match,) = graph.read(product(graph, a_shape, b_shape, dtype)).matches
+    assert match.op == Matmul(dtype=dtype, a_scales=kind, b_scales=kind)
 
 
 def test_the_dtype_of_the_scales_is_part_of_the_meaning():
     graph = Graph()
-    (region,) = graph.read(product(graph, (M, 2), (2, 3), scale_dtype=torch.float8_e8m0fnu)).regions
-    assert region.meaning.scale_dtype == torch.float8_e8m0fnu
+    (match,) = graph.read(product(graph, (M, 2), (2, 3), scale_dtype=torch.float8_e8m0fnu)).matches
+    assert match.op.scale_dtype == torch.float8_e8m0fnu
 
 
 @pytest.mark.parametrize(
@@ -102,17 +102,17 @@ def test_the_dtype_of_the_scales_is_part_of_the_meaning():
 )
 def test_other_shapes_are_refused(a_shape, b_shape, reason):
     graph = Graph()
-    reading = graph.read(product(graph, a_shape, b_shape))
-    assert not reading.regions
-    assert re.match(reason, reading.refusals[0].reason)
+    matched = graph.read(product(graph, a_shape, b_shape))
+    assert not matched.matches
+    assert re.match(reason, matched.refusals[0].reason)
 
 
 def test_a_scaled_result_is_refused():
     graph = Graph()
     out = product(graph, (M, 1), (1, N), scale_result=graph.tensor(1))
-    reading = graph.read(out)
-    assert not reading.regions
-    assert reading.refusals[0].reason.startswith("a scaled result is not read yet")
+    matched = graph.read(out)
+    assert not matched.matches
+    assert matched.refusals[0].reason.startswith("a scaled result is not read yet")
 
 
 def test_operands_of_two_dtypes_are_refused():
@@ -154,8 +154,8 @@ def second_version(graph, recipes=([1], [1]), scales=1, swizzle=()):
 )
 def test_the_second_version_says_its_recipe(recipe, kind):
     graph = Graph()
-    (region,) = graph.read(second_version(graph, ([recipe], [recipe]))).regions
-    assert region.meaning == Matmul(dtype=torch.bfloat16, a_scales=kind, b_scales=kind, fast_accum=True)
+    (match,) = graph.read(second_version(graph, ([recipe], [recipe]))).matches
+    assert match.op == Matmul(dtype=torch.bfloat16, a_scales=kind, b_scales=kind, fast_accum=True)
 
 
 @v2
@@ -169,8 +169,8 @@ def test_the_second_version_says_its_recipe(recipe, kind):
 )
 def test_what_the_second_version_says_beyond(options, reason):
     graph = Graph()
-    reading = graph.read(second_version(graph, **options))
-    assert not reading.regions and reading.refusals[0].reason.startswith(reason)
+    matched = graph.read(second_version(graph, **options))
+    assert not matched.matches and matched.refusals[0].reason.startswith(reason)
 
 
 # --- int8
@@ -192,24 +192,24 @@ def test_integer_products(cast, dtype, rows_first):
     graph = Graph()
     scales = [graph.tensor(M, 1, dtype=dtype), graph.tensor(N, dtype=dtype)]
     out = scaled(graph, *(scales if rows_first else scales[::-1]), dtype=dtype, cast=cast, out=torch.float16)
-    (region,) = graph.read(out).regions
-    assert region.meaning == Matmul(dtype=torch.float16, operands=INT8, scale_dtype=dtype, a_scale_first=rows_first)
-    assert [region.inputs[name] for name in ("a_scale", "b_scale")] == scales
-    assert region.outputs == {"out": (out,)}
+    (match,) = graph.read(out).matches
+    assert match.op == Matmul(dtype=torch.float16, operands=INT8, scale_dtype=dtype, a_scale_first=rows_first)
+    assert [match.inputs[name] for name in ("a_scale", "b_scale")] == scales
+    assert match.outputs == {"out": (out,)}
 
 
 def test_integers_that_nothing_scales_belong_to_nobody():
     graph = Graph()
-    reading = graph.read(graph(aten._int_mm.default, *graph.operands(INT8)))
-    assert not reading.regions and not reading.refusals
+    matched = graph.read(graph(aten._int_mm.default, *graph.operands(INT8)))
+    assert not matched.matches and not matched.refusals
 
 
 def refusal_of(build):
     graph = Graph()
-    reading = graph.read(*build(graph))
-    assert not reading.regions
-    assert reading.refusals[0].found and reading.refusals[0].remedy
-    return reading.refusals[0].reason
+    matched = graph.read(*build(graph))
+    assert not matched.matches
+    assert matched.refusals[0].found and matched.refusals[0].remedy
+    return matched.refusals[0].reason
 
 
 def test_near_misses_of_integer_products():
@@ -263,9 +263,9 @@ def test_mslk_products(libraries, fast_accum, b_shape):
     value = torch.empty(M, N, dtype=torch.bfloat16, device="meta")
     op = torch.ops.mslk.f8f8bf16_rowwise.default
     out = graph(op, a, w, graph.tensor(M, 1), graph.tensor(*b_shape), value=value, use_fast_accum=fast_accum)
-    (region,) = graph.read(out).regions
-    assert region.meaning == Matmul(dtype=torch.bfloat16, b_is_rows=True, fast_accum=fast_accum)
-    assert region.inputs["b"] is w
+    (match,) = graph.read(out).matches
+    assert match.op == Matmul(dtype=torch.bfloat16, b_is_rows=True, fast_accum=fast_accum)
+    assert match.inputs["b"] is w
 
 
 def test_scales_of_rows_in_the_shape_of_x_as_torchao_gives_them(libraries):
@@ -273,5 +273,5 @@ def test_scales_of_rows_in_the_shape_of_x_as_torchao_gives_them(libraries):
     a, w = graph.tensor(M, K, dtype=torch.float8_e4m3fn), graph.tensor(N, K, dtype=torch.float8_e4m3fn)
     value = torch.empty(M, N, dtype=torch.bfloat16, device="meta")
     op = torch.ops.mslk.f8f8bf16_rowwise.default
-    (region,) = graph.read(graph(op, a, w, graph.tensor(2, M // 2, 1), graph.tensor(N, 1), value=value)).regions
-    assert region.meaning.a_scales is region.meaning.b_scales is Granularity.TOKEN
+    (match,) = graph.read(graph(op, a, w, graph.tensor(2, M // 2, 1), graph.tensor(N, 1), value=value)).matches
+    assert match.op.a_scales is match.op.b_scales is Granularity.TOKEN

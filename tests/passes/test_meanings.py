@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from helion_compile.passes.account.records import GraphRecord, Idle, Refusal, Site
+from helion_compile.passes.account.records import GraphRecord, Refusal, Site, Unfused
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.passes.ir.values import holds_exactly, rounded
 from helion_compile.passes.semantics import Matmul, Norm, NormRounding, Quantize, ScaleUse
@@ -19,7 +19,7 @@ QUANTIZE = Quantize(
 
 
 @pytest.mark.parametrize(
-    ("meaning", "text"),
+    ("op", "text"),
     [
         (NORM, "Norm(rms, eps=1e-06, bf16, cast then scale)"),
         (
@@ -40,8 +40,8 @@ QUANTIZE = Quantize(
         ),
     ],
 )
-def test_text(meaning, text):
-    assert str(meaning) == text
+def test_text(op, text):
+    assert str(op) == text
 
 
 def test_meanings_are_keys():
@@ -53,7 +53,7 @@ def test_summary():
     site = Site("norm_quantize", Location(), (), {}, 3, "call")
     record = GraphRecord(sites=[site, site], kept=[dataclasses.replace(site, fusion="matmul")], nodes=40, seconds=0.1)
     assert record.summary() == "2 x norm_quantize, 1 x matmul kept (40 nodes, 0.10 s)"
-    record.idle += [Idle("norm", "", Location(), "", "")] * 5
+    record.unfused += [Unfused("norm", "", Location(), "", "")] * 5
     record.refusals.append(Refusal("norm", "", Location(), ""))
     assert record.summary().endswith("1 x matmul kept, 5 x norm in no fusion, 1 refused (40 nodes, 0.10 s)")
     assert GraphRecord(error="the pass failed").summary() == "nothing fused: the pass failed"

@@ -15,7 +15,7 @@ from checks import assert_near
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from helion_compile.passes.ir.values import rounded
-from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.semantics import Norm, NormKind, NormRounding
 
 aten = torch.ops.aten
@@ -26,10 +26,10 @@ SCALE_THEN_CAST = NormRounding.SCALE_THEN_CAST
 
 def only(graph):
     """The one region of a graph that nothing was refused in."""
-    reading = read(graph)
-    assert not reading.refusals, reading.refusals
-    (region,) = reading.regions
-    return region
+    matched = match_graph(graph)
+    assert not matched.refusals, matched.refusals
+    (match,) = matched.matches
+    return match
 
 
 refused = functools.partial(checks.refused, "norm")
@@ -42,26 +42,26 @@ def test_a_hidden_size_that_is_symbolic(norm):
         return norm(total, weight), total
 
     x, other = programs.tensor(3, 5, 64), programs.tensor(3, 5, 64, seed=1)
-    region = only(capture(program, x, other, programs.tensor(64), dynamic=True).graph)
+    match = only(capture(program, x, other, programs.tensor(64), dynamic=True).graph)
     weightless = norm is programs.weightless_norm
-    assert region.meaning.weight_dtype == (None if weightless else BF16) and region.meaning.residual
-    assert set(region.inputs) == {"x", "residual"} | (set() if weightless else {"weight"})
-    assert set(region.outputs) == {"out", "sum"}
+    assert match.op.weight_dtype == (None if weightless else BF16) and match.op.residual
+    assert set(match.inputs) == {"x", "residual"} | (set() if weightless else {"weight"})
+    assert set(match.outputs) == {"out", "sum"}
 
 
 @pytest.mark.parametrize("weight_dtype", [BF16, FP32])
 @pytest.mark.parametrize("norm", [programs.llama_norm, programs.olmo_norm])
 def test_the_dtype_of_the_weight_is_recorded(norm, weight_dtype):
-    region = only(capture(norm, programs.tensor(8, 64), programs.tensor(64, dtype=weight_dtype)).graph)
-    assert region.meaning.weight_dtype == weight_dtype
+    match = only(capture(norm, programs.tensor(8, 64), programs.tensor(64, dtype=weight_dtype)).graph)
+    assert match.op.weight_dtype == weight_dtype
     # Llama's product of a bf16 value and an fp32 weight is fp32: rounded to bf16 before the weight, not after it.
-    assert region.meaning.dtype == (weight_dtype if norm is programs.llama_norm else BF16)
+    assert match.op.dtype == (weight_dtype if norm is programs.llama_norm else BF16)
 
 
 def test_the_module_class_is_read_like_the_function():
     norm = torch.nn.RMSNorm(64, eps=1e-6, dtype=BF16)
-    region = only(capture(norm, programs.tensor(8, 64)).graph)
-    assert region.meaning == Norm(eps=1e-6, x_dtype=BF16, dtype=BF16, weight_dtype=BF16, rounding=SCALE_THEN_CAST)
+    match = only(capture(norm, programs.tensor(8, 64)).graph)
+    assert match.op == Norm(eps=1e-6, x_dtype=BF16, dtype=BF16, weight_dtype=BF16, rounding=SCALE_THEN_CAST)
 
 
 def test_a_sum_is_taken_by_the_first_of_two_norms_that_read_it():
@@ -70,10 +70,10 @@ def test_a_sum_is_taken_by_the_first_of_two_norms_that_read_it():
         return programs.llama_norm(total, weight), programs.llama_norm(total, weight + 1)
 
     args = programs.tensor(8, 64), programs.tensor(8, 64, seed=1), programs.tensor(64)
-    regions = read(capture(program, *args).graph).regions
-    assert [region.meaning.residual for region in regions] == [True, False]
-    assert regions[1].inputs["x"] is regions[0].outputs["sum"][0]
-    assert regions[0].narrower.meaning == dataclasses.replace(regions[0].meaning, residual=False)
+    matches = match_graph(capture(program, *args).graph).matches
+    assert [match.op.residual for match in matches] == [True, False]
+    assert matches[1].inputs["x"] is matches[0].outputs["sum"][0]
+    assert matches[0].narrower.op == dataclasses.replace(matches[0].op, residual=False)
 
 
 @pytest.mark.parametrize(
@@ -92,23 +92,23 @@ def test_another_addition_is_no_residual(add):
         return programs.llama_norm(total, weight), total.sin()
 
     args = programs.tensor(8, 64), programs.tensor(8, 64, seed=1), programs.tensor(64)
-    assert not only(capture(program, *args).graph).meaning.residual
+    assert not only(capture(program, *args).graph).op.residual
 
 
 def test_equal_norms_are_one_region():
     def program(x, weight):
         return programs.llama_norm(x, weight), programs.llama_norm(x, weight), programs.llama_norm(x, weight + 1)
 
-    regions = read(capture(program, programs.tensor(8, 64), programs.tensor(64)).graph).regions
-    assert [(region.merged, len(region.outputs["out"])) for region in regions] == [(2, 2), (1, 1)]
+    matches = match_graph(capture(program, programs.tensor(8, 64), programs.tensor(64)).graph).matches
+    assert [(match.merged, len(match.outputs["out"])) for match in matches] == [(2, 2), (1, 1)]
 
 
 def test_rsqrt_without_a_mean_is_no_candidate():
     def program(x, variance):
         return x * torch.rsqrt(variance + 1e-5), torch.rsqrt(x)
 
-    reading = read(capture(program, programs.tensor(8, 64), programs.tensor(8, 64)).graph)
-    assert not reading.regions and not reading.refusals
+    matched = match_graph(capture(program, programs.tensor(8, 64), programs.tensor(8, 64)).graph)
+    assert not matched.matches and not matched.refusals
 
 
 class TestRefused:
@@ -126,7 +126,7 @@ class TestRefused:
         assert reason.startswith("eps is known at run time only, it is the graph input arg")
         assert "specialize_float" in reason
         with torch._dynamo.config.patch(specialize_float=True):
-            assert only(capture(Norm(), self.x, self.weight, dynamic=True).graph).meaning.eps == 1e-6
+            assert only(capture(Norm(), self.x, self.weight, dynamic=True).graph).op.eps == 1e-6
 
     def test_another_dimension(self):
         def program(x, weight):
@@ -206,10 +206,10 @@ def test_an_offset_of_zero_is_part_of_the_weight():
         return (normalised * (weight.float() + 0.0)).to(x.dtype)
 
     graph = capture(program, programs.tensor(8, 64), programs.tensor(64)).graph
-    region = only(graph)
-    assert region.meaning.weight_offset == 0
+    match = only(graph)
+    assert match.op.weight_offset == 0
     additions = [node for node in graph.find_nodes(op="call_function", target=aten.add.Tensor) if node.args[1] == 0.0]
-    assert region.inputs["weight"] in (additions or graph.find_nodes(op="placeholder"))
+    assert match.inputs["weight"] in (additions or graph.find_nodes(op="placeholder"))
 
 
 class TestLibraryOperations:
@@ -232,8 +232,8 @@ class TestLibraryOperations:
 
     @pytest.mark.parametrize("eps", [1e-5, None])
     def test_fused_rms_norm(self, eps):
-        region = only(self.graph(aten._fused_rms_norm.default, (self.x, self.weight), [64], eps))
-        assert region.meaning == Norm(
+        match = only(self.graph(aten._fused_rms_norm.default, (self.x, self.weight), [64], eps))
+        assert match.op == Norm(
             eps=eps or rounded(torch.finfo(FP32).eps, FP32),
             x_dtype=BF16,
             dtype=BF16,
@@ -241,11 +241,11 @@ class TestLibraryOperations:
             rounding=SCALE_THEN_CAST,
         )
         expected = F.rms_norm(self.x, (64,), self.weight, eps)
-        assert_near(interpret.norm(region.meaning, self.x, self.weight)["out"], expected)
+        assert_near(interpret.norm(match.op, self.x, self.weight)["out"], expected)
 
     def test_native_layer_norm(self):
-        region = only(self.graph(aten.native_layer_norm.default, (self.x, self.weight, self.bias), [64], 1e-5))
-        assert region.meaning == Norm(
+        match = only(self.graph(aten.native_layer_norm.default, (self.x, self.weight, self.bias), [64], 1e-5))
+        assert match.op == Norm(
             kind=NormKind.LAYER,
             eps=1e-5,
             x_dtype=BF16,
@@ -257,10 +257,10 @@ class TestLibraryOperations:
 
     def test_statistics_that_others_read(self):
         graph = self.graph(aten._fused_rms_norm.default, (self.x, self.weight), [64], 1e-5, read=(0, 1))
-        (refusal,) = read(graph).refusals
+        (refusal,) = match_graph(graph).refusals
         assert "reads the statistics of aten._fused_rms_norm.default" in refusal.reason
 
     def test_two_dimensions(self):
         graph = self.graph(aten.native_layer_norm.default, (self.x, None, None), [8, 64], 1e-5)
-        (refusal,) = read(graph).refusals
+        (refusal,) = match_graph(graph).refusals
         assert refusal.reason.endswith("over [8, 64]")

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from capture import capture
 
-from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.match.matched_graph import match_graph
 
 BF16, FP32 = torch.bfloat16, torch.float32
 EPS = 1e-5
@@ -72,9 +72,11 @@ class TestLayerNorm:
         assert "over [0, 1] of 2" in refused(lambda x: F.layer_norm(x, (8, 64)), X)
 
     def test_a_bias_for_each_token_stays_outside(self):
-        reading = read(capture(lambda x, w, b: F.layer_norm(x.float(), (64,)) * w.float() + b.float(), X, X[0], OTHER).graph)
-        (region,) = reading.regions
-        assert region.meaning.weight_dtype is BF16 and region.meaning.bias_dtype is None
+        matched = match_graph(
+            capture(lambda x, w, b: F.layer_norm(x.float(), (64,)) * w.float() + b.float(), X, X[0], OTHER).graph
+        )
+        (match,) = matched.matches
+        assert match.op.weight_dtype is BF16 and match.op.bias_dtype is None
 
 
 class TestRoot:
@@ -111,8 +113,8 @@ class TestRoot:
             x32 = x.float()
             return (x32 * (x32.pow(2).mean(-1, keepdim=True) + EPS) ** -0.25).to(x.dtype)
 
-        reading = read(capture(program, X).graph)
-        assert not reading.regions and not reading.refusals
+        matched = match_graph(capture(program, X).graph)
+        assert not matched.matches and not matched.refusals
 
     def test_a_weight_in_a_column(self):
         def program(x, weight):
@@ -126,13 +128,13 @@ class TestResidual:
     """What is read is a norm of less."""
 
     def only(self, function, *args):
-        reading = read(capture(function, *args).graph)
-        assert not reading.refusals
-        (region,) = reading.regions
-        return region
+        matched = match_graph(capture(function, *args).graph)
+        assert not matched.refusals
+        (match,) = matched.matches
+        return match
 
     def test_a_difference(self):
-        assert not self.only(lambda x, r, w: programs.llama_norm(x - r, w), X, OTHER, X[0]).meaning.residual
+        assert not self.only(lambda x, r, w: programs.llama_norm(x - r, w), X, OTHER, X[0]).op.residual
 
     @pytest.mark.parametrize(
         "multiplied",
@@ -140,16 +142,16 @@ class TestResidual:
         ids=["a tensor", "itself", "a computed number"],
     )
     def test_a_multiplier_that_is_no_number(self, multiplied):
-        region = self.only(lambda x, r, w: programs.llama_norm(r + multiplied(x), w), X, OTHER, X[0])
-        assert region.meaning.residual and region.meaning.residual_multiplier == 1
-        assert region.inputs["residual"].target is torch.ops.aten.mul.Tensor
+        match = self.only(lambda x, r, w: programs.llama_norm(r + multiplied(x), w), X, OTHER, X[0])
+        assert match.op.residual and match.op.residual_multiplier == 1
+        assert match.inputs["residual"].target is torch.ops.aten.mul.Tensor
 
     def test_a_product_that_others_read(self):
         def program(x, r, w):
             scaled = x * 0.22
             return programs.llama_norm(r + scaled, w), scaled.sin()
 
-        assert self.only(program, X, OTHER, X[0]).meaning.residual_multiplier == 1
+        assert self.only(program, X, OTHER, X[0]).op.residual_multiplier == 1
 
     def test_a_sum_in_fp32_that_nobody_rounds(self):
         """It is a plain sum, of two fp32 tensors."""
@@ -158,5 +160,5 @@ class TestResidual:
             total = x.float() + r.float()
             return (w * (total * torch.rsqrt(total.pow(2).mean(-1, keepdim=True) + EPS))).to(BF16)
 
-        meaning = self.only(program, X, OTHER, X[0]).meaning
-        assert meaning.residual and not meaning.unrounded_sum and meaning.x_dtype is FP32
+        op = self.only(program, X, OTHER, X[0]).op
+        assert op.residual and not op.unrounded_sum and op.x_dtype is FP32

@@ -10,7 +10,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from helion_compile.passes.ir.values import rounded
-from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.semantics import Quantize, ScaleDivision, ScaleUse
 
 FP32, E4M3 = torch.float32, torch.float8_e4m3fn
@@ -51,16 +51,16 @@ def graph_of(name, dtype=E4M3, results=(0, 1), **given):
 @pytest.mark.parametrize("name", MEANINGS)
 def test_a_quantiser(name, bound):
     given = {"scale_ub": torch.tensor([1.5])} if bound else {}
-    (region,) = read(graph_of(name, **given)).regions
-    assert region.meaning == dataclasses.replace(MEANINGS[name], scale_ub=bound)
-    assert set(region.inputs) == ({"x", "scale_ub"} if bound else {"x"})
-    assert [len(region.outputs[name]) for name in ("q", "scale")] == [1, 1]
+    (match,) = match_graph(graph_of(name, **given)).matches
+    assert match.op == dataclasses.replace(MEANINGS[name], scale_ub=bound)
+    assert set(match.inputs) == ({"x", "scale_ub"} if bound else {"x"})
+    assert [len(match.outputs[name]) for name in ("q", "scale")] == [1, 1]
 
 
 @pytest.mark.parametrize("name", MEANINGS)
 def test_bytes_that_nobody_reads(name):
-    reading = read(graph_of(name, results=(1,)))
-    assert not reading.regions and not reading.refusals
+    matched = match_graph(graph_of(name, results=(1,)))
+    assert not matched.matches and not matched.refusals
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_bytes_that_nobody_reads(name):
     ],
 )
 def test_another_function(name, given, reason):
-    reading = read(graph_of(name, **given))
-    assert not reading.regions
-    (refusal,) = reading.refusals
+    matched = match_graph(graph_of(name, **given))
+    assert not matched.matches
+    (refusal,) = matched.refusals
     assert refusal.reason.startswith(f"{name} {reason}") and refusal.remedy

@@ -11,7 +11,7 @@ from capture import capture
 
 from helion_compile.passes.ir.values import describe
 from helion_compile.passes.match.chain import find
-from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.rewrite.edits import Edits
 from helion_compile.passes.rewrite.fusion import Leave
 from helion_compile.passes.rewrite.fusion_pass import FusionPass
@@ -23,17 +23,17 @@ aten = torch.ops.aten
 X, RESIDUAL, WEIGHT = programs.tensor(8, 64), programs.tensor(8, 64, seed=1), programs.tensor(64)
 
 WITH_RESIDUAL = dataclasses.replace(
-    stubs.NORM_QUANTIZE, refuse=lambda chain: None if chain[Norm].meaning.residual else "no residual"
+    stubs.NORM_QUANTIZE, refuse=lambda chain: None if chain[Norm].op.residual else "no residual"
 )
 
 
 def misplaced(graph):
     """Why the chain with the residual in it can stand nowhere."""
     before = str(graph)
-    (alternatives,) = find(read(graph), (Norm, Quantize), used=())
-    assert [chain[Norm].meaning.residual for chain in alternatives] == [True, False]
+    (choices,) = find(match_graph(graph), (Norm, Quantize), used=())
+    assert [chain[Norm].op.residual for chain in choices] == [True, False]
     with pytest.raises(Misplaced) as raised:
-        Placement(graph).after(alternatives[0])
+        Placement(graph).after(choices[0])
     assert str(graph) == before
     return str(raised.value)
 

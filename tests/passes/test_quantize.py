@@ -9,7 +9,7 @@ import torch
 from capture import capture
 from programs import E4M3
 
-from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.semantics import Granularity
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -20,11 +20,11 @@ refused = functools.partial(checks.refused, "quantize")
 
 @pytest.mark.parametrize("quantize", [programs.torchao_quantize, programs.vllm_quantize, programs.flat_scale_quantize])
 def test_a_hidden_size_that_is_symbolic(quantize):
-    reading = read(capture(quantize, programs.tensor(3, 5, 64), dynamic=True).graph)
-    assert not reading.refusals, reading.refusals
-    (region,) = reading.regions
-    assert region.meaning.granularity is Granularity.TOKEN and region.inputs["x"].op == "placeholder"
-    assert {name: len(copies) for name, copies in region.outputs.items()} == {"q": 1, "scale": 1}
+    matched = match_graph(capture(quantize, programs.tensor(3, 5, 64), dynamic=True).graph)
+    assert not matched.refusals, matched.refusals
+    (match,) = matched.matches
+    assert match.op.granularity is Granularity.TOKEN and match.inputs["x"].op == "placeholder"
+    assert {name: len(copies) for name, copies in match.outputs.items()} == {"q": 1, "scale": 1}
 
 
 @pytest.mark.parametrize(
@@ -40,12 +40,12 @@ def test_a_floor_is_recorded_as_its_dtype_rounds_it(floor, dtype, recorded):
         scale = (x.abs().amax(-1, keepdim=True).clamp(min=floor) / 448.0).float()
         return (x.float() / scale).to(E4M3), scale
 
-    (region,) = read(capture(program, programs.tensor(8, 64, dtype=dtype)).graph).regions
+    (match,) = match_graph(capture(program, programs.tensor(8, 64, dtype=dtype)).graph).matches
     if recorded is None:
-        assert region.meaning.amax_floor is None
+        assert match.op.amax_floor is None
     else:
-        assert torch.tensor(region.meaning.amax_floor, dtype=FP32) == torch.tensor(recorded, dtype=FP32)
-        assert torch.tensor(region.meaning.amax_floor, dtype=FP32) == torch.tensor(floor, dtype=dtype).float()
+        assert torch.tensor(match.op.amax_floor, dtype=FP32) == torch.tensor(recorded, dtype=FP32)
+        assert torch.tensor(match.op.amax_floor, dtype=FP32) == torch.tensor(floor, dtype=dtype).float()
 
 
 def test_a_scale_converted_twice_has_two_copies():
@@ -54,9 +54,9 @@ def test_a_scale_converted_twice_has_two_copies():
         q = (x.float() / scale.float()).clamp(-448, 448).to(E4M3)
         return programs.matmul(q, scale.float(), b, b_scale)
 
-    reading = read(capture(program, programs.tensor(16, 64), *programs.weights()).graph)
-    assert not reading.refusals
-    assert len(reading.regions[0].outputs["scale"]) == 2
+    matched = match_graph(capture(program, programs.tensor(16, 64), *programs.weights()).graph)
+    assert not matched.refusals
+    assert len(matched.matches[0].outputs["scale"]) == 2
 
 
 def test_views_of_x_that_are_equal_are_one_x():
@@ -64,16 +64,16 @@ def test_views_of_x_that_are_equal_are_one_x():
         scale = x.reshape(-1, 64).abs().amax(-1, keepdim=True).float() / 448.0
         return (x.reshape(-1, 64).float() / scale).clamp(-448, 448).to(E4M3), scale
 
-    reading = read(capture(program, programs.tensor(4, 8, 64)).graph)
-    assert not reading.refusals and len(reading.regions) == 1
+    matched = match_graph(capture(program, programs.tensor(4, 8, 64)).graph)
+    assert not matched.refusals and len(matched.matches) == 1
 
 
 def test_equal_quantisers_are_one_region():
     def program(x):
         return [programs.torchao_quantize(x) for _ in range(3)], programs.vllm_quantize(x)
 
-    regions = read(capture(program, programs.tensor(8, 64)).graph).regions
-    assert [(region.merged, len(region.outputs["q"]), len(region.outputs["scale"])) for region in regions] == [
+    matches = match_graph(capture(program, programs.tensor(8, 64)).graph).matches
+    assert [(match.merged, len(match.outputs["q"]), len(match.outputs["scale"])) for match in matches] == [
         (3, 3, 3),
         (1, 1, 1),
     ]
@@ -83,8 +83,8 @@ def test_other_casts_are_no_candidates():
     def program(x):
         return x.float(), x.to(torch.int8), x.to(torch.int32)
 
-    reading = read(capture(program, programs.tensor(8, 64)).graph)
-    assert not reading.regions and not reading.refusals
+    matched = match_graph(capture(program, programs.tensor(8, 64)).graph)
+    assert not matched.matches and not matched.refusals
 
 
 class TestRefused:

@@ -1,4 +1,4 @@
-"""passes.match.match_graph: many regions in one graph."""
+"""passes.match.matched_graph: many regions in one graph."""
 
 import time
 
@@ -7,7 +7,7 @@ import torch
 from capture import capture
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.semantics import Norm, Quantize
 
 aten, prims = torch.ops.aten, torch.ops.prims
@@ -17,15 +17,15 @@ def test_copies_of_a_norm_and_of_its_quantisers_are_one_of_each():
     def program(x, weight):
         return [programs.torchao_quantize(programs.llama_norm(x, weight)) for _ in range(3)]
 
-    regions = read(capture(program, programs.tensor(8, 64), programs.tensor(64)).graph).regions
-    assert [type(region.meaning) for region in regions] == [Norm, Quantize]
-    assert [region.merged for region in regions] == [3, 3]
+    matches = match_graph(capture(program, programs.tensor(8, 64), programs.tensor(64)).graph).matches
+    assert [type(match.op) for match in matches] == [Norm, Quantize]
+    assert [match.merged for match in matches] == [3, 3]
 
 
 def test_reading_leaves_the_graph_alone():
     graph = capture(programs.torchao_quantize, programs.tensor(8, 64)).graph
     before = str(graph)
-    read(graph)
+    match_graph(graph)
     assert str(graph) == before
 
 
@@ -33,7 +33,7 @@ def test_nodes_without_values_are_no_candidates():
     graph = torch.fx.Graph()
     x = graph.placeholder("x")
     graph.output(graph.call_function(aten.rsqrt.default, (graph.call_function(aten.add.Tensor, (x, 1)),)))
-    assert not read(graph).regions
+    assert not match_graph(graph).matches
 
 
 def norms_in_a_row(count: int) -> torch.fx.Graph:
@@ -70,12 +70,12 @@ def norms_in_a_row(count: int) -> torch.fx.Graph:
 def test_time_is_linear_in_the_number_of_nodes():
     def seconds(graph: torch.fx.Graph) -> float:
         started = time.process_time()
-        reading = read(graph)
-        assert not reading.refusals
+        matched = match_graph(graph)
+        assert not matched.refusals
         return time.process_time() - started
 
     small, large = norms_in_a_row(300), norms_in_a_row(3000)
-    assert len(read(large).regions) == 6000
+    assert len(match_graph(large).matches) == 6000
     # Ten times the nodes: quadratic growth would take 100 times as long.  The best of three leaves the noise out.
     ratio = min(seconds(large) for _ in range(3)) / min(seconds(small) for _ in range(3))
     assert ratio < 30

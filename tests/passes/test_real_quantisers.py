@@ -5,7 +5,7 @@ import torch
 from capture import capture
 
 from helion_compile.passes.ir.values import rounded
-from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.semantics import Granularity, Quantize, ScaleUse
 
 torchao = pytest.importorskip("torchao.quantization")
@@ -58,12 +58,12 @@ CONFIGS = {
 def test_a_linear_layer(name, monkeypatch):
     # torchao refuses a machine without an fp8 GPU, but its aten form runs anywhere.
     monkeypatch.setattr(torchao.quant_api, "_check_hardware_support", lambda *args, **kwargs: None)
-    make, meaning = CONFIGS[name]
+    make, op = CONFIGS[name]
     model = torch.nn.Sequential(torch.nn.Linear(256, 512, bias=False)).bfloat16().eval()
     config = make()
     config.set_inductor_config = False  # the compiler's options are those of the whole process
     torchao.quantize_(model, config)
     torch.manual_seed(0)
-    reading = read(capture(model, torch.randn(32, 256).bfloat16()).graph)
-    assert [region.meaning for region in reading.regions if isinstance(region.meaning, Quantize)] == [meaning]
-    assert not [refusal for refusal in reading.refusals if refusal.candidate == "quantize"]
+    matched = match_graph(capture(model, torch.randn(32, 256).bfloat16()).graph)
+    assert [match.op for match in matched.matches if isinstance(match.op, Quantize)] == [op]
+    assert not [refusal for refusal in matched.refusals if refusal.candidate == "quantize"]

@@ -70,8 +70,8 @@ def test_a_chain_that_a_fusion_refuses():
     (found,) = record.refusals
     assert found.missing == ("the kernel computes this", "there is a place for it")
     assert found.near == "matched 6 of 8 steps" and found.remedy == "less fuses"
-    (idle,) = record.idle
-    assert (idle.name, idle.reason, idle.node) == ("quantize", "refused by never, see there", found.node)
+    (unfused,) = record.unfused
+    assert (unfused.name, unfused.reason, unfused.node) == ("quantize", "refused by never, see there", found.node)
     assert record.unclaimed == {"quantize": 1}
 
 
@@ -80,14 +80,14 @@ def test_who_is_idle_and_why():
         return programs.llama_norm(x, weight).sin(), programs.llama_norm(x + 1, weight)
 
     _, record = rewritten(program, X, WEIGHT, fusions=[stubs.NORM_QUANTIZE])
-    first, last = record.idle
+    first, last = record.unfused
     assert first.reason.startswith(
         "the fusions in use take norm -> quantize; here the result is read by aten.sin.default (sin) at"
     )
     assert last.reason.endswith("here the result is read by whoever called the graph")
     assert first.location.file == __file__ or first.location.file == programs.__file__
     _, record = rewritten(program, X, WEIGHT, fusions=[])
-    assert record.idle[0].reason == "no fusion in use takes a norm"
+    assert record.unfused[0].reason == "no fusion in use takes a norm"
 
 
 def test_what_reads_an_idle_norm_and_could_not_be_read_itself():
@@ -96,8 +96,8 @@ def test_what_reads_an_idle_norm_and_could_not_be_read_itself():
         return (normed / (normed.abs().amax(-1, keepdim=True) / 448.0)).to(torch.float8_e4m3fn)
 
     _, record = rewritten(program, X, WEIGHT)
-    (idle,) = record.idle
-    assert "(div_1), which could not be read as a quantize, see there" in idle.reason
+    (unfused,) = record.unfused
+    assert "(div_1), which could not be read as a quantize, see there" in unfused.reason
 
 
 class TestWhatIsThere:

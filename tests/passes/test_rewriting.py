@@ -156,7 +156,7 @@ def test_a_chain_of_quantiser_and_product():
             emit(torch.ops.aten.reshape.default, made[Quantize, "scale"], [16, 1]),
             chain.inputs["b_scale"],
             None,
-            chain[Matmul].meaning.dtype,
+            chain[Matmul].op.dtype,
         )
         return {(Matmul, "out"): call}
 

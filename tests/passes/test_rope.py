@@ -29,7 +29,7 @@ from transformers.models.gpt_oss import modeling_gpt_oss
 from transformers.models.llama import modeling_llama
 from transformers.models.llama4 import modeling_llama4
 
-from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.semantics import ComplexRope, Norm, Rope, RopePairs, RopeRounding, RopeTable
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -62,14 +62,14 @@ def arguments(function, dtype=BF16, table_dtype=None):
 
 
 def only_rope(function, *args, count=1, dynamic=False):
-    reading = read(capture(function, *args, dynamic=dynamic).graph)
-    assert not reading.refusals, reading.refusals
-    regions = [region for region in reading.regions if isinstance(region.meaning, (Rope, ComplexRope))]
-    assert len(regions) == count
-    return regions[0]
+    matched = match_graph(capture(function, *args, dynamic=dynamic).graph)
+    assert not matched.refusals, matched.refusals
+    matches = [match for match in matched.matches if isinstance(match.op, (Rope, ComplexRope))]
+    assert len(matches) == count
+    return matches[0]
 
 
-def meaning(function, dtype=BF16, **facts):
+def op(function, dtype=BF16, **facts):
     pairs, form = FORMS[function]
     rounding = RESULT if dtype == FP32 else EVERY_STEP
     base = dict(pairs=pairs, table=form, turned=D, x_dtype=dtype, dtype=dtype, table_dtype=dtype, rounding=rounding)
@@ -84,31 +84,31 @@ class TestForms:
 
         for table_dtype in (BF16, FP32):
             # Each half is rounded when it is written, if cos and sin are read as bf16 and so x stays fp32.
-            region = only_rope(program, *arguments(function, BF16, table_dtype))
-            assert region.meaning == meaning(function, rounding=RESULT, table_dtype=table_dtype)
+            match = only_rope(program, *arguments(function, BF16, table_dtype))
+            assert match.op == op(function, rounding=RESULT, table_dtype=table_dtype)
 
     def test_part_of_a_head(self, function):
         def program(x, cos, sin):
             return torch.cat((function(x[..., :D], cos, sin), x[..., D:]), -1)
 
         _, *tables = arguments(function)
-        region = only_rope(program, programs.tensor(B, S, H, D + 32), *tables)
-        assert region.meaning == meaning(function)
-        assert region.inputs["x"].op == "placeholder" and region.outputs["out"][0].meta["val"].shape[-1] == D + 32
+        match = only_rope(program, programs.tensor(B, S, H, D + 32), *tables)
+        assert match.op == op(function)
+        assert match.inputs["x"].op == "placeholder" and match.outputs["out"][0].meta["val"].shape[-1] == D + 32
 
     def test_heads_before_tokens(self, function):
         def program(x, cos, sin):
             return function(x.transpose(1, 2), cos.transpose(1, 2), sin.transpose(1, 2))
 
-        region = only_rope(program, *arguments(function))
-        assert region.meaning == meaning(function, swapped=True)
-        assert region.inputs["x"].op == "placeholder"
+        match = only_rope(program, *arguments(function))
+        assert match.op == op(function, swapped=True)
+        assert match.inputs["x"].op == "placeholder"
 
     def test_everything_it_needs_alone_goes_with_it(self, function):
         """After the replacement nothing but views of inputs is left, which cost nothing."""
         captured = capture(function, *arguments(function))
-        (region,) = read(captured.graph).regions
-        left = [node for node in captured.graph.nodes if node.op == "call_function" and node not in region.nodes]
+        (match,) = match_graph(captured.graph).matches
+        left = [node for node in captured.graph.nodes if node.op == "call_function" and node not in match.nodes]
         assert not left
 
 
@@ -121,17 +121,17 @@ def test_angles_cut_out_anew_for_each_use():
         second = x[..., 1] * angles[..., 0] + x[..., 0] * angles[..., 1]
         return torch.stack([first, second], -1).flatten(3).to(BF16)
 
-    region = only_rope(program, programs.tensor(B, S, H, D), programs.tensor(S, D // 2, 2))
-    assert region.meaning == meaning(stacked, rounding=RESULT)
-    assert [region.inputs[name].args[2] for name in ("cos", "sin")] == [0, 1]
+    match = only_rope(program, programs.tensor(B, S, H, D), programs.tensor(S, D // 2, 2))
+    assert match.op == op(stacked, rounding=RESULT)
+    assert [match.inputs[name].args[2] for name in ("cos", "sin")] == [0, 1]
 
 
 def test_complex_products():
     freqs = torch.polar(torch.ones(B, S, D // 2), torch.randn(B, S, D // 2))
     args = programs.tensor(B, S, H, D), programs.tensor(B, S, 2, D, seed=1), freqs
-    region = only_rope(modeling_llama4.apply_rotary_emb, *args, count=2)
-    assert region.meaning == ComplexRope(turned=D, x_dtype=BF16, dtype=BF16)
-    assert region.inputs.keys() == {"x", "freqs"}
+    match = only_rope(modeling_llama4.apply_rotary_emb, *args, count=2)
+    assert match.op == ComplexRope(turned=D, x_dtype=BF16, dtype=BF16)
+    assert match.inputs.keys() == {"x", "freqs"}
 
 
 @pytest.mark.parametrize(
@@ -153,8 +153,8 @@ def test_functions_of_transformers(module, width, facts):
 
     tables = (programs.tensor(B, S, width, seed=seed) for seed in (2, 3))
     args = programs.tensor(B, S, H, D), programs.tensor(B, S, 2, D, seed=1), *tables
-    region = only_rope(program, *args, count=2)
-    assert region.meaning == Rope(x_dtype=BF16, dtype=BF16, table_dtype=BF16, swapped=True, **facts)
+    match = only_rope(program, *args, count=2)
+    assert match.op == Rope(x_dtype=BF16, dtype=BF16, table_dtype=BF16, swapped=True, **facts)
 
 
 def test_behind_a_norm_of_each_head():
@@ -164,8 +164,8 @@ def test_behind_a_norm_of_each_head():
 
     tables = (programs.tensor(B, 1, S, D, seed=seed) for seed in (2, 3))
     graph = capture(program, programs.tensor(B, S, H * D), programs.tensor(D), *tables).graph
-    norm, rope = read(graph).regions
-    assert isinstance(norm.meaning, Norm) and rope.meaning == meaning(rotate_half, swapped=True)
+    norm, rope = match_graph(graph).matches
+    assert isinstance(norm.op, Norm) and rope.op == op(rotate_half, swapped=True)
     assert rope.inputs["x"] is norm.outputs["out"][0]
 
 
@@ -180,8 +180,10 @@ def test_others_are_no_candidates():
             torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2)))),
         )
 
-    reading = read(capture(program, programs.tensor(B, S, H, D, dtype=FP32), programs.tensor(B, S, H, D, dtype=FP32)).graph)
-    assert not reading.regions and not reading.refusals
+    matched = match_graph(
+        capture(program, programs.tensor(B, S, H, D, dtype=FP32), programs.tensor(B, S, H, D, dtype=FP32)).graph
+    )
+    assert not matched.matches and not matched.refusals
 
 
 refused = functools.partial(checks.refused, "rope")

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from capture import capture
 from programs import E4M3
 
-from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.semantics import Granularity, ScaleLayout
 
 BF16, INT8 = torch.bfloat16, torch.int8
@@ -158,9 +158,9 @@ class TestGroups:
             scale = groups.abs().amax(-1).float() / 448.0
             return bounded(groups.float() / scale[..., None]), scale, scale.t().contiguous().t()
 
-        (region,) = read(capture(program, X).graph).regions
-        assert region.meaning.granularity is Granularity.GROUP
-        assert region.meaning.scale_layout is ScaleLayout.ROW_MAJOR
+        (match,) = match_graph(capture(program, X).graph).matches
+        assert match.op.granularity is Granularity.GROUP
+        assert match.op.scale_layout is ScaleLayout.ROW_MAJOR
 
     @pytest.mark.parametrize(
         "laid_out",
@@ -177,8 +177,8 @@ class TestGroups:
             scale = groups.abs().amax(-1).float() / 448.0
             return bounded(groups.float() / scale[..., None]), laid_out(scale)
 
-        (region,) = read(capture(program, X).graph).regions
-        assert region.meaning.scale_layout is ScaleLayout.ROW_MAJOR
+        (match,) = match_graph(capture(program, X).graph).matches
+        assert match.op.scale_layout is ScaleLayout.ROW_MAJOR
 
 
 class TestPowersOfTwo:

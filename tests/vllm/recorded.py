@@ -34,14 +34,14 @@ _TYPED = re.compile(r'^(\s*\w+): "[^"]*" = ', re.MULTILINE)
 
 
 _QUERIES_AND_KEYS = {"norm_rope": 2}
-_NORM = {"rms_norm_quant": 1}
-_BEHIND_ATTENTION = {"quant": 1, "rms_norm_quant": 1, "activation_quant": 1}
+_NORM = {"norm_quant": 1}
+_BEHIND_ATTENTION = {"quant": 1, "norm_quant": 1, "activation_quant": 1}
 # In the recording vLLM had fused the block scheme's activation with its quantiser, in an operator that is left alone.
-_OF_BLOCKS = {"quant": 1, "rms_norm_quant": 1}
+_OF_BLOCKS = {"quant": 1, "norm_quant": 1}
 
 
 def _sites(behind_attention: dict[str, int]) -> list[dict[str, int]]:
-    return [_NORM | _QUERIES_AND_KEYS, behind_attention | {"rms_norm_quant": 2} | _QUERIES_AND_KEYS, behind_attention]
+    return [_NORM | _QUERIES_AND_KEYS, behind_attention | {"norm_quant": 2} | _QUERIES_AND_KEYS, behind_attention]
 
 
 # How often each fusion is made in the three graphs of a scheme.
@@ -78,7 +78,7 @@ class _Rebuilt:
         recorded: list[Node] = []
         waiting = list(_statements(forward))
         while waiting:  # vLLM's pattern matcher leaves some nodes in front of what they read
-            ready = [s for s in waiting if all(n.id in self.nodes for n in ast.walk(s[1]) if _is_value(n))]
+            ready = [s for s in waiting if all(n.id in self.nodes for n in ast.matcher(s[1]) if _is_value(n))]
             assert ready, f"nodes that read each other: {[name for name, _ in waiting]}"
             for name, value in ready:
                 self._make(name, value)

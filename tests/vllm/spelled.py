@@ -4,7 +4,7 @@ import torch
 
 from helion_compile.fusions import fusions
 from helion_compile.passes import FusionPass
-from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.patterns.custom_ops.op_call import name_of
 from helion_compile.passes.semantics import Quantize
 
@@ -13,13 +13,13 @@ FP8 = torch.float8_e4m3fn
 BF16 = torch.bfloat16
 
 
-def only(graph, meaning):
-    (region,) = [region for region in read(graph).regions if isinstance(region.meaning, meaning)]
-    return region
+def only(graph, op):
+    (match,) = [match for match in match_graph(graph).matches if isinstance(match.op, op)]
+    return match
 
 
 def reason(graph, candidate):
-    (refusal,) = [refusal for refusal in read(graph).refusals if refusal.candidate == candidate]
+    (refusal,) = [refusal for refusal in match_graph(graph).refusals if refusal.candidate == candidate]
     return refusal.reason
 
 

@@ -29,29 +29,29 @@ GATED = dict(gated=True, joined=True, x_dtype=BF16, dtype=BF16, rounding=Activat
 def test_activation_and_product(op, written, function):
     calls = Calls()
     x, out = activation(calls, op, written)
-    region = only(calls.output(out), Activation)
-    assert region.meaning == Activation(function=function, **GATED)
-    assert region.inputs == {"x": x} and region.outputs == {"out": (out,)}
+    match = only(calls.output(out), Activation)
+    assert match.op == Activation(function=function, **GATED)
+    assert match.inputs == {"x": x} and match.outputs == {"out": (out,)}
 
 
 def test_activation_in_fp32_rounds_once():
     calls = Calls()
     _, out = activation(calls, ops._C.silu_and_mul.default, "result", dtype=torch.float32)
-    assert only(calls.output(out), Activation).meaning.rounding is ActivationRounding.RESULT
+    assert only(calls.output(out), Activation).op.rounding is ActivationRounding.RESULT
 
 
 def test_activation_of_one_input():
     calls = Calls()
     _, out = activation(calls, ops._C.relu_squared.default, "out", width=128)
-    meaning = only(calls.output(out), Activation).meaning
-    assert (meaning.function, meaning.gated, meaning.joined) == (ActivationFunction.RELU_SQUARED, False, False)
-    assert meaning.rounding is ActivationRounding.RESULT
+    op = only(calls.output(out), Activation).op
+    assert (op.function, op.gated, op.joined) == (ActivationFunction.RELU_SQUARED, False, False)
+    assert op.rounding is ActivationRounding.RESULT
 
 
 def test_activation_of_vllms_ir():
     calls = Calls()
     out = calls.call(ops.vllm_ir.silu_and_mul.default, calls.input(4, 128))
-    assert only(calls.output(out), Activation).meaning == Activation(function=ActivationFunction.SILU, **GATED)
+    assert only(calls.output(out), Activation).op == Activation(function=ActivationFunction.SILU, **GATED)
 
 
 def test_activation_of_rows_of_another_length_is_refused():
@@ -112,8 +112,8 @@ def test_an_activation_that_vllm_fused_with_a_given_scale_becomes_our_kernel():
         ops._C.silu_and_mul_quant.default, result=calls.empty(4, 64, dtype=FP8), input=calls.input(4, 128), scale=scale
     )
     graph = calls.output(calls.matmul(*calls.items(call, 1), scale))
-    assert only(graph, Activation).meaning == Activation(function=ActivationFunction.SILU, **GATED)
-    assert only(graph, Quantize).meaning == expected(
+    assert only(graph, Activation).op == Activation(function=ActivationFunction.SILU, **GATED)
+    assert only(graph, Quantize).op == expected(
         granularity=Granularity.TENSOR, dynamic=False, use=ScaleUse.MULTIPLY_RECIPROCAL
     )
     assert sites(graph) == ["activation_quant"]

@@ -133,7 +133,7 @@ def test_between_a_product_and_a_norm(between):
     x = between(layer, layer.product())
     out, total = layer.normed(x)
     graph = layer.output(layer.quantised_product(out), total)
-    assert fused(graph) == ["rms_norm_quant"]
+    assert fused(graph) == ["norm_quant"]
     (kernel,) = kernels(graph)
     assert kernel.args[0] is x
 
@@ -142,7 +142,7 @@ def test_lora_reads_the_norm_that_its_layer_quantises():
     layer = Layer()
     out, total = layer.normed(layer.product())
     graph = layer.output(layer.lora(out, layer.quantised_product(out)), total)
-    assert fused(graph) == ["rms_norm_quant"]
+    assert fused(graph) == ["norm_quant"]
     (shrink,) = [node for node in graph.nodes if name_of(node) == "vllm.lora_shrink.default"]
     normed = shrink.kwargs["inputs"]
     assert normed.args[0] in kernels(graph), "the kernel gives the norm too"
@@ -165,7 +165,7 @@ def test_shared_experts_beside_others_are_fused():
     memory = layer.empty(4, K, dtype=BF16)
     (activated,) = layer.items(layer.functional(ops._C.silu_and_mul.default, result=memory, input=gate_up), 1)
     graph = layer.output(layer.quantised_product(activated), *moe, total)
-    assert sorted(fused(graph)) == ["activation_quant", "rms_norm_quant"]
+    assert sorted(fused(graph)) == ["activation_quant", "norm_quant"]
     (experts,) = [node for node in graph.nodes if name_of(node) == "vllm.moe_forward.default"]
     assert experts.kwargs["hidden_states"].args[0] in kernels(graph), "the kernel gives the norm too"
 
@@ -177,7 +177,7 @@ def test_the_first_and_the_last_graph_of_a_pipeline_stage():
     out, total = layer.items(call, 0, 1)
     product = layer.quantised_product(out)
     graph = layer.output(product, total)  # what the next stage is sent
-    assert fused(graph) == ["rms_norm_quant"]
+    assert fused(graph) == ["norm_quant"]
     (kernel,) = kernels(graph)
     assert kernel.args[0] is hidden and residual in kernel.args
     sent = graph.output_node().args[0]
@@ -190,7 +190,7 @@ def test_attention_in_the_same_graph():
     written, x = layer.attention(query, key, value)
     out, total = layer.normed(all_reduced(layer, layer.quantised_product(x)))
     graph = layer.output(layer.quantised_product(out), total, written)
-    assert fused(graph) == ["rms_norm_quant", "quant"]
+    assert fused(graph) == ["norm_quant", "quant"]
     names = [name for _, name in others(graph) if "unified" in name]
     assert names == ["vllm.unified_kv_cache_update.default", "vllm.unified_attention_with_output.default"]
 
@@ -202,7 +202,7 @@ def test_a_write_to_what_a_chain_reads_keeps_its_place():
     layer.call(ops.aten.copy_.default, layer.input(4, K), product)
     names = [node.name for node in layer.graph.nodes if node.target is ops.aten.copy_.default]
     graph = layer.output(product, total)
-    assert fused(graph) == ["rms_norm_quant"]
+    assert fused(graph) == ["norm_quant"]
     assert [node.name for node in graph.nodes if node.target is ops.aten.copy_.default] == names
 
 

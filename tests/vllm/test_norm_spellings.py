@@ -15,19 +15,19 @@ NORM = dict(eps=1e-6, x_dtype=BF16, dtype=BF16, weight_dtype=BF16, rounding=Norm
 def test_ir_norm():
     calls = Calls()
     x, weight = calls.input(4, 64), calls.input(64)
-    region = only(calls.output(calls.call(ops.vllm_ir.rms_norm.default, x, weight, 1e-6)), Norm)
-    assert region.meaning == Norm(**NORM)
-    assert region.inputs == {"x": x, "weight": weight}
+    match = only(calls.output(calls.call(ops.vllm_ir.rms_norm.default, x, weight, 1e-6)), Norm)
+    assert match.op == Norm(**NORM)
+    assert match.inputs == {"x": x, "weight": weight}
 
 
 def test_ir_norm_of_the_unrounded_sum():
     calls = Calls()
     x, residual, weight = calls.input(4, 64), calls.input(4, 64), calls.input(64)
     out, total = calls.items(calls.call(ops.vllm_ir.fused_add_rms_norm.default, x, residual, weight, 1e-6), 0, 1)
-    region = only(calls.output(out, total), Norm)
-    assert region.meaning == Norm(**NORM, residual=True, unrounded_sum=True)
-    assert region.inputs == {"x": x, "weight": weight, "residual": residual}
-    assert region.outputs == {"out": (out,), "sum": (total,)}
+    match = only(calls.output(out, total), Norm)
+    assert match.op == Norm(**NORM, residual=True, unrounded_sum=True)
+    assert match.inputs == {"x": x, "weight": weight, "residual": residual}
+    assert match.outputs == {"out": (out,), "sum": (total,)}
 
 
 def test_an_addition_in_front_of_a_norm_with_residual_stays_in_front():
@@ -43,9 +43,9 @@ def test_library_norm_of_the_rounded_sum():
     x, residual, weight = calls.input(4, 64), calls.input(4, 64), calls.input(64)
     call = calls.functional(ops._C.fused_add_rms_norm.default, input=x, residual=residual, weight=weight, epsilon=1e-6)
     out, total = calls.items(call, 1, 2)
-    region = only(calls.output(out, total), Norm)
-    assert region.meaning == Norm(**NORM, residual=True, unrounded_sum=False)
-    assert region.outputs == {"out": (out,), "sum": (total,)}
+    match = only(calls.output(out, total), Norm)
+    assert match.op == Norm(**NORM, residual=True, unrounded_sum=False)
+    assert match.outputs == {"out": (out,), "sum": (total,)}
 
 
 def test_library_norm_gives_up_the_memory_it_was_given():
@@ -55,9 +55,9 @@ def test_library_norm_gives_up_the_memory_it_was_given():
         ops._C.rms_norm.default, result=empty, input=calls.input(4, 64), weight=calls.input(64), epsilon=1e-6
     )
     (out,) = calls.items(call, 1)
-    region = only(calls.output(out), Norm)
-    assert region.meaning == Norm(**NORM)
-    assert set(region.nodes) == {empty, call, out}
+    match = only(calls.output(out), Norm)
+    assert match.op == Norm(**NORM)
+    assert set(match.nodes) == {empty, call, out}
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_weights_that_leave_nothing_to_round_between(weight, rounding):
     calls = Calls()
     x, factor = calls.input(4, 64), calls.input(64, dtype=weight or BF16)
     call = calls.call(ops.vllm_ir.rms_norm.default, x, factor if weight else None, 1e-6)
-    assert only(calls.output(call), Norm).meaning == Norm(**NORM | dict(weight_dtype=weight, rounding=rounding))
+    assert only(calls.output(call), Norm).op == Norm(**NORM | dict(weight_dtype=weight, rounding=rounding))
 
 
 def test_a_mean_over_a_part_of_the_row_is_refused():
@@ -107,7 +107,7 @@ def test_a_norm_that_vllm_fused_with_its_quantiser_becomes_our_kernel(with_resid
     fusion_pass = FusionPass(fusions(), strict=True)
     fusion_pass(graph)
     (record,) = fusion_pass.records
-    assert [site.fusion for site in record.sites] == ["rms_norm_quant"]
+    assert [site.fusion for site in record.sites] == ["norm_quant"]
     assert not record.refusals and not record.unclaimed
     assert not [node for node in graph.nodes if "rms_norm_dynamic" in str(node.args)]
     assert ("residual" in record.sites[0].shapes) is with_residual
@@ -117,9 +117,9 @@ def test_a_norm_fused_with_scales_a_group():
     calls = Calls()
     op = ops._C.rms_norm_per_block_quant.default
     q, scale = fused_norm(calls, op, None, (4, 2), (1, 4), group_size=128, is_scale_transposed=True)
-    meaning = only(calls.output(q, scale), Quantize).meaning
-    assert (meaning.group, meaning.scale_layout, meaning.scale_format) == (128, ScaleLayout.COLUMN_MAJOR, ScaleFormat.FP32)
-    assert meaning.use is ScaleUse.MULTIPLY_RECIPROCAL
+    op = only(calls.output(q, scale), Quantize).op
+    assert (op.group, op.scale_layout, op.scale_format) == (128, ScaleLayout.COLUMN_MAJOR, ScaleFormat.FP32)
+    assert op.use is ScaleUse.MULTIPLY_RECIPROCAL
 
 
 def test_the_second_half_of_an_operator_is_not_taken_alone():
@@ -150,6 +150,6 @@ def test_a_norm_that_vllm_fused_with_a_given_scale_becomes_our_kernel(with_resid
     )
     q, *total = calls.items(call, 1, *((2,) if with_residual else ()))
     graph = calls.output(calls.matmul(q, scale), *total)
-    assert only(graph, Norm).meaning == Norm(**NORM, residual=with_residual)
-    assert sites(graph) == ["rms_norm_quant"]
+    assert only(graph, Norm).op == Norm(**NORM, residual=with_residual)
+    assert sites(graph) == ["norm_quant"]
     assert not calls_of(graph, "rms_norm")

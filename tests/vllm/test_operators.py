@@ -5,14 +5,14 @@ import torch
 from calls import Calls
 from spelled import BF16, ops, reason, sites
 
-from helion_compile.passes.match.match_graph import read
-from helion_compile.passes.patterns import SPELLINGS
+from helion_compile.passes.match.matched_graph import match_graph
+from helion_compile.passes.patterns import PATTERNS
 from helion_compile.passes.patterns.custom_ops.op_call import UNKNOWN, name_of
 from helion_compile.passes.patterns.custom_ops.vllm_schemas import OPERATORS, TRIED
 
 
 def test_every_operator_that_is_read_is_in_the_table():
-    anchors = set().union(*(spelling.ANCHORS for spelling in SPELLINGS if spelling.__name__.rpartition(".")[2][:4] == "vllm"))
+    anchors = set().union(*(pattern.ANCHORS for pattern in PATTERNS if pattern.__name__.rpartition(".")[2][:4] == "vllm"))
     assert anchors == OPERATORS.keys()
     assert all(set(operator.seen) <= set(TRIED) for operator in OPERATORS.values())
 
@@ -37,7 +37,7 @@ def another_version(monkeypatch):
         op = getattr(ops.another_version, operator).default
         ours = lambda node: name if name_of(node) == str(op) else name_of(node)  # noqa: E731
         for module in (
-            "helion_compile.passes.match.match_graph",
+            "helion_compile.passes.match.matched_graph",
             "helion_compile.passes.patterns.custom_ops.vllm_schemas",
             "helion_compile.passes.patterns.custom_ops.vllm_norm",
         ):
@@ -66,7 +66,7 @@ def test_an_operator_without_the_argument_it_had_is_refused(another_version):
 def test_a_new_argument_may_only_have_its_default_value(another_version, given, read_as):
     schema = "rms_norm(Tensor! result, Tensor input, Tensor? weight, float epsilon, bool gemma=False) -> ()"
     graph = normed(another_version(schema, "_C.rms_norm.default"), gemma=given)
-    assert len(read(graph).regions) == read_as
+    assert len(match_graph(graph).matches) == read_as
     if given:
         assert reason(graph, "norm") == f"another_version.rms_norm is given gemma=True: {UNKNOWN}"
 

@@ -16,16 +16,16 @@ def reason_of_fusion(graph, fusion):
 def test_product():
     calls = Calls()
     a, scale = calls.input(4, 64, dtype=FP8), calls.input(4, 1, dtype=torch.float32)
-    region = only(calls.output(calls.matmul(a, scale)), Matmul)
-    assert region.meaning == Matmul(dtype=BF16, fast_accum=True, library="cutlass")
-    assert {"a": a, "a_scale": scale}.items() <= region.inputs.items()
+    match = only(calls.output(calls.matmul(a, scale)), Matmul)
+    assert match.op == Matmul(dtype=BF16, fast_accum=True, library="cutlass")
+    assert {"a": a, "a_scale": scale}.items() <= match.inputs.items()
 
 
 def test_product_of_single_scales():
     calls = Calls()
     q, scale = calls.input(4, 64, dtype=FP8), calls.input(dtype=torch.float32)
-    region = only(calls.output(calls.matmul(q, scale, b_scale=calls.input(dtype=torch.float32))), Matmul)
-    assert (region.meaning.a_scales, region.meaning.b_scales) == (Granularity.TENSOR, Granularity.TENSOR)
+    match = only(calls.output(calls.matmul(q, scale, b_scale=calls.input(dtype=torch.float32))), Matmul)
+    assert (match.op.a_scales, match.op.b_scales) == (Granularity.TENSOR, Granularity.TENSOR)
 
 
 def test_product_of_block_scales():
@@ -40,9 +40,9 @@ def test_product_of_block_scales():
         output=calls.empty(4, 128, dtype=BF16),
         use_deep_gemm_e8m0=True,
     )
-    region = only(calls.output(*calls.items(call, 1)), Matmul)
-    assert (region.meaning.a_scales, region.meaning.b_is_rows) == (Granularity.GROUP, True)
-    assert region.inputs["b"] is weight
+    match = only(calls.output(*calls.items(call, 1)), Matmul)
+    assert (match.op.a_scales, match.op.b_is_rows) == (Granularity.GROUP, True)
+    assert match.inputs["b"] is weight
 
 
 def integer_product(zero_points, zero=None):
@@ -62,16 +62,16 @@ def integer_product(zero_points, zero=None):
 
 
 def test_product_of_integers():
-    region = only(integer_product(False), Matmul)
-    assert region.meaning == Matmul(dtype=BF16, operands=torch.int8, library="cutlass") and "zero_sums" not in region.inputs
+    match = only(integer_product(False), Matmul)
+    assert match.op == Matmul(dtype=BF16, operands=torch.int8, library="cutlass") and "zero_sums" not in match.inputs
 
 
 @pytest.mark.parametrize(("zero", "inputs"), [(None, {"zero_sums"}), ((4, 1), {"zero_sums", "zero"})])
 def test_product_with_zero_points(zero, inputs):
     graph = integer_product(True, zero)
-    region = only(graph, Matmul)
-    assert region.meaning == Matmul(dtype=BF16, operands=torch.int8, zero_points=True, library="cutlass")
-    assert region.inputs.keys() - {"a", "b", "a_scale", "b_scale"} == inputs
+    match = only(graph, Matmul)
+    assert match.op == Matmul(dtype=BF16, operands=torch.int8, zero_points=True, library="cutlass")
+    assert match.inputs.keys() - {"a", "b", "a_scale", "b_scale"} == inputs
 
 
 def test_no_kernel_multiplies_what_has_zero_points(monkeypatch):
@@ -83,8 +83,8 @@ def test_no_kernel_multiplies_what_has_zero_points(monkeypatch):
 def test_product_of_a_scale_a_tensor_and_one_a_column():
     calls = Calls()
     product = calls.matmul(calls.input(4, 64, dtype=FP8), calls.input(1, dtype=torch.float32))
-    meaning = only(calls.output(product), Matmul).meaning
-    assert (meaning.a_scales, meaning.b_scales) == (Granularity.TENSOR, Granularity.TOKEN)
+    op = only(calls.output(product), Matmul).op
+    assert (op.a_scales, op.b_scales) == (Granularity.TENSOR, Granularity.TOKEN)
 
 
 def test_product_whose_blocks_only_one_operand_has_is_refused():
@@ -104,9 +104,9 @@ def test_product_of_block_scales_that_is_returned():
     a, weight = calls.input(4, 128, dtype=FP8), calls.input(256, 128, dtype=FP8)
     scales = calls.input(4, 1, dtype=torch.float32), calls.input(2, 1, dtype=torch.float32)
     product = calls.call(ops.vllm.w8a8_triton_block_scaled_mm_func.default, a, weight, *scales, [128, 128], BF16)
-    region = only(calls.output(product), Matmul)
-    assert region.meaning == Matmul(dtype=BF16, a_scales=Granularity.GROUP, b_scales=Granularity.GROUP, b_is_rows=True)
-    assert region.outputs == {"out": (product,)}
+    match = only(calls.output(product), Matmul)
+    assert match.op == Matmul(dtype=BF16, a_scales=Granularity.GROUP, b_scales=Granularity.GROUP, b_is_rows=True)
+    assert match.outputs == {"out": (product,)}
 
 
 def test_product_of_batches_is_refused_and_may_read_what_is_fused():

@@ -7,7 +7,7 @@ from spelled import BF16, FP8, expected, only, ops, reason, sites
 
 from helion_compile.fusions import fusions
 from helion_compile.passes import FusionPass
-from helion_compile.passes.match.match_graph import read
+from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.semantics import Granularity, Quantize, ScaleFormat, ScaleLayout, ScaleUse
 
 FLOOR = 4.35965e-06  # 1 / (448 * 512) in fp32, to six digits
@@ -24,9 +24,9 @@ def quantized(calls, op, shape, x=None, scale_stride=None, names=("result", "sca
 def meaning_of_quantized(op, shape, **kwargs):
     calls = Calls()
     x, q, scale = quantized(calls, op, shape, **kwargs)
-    region = only(calls.output(q, scale), Quantize)
-    assert region.inputs == {"x": x} and region.outputs == {"q": (q,), "scale": (scale,)}
-    return region.meaning
+    match = only(calls.output(q, scale), Quantize)
+    assert match.inputs == {"x": x} and match.outputs == {"q": (q,), "scale": (scale,)}
+    return match.op
 
 
 def test_a_scale_a_token():
@@ -40,7 +40,7 @@ def test_a_scale_a_token_bounded_above():
     bound = calls.input(1, dtype=torch.float32)
     x, q, scale = quantized(calls, ops._C.dynamic_per_token_scaled_fp8_quant.default, (4, 1), scale_ub=bound)
     graph = calls.output(calls.matmul(q, scale))
-    assert only(graph, Quantize).meaning.scale_ub and only(graph, Quantize).inputs == {"x": x, "scale_ub": bound}
+    assert only(graph, Quantize).op.scale_ub and only(graph, Quantize).inputs == {"x": x, "scale_ub": bound}
     fusion_pass = FusionPass(fusions(), strict=True)
     fusion_pass(graph)
     (record,) = fusion_pass.records
@@ -58,9 +58,9 @@ def test_a_scale_that_is_given():
     call = calls.functional(
         ops._C.static_scaled_fp8_quant.default, result=calls.empty(4, 256, dtype=FP8), input=x, scale=scale
     )
-    region = only(calls.output(*calls.items(call, 1)), Quantize)
-    assert region.meaning == expected(granularity=Granularity.TENSOR, dynamic=False, use=ScaleUse.MULTIPLY_RECIPROCAL)
-    assert region.inputs == {"x": x, "scale": scale}
+    match = only(calls.output(*calls.items(call, 1)), Quantize)
+    assert match.op == expected(granularity=Granularity.TENSOR, dynamic=False, use=ScaleUse.MULTIPLY_RECIPROCAL)
+    assert match.inputs == {"x": x, "scale": scale}
 
 
 GROUP = dict(
@@ -79,10 +79,10 @@ def test_a_scale_a_group(stride, layout, ue8m0):
     q, scale = calls.empty(6, 256, dtype=FP8), calls.empty(6, 2, dtype=torch.float32, stride=stride)
     op = ops._C.per_token_group_fp8_quant.default
     call = calls.functional(op, input=x, output_q=q, output_s=scale, scale_ue8m0=ue8m0, **GROUP)
-    meaning = only(calls.output(*calls.items(call, 1, 2)), Quantize).meaning
-    assert meaning.scale_format is (ScaleFormat.UE8M0 if ue8m0 else ScaleFormat.FP32)
-    assert (meaning.scale_layout, meaning.group, meaning.granularity) == (layout, 128, Granularity.GROUP)
-    assert (meaning.use, meaning.amax_floor) == (ScaleUse.DIVIDE, 1e-10)
+    op = only(calls.output(*calls.items(call, 1, 2)), Quantize).op
+    assert op.scale_format is (ScaleFormat.UE8M0 if ue8m0 else ScaleFormat.FP32)
+    assert (op.scale_layout, op.group, op.granularity) == (layout, 128, Granularity.GROUP)
+    assert (op.use, op.amax_floor) == (ScaleUse.DIVIDE, 1e-10)
 
 
 def test_scales_in_no_known_layout_are_refused():
@@ -102,9 +102,9 @@ def integers(calls, azp):
 
 def test_integers_by_a_scale_that_is_given():
     calls = Calls()
-    meaning = only(calls.output(*calls.items(integers(calls, None), 1)), Quantize).meaning
+    op = only(calls.output(*calls.items(integers(calls, None), 1)), Quantize).op
     given = dict(dtype=torch.int8, qmax=127.0, clamp=(-128.0, 127.0), granularity=Granularity.TENSOR, dynamic=False)
-    assert meaning == Quantize(x_dtype=BF16, scale_dtype=torch.float32, use=ScaleUse.DIVIDE, **given)
+    assert op == Quantize(x_dtype=BF16, scale_dtype=torch.float32, use=ScaleUse.DIVIDE, **given)
 
 
 def test_integers_by_a_zero_point_that_is_given_are_refused():
@@ -129,6 +129,6 @@ def test_quantisers_that_are_known_and_not_read():
         fp8_max=448.0,
     )
     graph = calls.output(*calls.items(integer, 1, 2), *calls.items(packed, 1, 2))
-    reasons = [refusal.reason for refusal in read(graph).refusals]
+    reasons = [refusal.reason for refusal in match_graph(graph).refusals]
     assert [text.split()[1] for text in reasons] == ["multiplies", "packs"]
     assert sites(graph) == []

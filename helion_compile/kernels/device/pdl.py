@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import helion.language as hl
 
-__all__ = ["let_next_begin", "wait_for_previous"]
+__all__ = ["launch_dependents", "grid_dependency_wait"]
 
 _LET_NEXT_BEGIN = """
 if tl.target_info.cuda_capability_geq(9, 0):
@@ -22,11 +22,11 @@ if tl.target_info.cuda_capability_geq(9, 0):
 """
 
 
-def let_next_begin() -> None:
+def launch_dependents() -> None:
     """In a kernel: allow the next kernel to be put on the GPU; what it reads it waits for until this one has ended."""
     hl.inline_triton(_LET_NEXT_BEGIN, args=(), output_like=None)
 
 
-def wait_for_previous() -> None:
+def grid_dependency_wait() -> None:
     """In a kernel: wait until the kernel before has ended and its writes can be seen; stands before the first access."""
     hl.inline_triton(_WAIT, args=(), output_like=None)

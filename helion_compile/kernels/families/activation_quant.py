@@ -14,7 +14,7 @@ import torch
 from helion_compile.configs.case import Case
 from helion_compile.helion_kernel import kernel
 from helion_compile.kernels.device.activation import FUNCTIONS, ROUNDINGS, activated, activated_reference
-from helion_compile.kernels.device.pdl import let_next_begin, wait_for_previous
+from helion_compile.kernels.device.pdl import grid_dependency_wait, launch_dependents
 from helion_compile.kernels.device.quantize import quantize_rows, quantize_rows_reference
 from helion_compile.kernels.device.quantize_attrs import Quantization, group_of, new_results
 from helion_compile.kernels.device.rows import (
@@ -131,8 +131,8 @@ def activation_quant(
     scale_rows = by_group(scales, None if group is None else 1)
     static, bound = of_every_row(scale, x_rows), of_every_row(scale_ub, x_rows)
     for rows in hl.tile(m):
-        let_next_begin()
-        wait_for_previous()
+        launch_dependents()
+        grid_dependency_wait()
         values = activated(load_rows(x_rows, rows), load_rows(up_rows, rows), x.dtype, function, rounding, exact)
         if keep:
             store_rows(kept_rows, rows, values.to(x.dtype))

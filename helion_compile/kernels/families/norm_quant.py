@@ -1,4 +1,4 @@
-"""``rms_norm_quant``: a norm, with or without the residual add before it, and quantisation to 8 bits in one pass.
+"""``norm_quant``: a norm, with or without the residual add before it, and quantisation to 8 bits in one pass.
 
 Letters: ``M`` rows (tokens), ``K`` hidden size.
 """
@@ -18,7 +18,7 @@ from helion_compile.kernels.device.normalize import (
     normalize_reference,
     normalize_rows,
 )
-from helion_compile.kernels.device.pdl import let_next_begin, wait_for_previous
+from helion_compile.kernels.device.pdl import grid_dependency_wait, launch_dependents
 from helion_compile.kernels.device.quantize import quantize_rows, quantize_rows_reference
 from helion_compile.kernels.device.quantize_attrs import Quantization, group_of, new_results
 from helion_compile.kernels.device.rows import (
@@ -35,7 +35,7 @@ from helion_compile.kernels.device.rows import (
 )
 from helion_compile.kernels.families.quant import quantizer_facts, quantizer_of
 
-__all__ = ["rms_norm_quant"]
+__all__ = ["norm_quant"]
 
 
 def _reference(x, weight, bias, residual, scale, scale_ub, eps, norm, quantizer, exact, keep_norm):
@@ -95,7 +95,7 @@ def _shapes(layer):
     inputs=_inputs,
     shapes=_shapes,
 )
-def rms_norm_quant(
+def norm_quant(
     x: torch.Tensor,
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
@@ -139,8 +139,8 @@ def rms_norm_quant(
     # it would be converted through shared memory, for which Triton 3.6 at times picks a layout that gives every thread the
     # whole row, and minutes of ptxas.
     for block in hl.tile(m):
-        let_next_begin()
-        wait_for_previous()
+        launch_dependents()
+        grid_dependency_wait()
         # Before the first reduction, as loads behind its barrier wait for it (H200, M=8192, K=4096: 28.3 -> 27.3 µs).
         factor = load_rows(weight_row, hl.arange(1))
         shift = load_rows(bias_row, hl.arange(1))

@@ -12,7 +12,7 @@ import helion.language as hl
 import torch
 
 from helion_compile.helion_kernel import kernel
-from helion_compile.kernels.device.pdl import let_next_begin, wait_for_previous
+from helion_compile.kernels.device.pdl import grid_dependency_wait, launch_dependents
 from helion_compile.kernels.device.rope import (
     case_of,
     default_config,
@@ -125,7 +125,7 @@ def norm_rope(
     half = hl.specialize(cos1.size(-1))
     result = torch.empty([b, h, s, d] if heads_first else [b, s, h, d], dtype=x.dtype, device=x.device)
     out = result.transpose(1, 2) if heads_first else result
-    # The weight in the shape of x, with strides of 0, so that it is loaded in x's layout: see rms_norm_quant.
+    # The weight in the shape of x, with strides of 0, so that it is loaded in x's layout: see norm_quant.
     if weight is not None:
         weights = weight.as_strided([b, s, h, d], [0, 0, d if over_heads else 0, 1])
     if pairs == "neighbours":
@@ -137,8 +137,8 @@ def norm_rope(
         if weight is not None:
             weight_left, weight_right = weights[:, :, :, :half], weights[:, :, :, half:]
     for sequence, token in hl.tile([b, s]):
-        let_next_begin()
-        wait_for_previous()
+        launch_dependents()
+        grid_dependency_wait()
         if pairs == "neighbours":
             x1, x2 = hl.split(both[sequence, token, :, :, :].to(torch.float32))
             if weight is not None:

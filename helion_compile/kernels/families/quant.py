@@ -10,7 +10,7 @@ import torch
 
 from helion_compile.configs.case import Case
 from helion_compile.helion_kernel import kernel
-from helion_compile.kernels.device.pdl import let_next_begin, wait_for_previous
+from helion_compile.kernels.device.pdl import grid_dependency_wait, launch_dependents
 from helion_compile.kernels.device.quantize import quantize_rows, quantize_rows_reference
 from helion_compile.kernels.device.quantize_attrs import Quantization, group_of, new_results, quantization
 from helion_compile.kernels.device.rows import (
@@ -113,8 +113,8 @@ def quant(
     scale_rows = by_group(scales, None if group is None else 1)
     static, bound = of_every_row(scale, x_rows), of_every_row(scale_ub, x_rows)
     for rows in hl.tile(m):
-        let_next_begin()
-        wait_for_previous()
+        launch_dependents()
+        grid_dependency_wait()
         values = load_rows(x_rows, rows)
         bits, scale_of_rows, zero_of_rows = quantize_rows(
             values, load_rows(static, rows), load_rows(bound, rows), quantizer, exact

@@ -12,7 +12,7 @@ import helion.language as hl
 import torch
 
 from helion_compile.helion_kernel import kernel
-from helion_compile.kernels.device.pdl import let_next_begin, wait_for_previous
+from helion_compile.kernels.device.pdl import grid_dependency_wait, launch_dependents
 from helion_compile.kernels.device.rope import (
     case_of,
     default_config,
@@ -92,8 +92,8 @@ def rope(
     if 2 * half < d:
         rest, out_rest = x[:, :, :, 2 * half :], out[:, :, :, 2 * half :]
     for sequence, token in hl.tile([b, s]):
-        let_next_begin()
-        wait_for_previous()
+        launch_dependents()
+        grid_dependency_wait()
         c1 = cos1[sequence, token, :].to(torch.float32)[:, :, None, :]
         c2 = cos2[sequence, token, :].to(torch.float32)[:, :, None, :]
         s1 = sin1[sequence, token, :].to(torch.float32)[:, :, None, :]

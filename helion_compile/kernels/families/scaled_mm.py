@@ -24,7 +24,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from helion_compile.configs.case import Case
 from helion_compile.helion_kernel import kernel
-from helion_compile.kernels.device.pdl import let_next_begin, wait_for_previous
+from helion_compile.kernels.device.pdl import grid_dependency_wait, launch_dependents
 from helion_compile.kernels.device.split_k import COLLECT, DRAW_TICKET, IS_LAST, SEND
 
 __all__ = ["scaled_mm"]
@@ -238,8 +238,8 @@ def _shapes(layer):
     inputs=_inputs,
     shapes=_shapes,
     candidates=_candidates,
-    alternatives={"library": _library},
-    restores_zeros=True,
+    fallbacks={"library": _library},
+    zeroed_workspace=True,
 )
 def scaled_mm(
     a: torch.Tensor,
@@ -283,14 +283,14 @@ def scaled_mm(
     share = helion.cdiv(k, split)
     prefetch = hl.register_tunable("prefetch", EnumFragment((0, 512, 1024, 2048, 4096)))  # bytes of each row of the tile
     for part, tile_n, tile_m in hl.tile([split, n, tokens], block_size=[1, block_n, block_m]):
-        let_next_begin()
+        launch_dependents()
         # Weights do not come from the kernel before, and a prefetch changes nothing where they do.
         hl.inline_triton(
             PREFETCH,
             {"w": w, "rows": tile_n.index, "n": n, "k": k, "pitch": w.stride(0), "begin": part.id * share, "bytes": prefetch},
             output_like=None,
         )
-        wait_for_previous()
+        grid_dependency_wait()
         tile = tile_n.id * rows_of_tiles + tile_m.id
         shared = {"tickets": tickets, "tile": tile, "split": split}
         ticket = hl.inline_triton(DRAW_TICKET, shared, output_like=hl.zeros([256], dtype=torch.int32))

@@ -21,11 +21,11 @@ import torch
 from torch.fx import Node
 
 from helion_compile.passes.ir.values import cast_dtype, describe, dtype_name, dtype_of, lossless, rounded, same_shape, shape_of
-from helion_compile.passes.match.region import Region
-from helion_compile.passes.patterns.matcher import ADD, DIV, MUL, Walk
+from helion_compile.passes.match.match import Match
+from helion_compile.passes.patterns.matcher import ADD, DIV, MUL, Matcher
 from helion_compile.passes.semantics import Activation, ActivationFunction, ActivationRounding
 
-__all__ = ["ANCHORS", "NAME", "read"]
+__all__ = ["ANCHORS", "NAME", "match_at"]
 
 aten = torch.ops.aten
 
@@ -35,163 +35,161 @@ _PLAIN_FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 _POW = frozenset({aten.pow.Tensor_Scalar})
 
 
-def read(anchor: Node) -> Region | None:
+def match_at(anchor: Node) -> Match | None:
     """The activation around ``anchor``; None where an exp, a tanh, … belongs to something else."""
     if not shape_of(anchor):
         return None
-    walk = Walk(anchor)
-    found = _FUNCTIONS[anchor.target](walk)
+    matcher = Matcher(anchor)
+    found = _FUNCTIONS[anchor.target](matcher)
     if found is None:
         return None
     function, value, wide = found
-    x = walk.exact(wide)
+    x = matcher.exact(wide)
     if dtype_of(x) not in _PLAIN_FLOATS or dtype_of(wide) not in _PLAIN_FLOATS:
         found = f"{dtype_name(dtype_of(x))} in {dtype_name(dtype_of(wide))}"
-        walk.fail(anchor, f"{function.value} of {found}; bf16, fp16 and fp32 fuse")
-    out, up, rounding = _product_and_casts(walk, value, x, function)
-    meaning = Activation(
-        function=function, gated=up is not None, x_dtype=dtype_of(x), dtype=dtype_of(out[0]), rounding=rounding
-    )
-    return walk.region(meaning, {"x": x} if up is None else {"x": x, "up": up}, {"out": out})
+        matcher.fail(anchor, f"{function.value} of {found}; bf16, fp16 and fp32 fuse")
+    out, up, rounding = _product_and_casts(matcher, value, x, function)
+    op = Activation(function=function, gated=up is not None, x_dtype=dtype_of(x), dtype=dtype_of(out[0]), rounding=rounding)
+    return matcher.match(op, {"x": x} if up is None else {"x": x, "up": up}, {"out": out})
 
 
 # Each gives the function, the node of f(x), and x as the function reads it; or None.
 _Found = tuple[ActivationFunction, Node, Node]
 
 
-def _silu(walk: Walk) -> _Found | None:
-    negated = walk.anchor.args[0]
+def _silu(matcher: Matcher) -> _Found | None:
+    negated = matcher.anchor.args[0]
     if not isinstance(negated, Node) or negated.target is not aten.neg.default:
         return None
     x = negated.args[0]
-    for total in _plus_one(walk, walk.anchor):
+    for total in _plus_one(matcher, matcher.anchor):
         for quotient in total.users:
             if quotient.target not in DIV or quotient.args[1] is not total:
                 continue
             if not _is(quotient.args[0], x):
-                walk.fail(
+                matcher.fail(
                     quotient,
                     f"{describe(quotient.args[0])} is divided by 1 + exp(-{describe(x)}); x / (1 + exp(-x)) of one x fuses",
                 )
-            walk.take(negated), walk.take(total)
-            walk.exact(quotient.args[0])
-            return ActivationFunction.SILU, walk.take(quotient), x
+            matcher.take(negated), matcher.take(total)
+            matcher.exact(quotient.args[0])
+            return ActivationFunction.SILU, matcher.take(quotient), x
     return None
 
 
-def _silu_sigmoid(walk: Walk) -> _Found | None:
-    x = walk.anchor.args[0]
-    for product in [user for user in walk.anchor.users if user.target in MUL]:
-        other = walk.other(product, walk.anchor)
+def _silu_sigmoid(matcher: Matcher) -> _Found | None:
+    x = matcher.anchor.args[0]
+    for product in [user for user in matcher.anchor.users if user.target in MUL]:
+        other = matcher.other(product, matcher.anchor)
         if _is(other, x):
-            walk.exact(other)
-            return ActivationFunction.SILU_SIGMOID, walk.take(product), x
-        scaled = _times_number(walk, x)
+            matcher.exact(other)
+            return ActivationFunction.SILU_SIGMOID, matcher.take(product), x
+        scaled = _times_number(matcher, x)
         if scaled and _is(other, scaled[0]):
-            walk.fail(product, f"x * sigmoid({scaled[1]:g} x) is not read; x * sigmoid(x) fuses")
+            matcher.fail(product, f"x * sigmoid({scaled[1]:g} x) is not read; x * sigmoid(x) fuses")
     return None
 
 
-def _gelu(walk: Walk) -> _Found | None:
-    scaled = walk.anchor.args[0]
-    found = walk.with_number(scaled) if isinstance(scaled, Node) and scaled.target in MUL | DIV else None
+def _gelu(matcher: Matcher) -> _Found | None:
+    scaled = matcher.anchor.args[0]
+    found = matcher.with_number(scaled) if isinstance(scaled, Node) and scaled.target in MUL | DIV else None
     if found is None:
         return None
     x, factor = found
-    result = _half_times(walk, x, "erf")
+    result = _half_times(matcher, x, "erf")
     if result is None:
         return None
     divided = scaled.target in DIV
     over_x = divided and scaled.args[0] is not x
     if over_x or not _equal(factor, _ROOT if divided else _HALF_ROOT):
         found = f"{factor:g} / x" if over_x else f"x {'/' if divided else '*'} {factor:g}"
-        walk.fail(scaled, f"gelu takes erf({found}); erf(x * √½) and erf(x / √2) fuse")
-    walk.take(scaled)
+        matcher.fail(scaled, f"gelu takes erf({found}); erf(x * √½) and erf(x / √2) fuse")
+    matcher.take(scaled)
     return ActivationFunction.GELU_DIVIDED if divided else ActivationFunction.GELU, result, x
 
 
-def _gelu_tanh(walk: Walk) -> _Found | None:
-    scaled = walk.anchor.args[0]
-    found = _times_number(walk, scaled)
+def _gelu_tanh(matcher: Matcher) -> _Found | None:
+    scaled = matcher.anchor.args[0]
+    found = _times_number(matcher, scaled)
     total = found[0] if found else None
     if total is None or total.target is not aten.add.Tensor or not all(isinstance(part, Node) for part in total.args):
-        return _gelu_tanh_factored(walk) or _gelu_tanh_of_another_order(walk)
+        return _gelu_tanh_factored(matcher) or _gelu_tanh_of_another_order(matcher)
     for x, cubed in (total.args, reversed(total.args)):
-        cube = _times_number(walk, cubed)
-        result = _half_times(walk, x, "tanh") if cube else None
-        if result is None or not _cube_of(walk, cube[0], x):
+        cube = _times_number(matcher, cubed)
+        result = _half_times(matcher, x, "tanh") if cube else None
+        if result is None or not _cube_of(matcher, cube[0], x):
             continue
-        _ask_for_the_constants(walk, scaled, found[1], cube[1])
-        walk.take(scaled), walk.take(total), walk.take(cubed)
+        _ask_for_the_constants(matcher, scaled, found[1], cube[1])
+        matcher.take(scaled), matcher.take(total), matcher.take(cubed)
         return ActivationFunction.GELU_TANH, result, x
     return None
 
 
-def _gelu_tanh_factored(walk: Walk) -> _Found | None:
+def _gelu_tanh_factored(matcher: Matcher) -> _Found | None:
     """tanh((x * √(2/π)) * (x * 0.044715 * x + 1)), as transformers' gelu_fast and Bloom have it."""
-    inner = walk.anchor.args[0]
+    inner = matcher.anchor.args[0]
     for scaled, total in (inner.args[:2], inner.args[1::-1]) if inner.target in MUL else ():
-        factor, one = _times_number(walk, scaled), _plus_number(walk, total)
+        factor, one = _times_number(matcher, scaled), _plus_number(matcher, total)
         if not factor or not one or one[1] != 1 or one[0].target not in MUL:
             continue
         x, square = factor[0], one[0]
         for linear, last in (square.args[:2], square.args[1::-1]):
-            coefficient = _times_number(walk, linear)
+            coefficient = _times_number(matcher, linear)
             if not coefficient or not _is(coefficient[0], x) or not _is(last, x):
                 continue
-            result = _half_times(walk, x, "tanh")
+            result = _half_times(matcher, x, "tanh")
             if result is None:
                 return None
-            _ask_for_the_constants(walk, inner, factor[1], coefficient[1])
+            _ask_for_the_constants(matcher, inner, factor[1], coefficient[1])
             for node in (inner, scaled, total, square, linear):
-                walk.take(node)
-            walk.exact(coefficient[0]), walk.exact(last)
+                matcher.take(node)
+            matcher.exact(coefficient[0]), matcher.exact(last)
             return ActivationFunction.GELU_TANH_FACTORED, result, x
     return None
 
 
-def _ask_for_the_constants(walk: Walk, node: Node, factor: float, coefficient: float) -> None:
+def _ask_for_the_constants(matcher: Matcher, node: Node, factor: float, coefficient: float) -> None:
     if not _equal(factor, _TANH_FACTOR) or not _equal(coefficient, _CUBE_FACTOR):
-        walk.fail(
+        matcher.fail(
             node,
             f"gelu takes tanh({factor:g} (x + {coefficient:g} x³)); with {_TANH_FACTOR:g} and {_CUBE_FACTOR:g} it fuses",
         )
 
 
-def _gelu_tanh_of_another_order(walk: Walk) -> None:
+def _gelu_tanh_of_another_order(matcher: Matcher) -> None:
     """Say why a gelu whose cubic is written in another way is none of ours."""
-    for total in _plus_one(walk, walk.anchor):
+    for total in _plus_one(matcher, matcher.anchor):
         for product in total.users:
-            half = walk.other(product, total) if product.target in MUL else None
-            scaled = _times_number(walk, half)
+            half = matcher.other(product, total) if product.target in MUL else None
+            scaled = _times_number(matcher, half)
             if scaled and scaled[1] == 0.5:
-                inner = walk.anchor.args[0]
+                inner = matcher.anchor.args[0]
                 if inner.target in MUL and any(shape_of(part) == () for part in inner.args):
-                    walk.fail(
+                    matcher.fail(
                         inner,
                         "a factor of gelu's cubic is known at run time only; one that is a constant of the graph fuses "
                         "(dynamic=True makes inputs of Python floats, torch._dynamo.config.specialize_float = True makes "
                         "constants of them)",
                     )
-                walk.fail(
+                matcher.fail(
                     inner,
                     f"gelu takes tanh of {describe(inner)}; of (x + x³ * 0.044715) * √(2/π), or of x * √(2/π) * "
                     "(x * 0.044715 * x + 1), which round differently from other orders, it fuses",
                 )
 
 
-def _relu_squared(walk: Walk) -> _Found | None:
-    x = walk.anchor.args[0]
-    for user in walk.anchor.users:
+def _relu_squared(matcher: Matcher) -> _Found | None:
+    x = matcher.anchor.args[0]
+    for user in matcher.anchor.users:
         if user.target in _POW and user.args[1] == 2:
-            return ActivationFunction.RELU_SQUARED, walk.take(user), x
+            return ActivationFunction.RELU_SQUARED, matcher.take(user), x
         if user.target in MUL:
-            other = user.args[1] if user.args[0] is walk.anchor else user.args[0]
+            other = user.args[1] if user.args[0] is matcher.anchor else user.args[0]
             if isinstance(other, Node) and other.target is aten.relu.default and other.args[0] is x:
-                if other < walk.anchor:
+                if other < matcher.anchor:
                     return None  # read from the other factor
-                walk.take(other)
-                return ActivationFunction.RELU_SQUARED, walk.take(user), x
+                matcher.take(other)
+                return ActivationFunction.RELU_SQUARED, matcher.take(user), x
     return None
 
 
@@ -214,59 +212,59 @@ def _equal(found: float, expected: float) -> bool:
     return rounded(found, torch.float32) == rounded(expected, torch.float32)
 
 
-def _times_number(walk: Walk, value: Any) -> tuple[Node, float] | None:
-    return walk.with_number(value) if isinstance(value, Node) and value.target in MUL else None
+def _times_number(matcher: Matcher, value: Any) -> tuple[Node, float] | None:
+    return matcher.with_number(value) if isinstance(value, Node) and value.target in MUL else None
 
 
-def _plus_number(walk: Walk, value: Any) -> tuple[Node, float] | None:
+def _plus_number(matcher: Matcher, value: Any) -> tuple[Node, float] | None:
     added = isinstance(value, Node) and value.target in ADD and value.kwargs.get("alpha", 1) == 1
-    return walk.with_number(value) if added else None
+    return matcher.with_number(value) if added else None
 
 
-def _plus_one(walk: Walk, value: Node) -> Iterable[Node]:
+def _plus_one(matcher: Matcher, value: Node) -> Iterable[Node]:
     for user in value.users:
-        found = _plus_number(walk, user)
+        found = _plus_number(matcher, user)
         if found and found[1] == 1:
             yield user
 
 
-def _half_times(walk: Walk, x: Node, function: str) -> Node | None:
+def _half_times(matcher: Matcher, x: Node, function: str) -> Node | None:
     """(x * 0.5) * (anchor + 1)."""
-    for total in _plus_one(walk, walk.anchor):
+    for total in _plus_one(matcher, matcher.anchor):
         for product in total.users:
-            half = walk.other(product, total) if product.target in MUL else None
-            scaled = _times_number(walk, half)
+            half = matcher.other(product, total) if product.target in MUL else None
+            scaled = _times_number(matcher, half)
             if scaled is None or not _is(scaled[0], x):
                 continue
             if scaled[1] != 0.5:
-                walk.fail(half, f"expected x * 0.5 * (1 + {function}(…)), found x * {scaled[1]:g}")
-            walk.take(total), walk.take(half)
-            walk.exact(scaled[0])
-            return walk.take(product)
+                matcher.fail(half, f"expected x * 0.5 * (1 + {function}(…)), found x * {scaled[1]:g}")
+            matcher.take(total), matcher.take(half)
+            matcher.exact(scaled[0])
+            return matcher.take(product)
     return None
 
 
-def _cube_of(walk: Walk, cube: Node, x: Node) -> bool:
+def _cube_of(matcher: Matcher, cube: Node, x: Node) -> bool:
     narrow = dtype_of(x) != torch.float32
     if cube.target in _POW and _is(cube.args[0], x) and cube.args[1] == 3:
-        walk.exact(walk.take(cube).args[0])
+        matcher.exact(matcher.take(cube).args[0])
         return True
     for square, factor in (cube.args[:2], cube.args[1::-1]) if cube.target in MUL else ():
         if isinstance(square, Node) and square.target in MUL and all(_is(part, x) for part in (*square.args, factor)):
             if narrow:
-                walk.fail(
+                matcher.fail(
                     cube,
                     f"the cube of {dtype_name(dtype_of(x))} is rounded after each product; x.pow(3) or fp32 fuses",
                 )
-            for part in (*walk.take(square).args, factor):
-                walk.exact(part)
-            walk.take(cube)
+            for part in (*matcher.take(square).args, factor):
+                matcher.exact(part)
+            matcher.take(cube)
             return True
     return False
 
 
 def _product_and_casts(
-    walk: Walk, value: Node, x: Node, function: ActivationFunction
+    matcher: Matcher, value: Node, x: Node, function: ActivationFunction
 ) -> tuple[tuple[Node, ...], Node | None, ActivationRounding]:
     """The result's copies, what f(x) is multiplied by, and where values are rounded."""
     x_dtype = dtype_of(x)
@@ -275,22 +273,22 @@ def _product_and_casts(
         # One rounding a step; in fp32 that is none, and of a squared relu the square is the only step that rounds.
         one_step = x_dtype == torch.float32 or function is ActivationFunction.RELU_SQUARED
         narrow = result if one_step else ActivationRounding.EVERY_STEP
-        product, up = _gated(walk, (value,), x)
+        product, up = _gated(matcher, (value,), x)
         if product is None:
             return (value,), None, narrow
         gated = ActivationRounding.FUNCTION if one_step and x_dtype != torch.float32 else narrow
-        return (walk.take(product),), up, gated
+        return (matcher.take(product),), up, gated
     if casts := _roundings(value, x_dtype):
-        product, up = _gated(walk, casts, x)
+        product, up = _gated(matcher, casts, x)
         if product is None:
             return casts, None, result
         for cast in casts:
-            walk.take(cast)
-        return (walk.take(product),), up, ActivationRounding.FUNCTION
-    product, up = _gated(walk, (value,), x)
+            matcher.take(cast)
+        return (matcher.take(product),), up, ActivationRounding.FUNCTION
+    product, up = _gated(matcher, (value,), x)
     if product is None:
         return (value,), None, result
-    return _roundings(walk.take(product), x_dtype) or (product,), up, result
+    return _roundings(matcher.take(product), x_dtype) or (product,), up, result
 
 
 def _roundings(node: Node, dtype: torch.dtype) -> tuple[Node, ...]:
@@ -298,16 +296,16 @@ def _roundings(node: Node, dtype: torch.dtype) -> tuple[Node, ...]:
     return tuple(node.users) if {cast_dtype(user) for user in node.users} == {dtype} else ()
 
 
-def _gated(walk: Walk, values: tuple[Node, ...], x: Node) -> tuple[Node | None, Node | None]:
+def _gated(matcher: Matcher, values: tuple[Node, ...], x: Node) -> tuple[Node | None, Node | None]:
     """The product of one of the equal ``values`` with a tensor of the same shape, if that is their one reader."""
     readers = [(value, user) for value in values for user in value.users]
     if len(readers) != 1 or readers[0][1].target is not aten.mul.Tensor:
         return None, None
     value, product = readers[0]
-    factor = walk.other(product, value)
+    factor = matcher.other(product, value)
     if not isinstance(factor, Node) or factor is value or not same_shape(shape_of(factor), shape_of(value)):
         return None, None
     up = lossless(factor)
     if dtype_of(factor) != dtype_of(value) or dtype_of(up) != dtype_of(x):
         return None, None
-    return product, walk.exact(factor)
+    return product, matcher.exact(factor)

@@ -29,11 +29,11 @@ from helion_compile.passes.ir.values import (
     shape_of,
     unshaped,
 )
-from helion_compile.passes.match.region import Region
-from helion_compile.passes.patterns.matcher import MUL, Walk
+from helion_compile.passes.match.match import Match
+from helion_compile.passes.patterns.matcher import MUL, Matcher
 from helion_compile.passes.semantics import Granularity, Matmul
 
-__all__ = ["ANCHORS", "NAME", "granularity", "read"]
+__all__ = ["ANCHORS", "NAME", "granularity", "match_at"]
 
 aten = torch.ops.aten
 
@@ -45,7 +45,7 @@ _FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 _RECIPES = {0: Granularity.TENSOR, 1: Granularity.TOKEN}
 
 
-def read(anchor: Node) -> Region | None:
+def match_at(anchor: Node) -> Match | None:
     """The product that such a call computes; None without fake values to tell the shapes from."""
     if shape_of(anchor) is None:
         return None
@@ -56,7 +56,7 @@ def read(anchor: Node) -> Region | None:
     return _scaled_mm_v2(anchor, given) if anchor.target is _V2 else _scaled_mm(anchor, given)
 
 
-def granularity(walk: Walk, rows: Any, columns: Any, a_scale: Node, b_scale: Node) -> Granularity:
+def granularity(matcher: Matcher, rows: Any, columns: Any, a_scale: Node, b_scale: Node) -> Granularity:
     """What shares a scale in the product of [rows, K] and [K, columns], alike for both; fails for anything else."""
     a_shape, b_shape = shape_of(a_scale), shape_of(b_scale)
     by_column = same_shape(b_shape, (1, columns)) or same_shape(b_shape, (columns, 1)) or same_shape(b_shape, (columns,))
@@ -66,8 +66,8 @@ def granularity(walk: Walk, rows: Any, columns: Any, a_scale: Node, b_scale: Nod
         return Granularity.TENSOR
     if len(a_shape) == 2 and len(b_shape) == 2 and not known_equal(a_shape[1], 1):
         return Granularity.GROUP
-    walk.fail(
-        walk.anchor,
+    matcher.fail(
+        matcher.anchor,
         f"expected scales of shape [{rows}, 1] and [1, {columns}], one a row and one a column, or of one element each, found "
         f"{list(a_shape)} and {list(b_shape)}",
     )
@@ -78,39 +78,39 @@ def _one_each(shape: Sequence[Any], rows: Any) -> bool:
     return len(shape) > 1 and known_equal(shape[-1], 1) and known_equal(math.prod(shape), rows)
 
 
-def _scaled_mm(anchor: Node, given: dict[str, Any]) -> Region:
-    walk = Walk(anchor)
+def _scaled_mm(anchor: Node, given: dict[str, Any]) -> Match:
+    matcher = Matcher(anchor)
     a, b, a_scale, b_scale, bias = (given.get(name) for name in ("self", "mat2", "scale_a", "scale_b", "bias"))
     if given.get("scale_result") is not None:
-        walk.fail(anchor, "a scaled result is not read yet; a product without scale_result can be read")
-    kind = granularity(walk, shape_of(a)[0], shape_of(b)[1], a_scale, b_scale)
-    return _region(walk, kind, given, a, b, a_scale, b_scale, bias)
+        matcher.fail(anchor, "a scaled result is not read yet; a product without scale_result can be read")
+    kind = granularity(matcher, shape_of(a)[0], shape_of(b)[1], a_scale, b_scale)
+    return _region(matcher, kind, given, a, b, a_scale, b_scale, bias)
 
 
-def _scaled_mm_v2(anchor: Node, given: dict[str, Any]) -> Region:
-    walk = Walk(anchor)
+def _scaled_mm_v2(anchor: Node, given: dict[str, Any]) -> Match:
+    matcher = Matcher(anchor)
     recipes = given["recipe_a"], given["recipe_b"]
     if any(len(scales) != 1 for scales in (given["scale_a"], given["scale_b"], *recipes)):
-        walk.fail(anchor, "two levels of scales are not read yet; one scale for each operand can be read")
+        matcher.fail(anchor, "two levels of scales are not read yet; one scale for each operand can be read")
     if any(given.get(name) for name in ("contraction_dim",)) or any(map(any, (given["swizzle_a"], given["swizzle_b"]))):
-        walk.fail(anchor, "swizzled scales and other contracted dimensions are not read yet; plain ones can be read")
+        matcher.fail(anchor, "swizzled scales and other contracted dimensions are not read yet; plain ones can be read")
     kinds = {_RECIPES.get(recipe, Granularity.GROUP) for (recipe,) in recipes}
     if len(kinds) > 1:
         found = f"recipes {recipes[0]} and {recipes[1]}"
-        walk.fail(anchor, f"the two operands have scales of different kinds ({found}); two of one kind can be read")
+        matcher.fail(anchor, f"the two operands have scales of different kinds ({found}); two of one kind can be read")
     (a_scale,), (b_scale,) = given["scale_a"], given["scale_b"]
-    return _region(walk, kinds.pop(), given, given["self"], given["mat2"], a_scale, b_scale, given.get("bias"))
+    return _region(matcher, kinds.pop(), given, given["self"], given["mat2"], a_scale, b_scale, given.get("bias"))
 
 
 def _region(
-    walk: Walk, kind: Granularity, given: dict[str, Any], a: Node, b: Node, a_scale: Node, b_scale: Node, bias: Any
-) -> Region:
+    matcher: Matcher, kind: Granularity, given: dict[str, Any], a: Node, b: Node, a_scale: Node, b_scale: Node, bias: Any
+) -> Match:
     if dtype_of(a) != dtype_of(b):
-        walk.fail(
-            walk.anchor, f"the operands are {dtype_name(dtype_of(a))} and {dtype_name(dtype_of(b))}; two of one dtype fuse"
+        matcher.fail(
+            matcher.anchor, f"the operands are {dtype_name(dtype_of(a))} and {dtype_name(dtype_of(b))}; two of one dtype fuse"
         )
-    meaning = Matmul(
-        dtype=dtype_of(walk.anchor),
+    op = Matmul(
+        dtype=dtype_of(matcher.anchor),
         operands=dtype_of(a),
         a_scales=kind,
         b_scales=kind,
@@ -119,52 +119,52 @@ def _region(
         fast_accum=bool(given.get("use_fast_accum", False)),
     )
     inputs = {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale, "bias": bias}
-    return walk.region(meaning, {name: node for name, node in inputs.items() if node is not None}, {"out": walk.anchor})
+    return matcher.match(op, {name: node for name, node in inputs.items() if node is not None}, {"out": matcher.anchor})
 
 
 # --- int8 ---------------------------------------------------------------------------------------------------------------
 
 
-def _int_mm(anchor: Node) -> Region | None:
+def _int_mm(anchor: Node) -> Match | None:
     """The integer product with the two scalings behind it; None when somebody wants the integers as they are."""
-    walk = Walk(anchor)
+    matcher = Matcher(anchor)
     a, b = anchor.args
     if dtype_of(a) != torch.int8 or dtype_of(b) != torch.int8:
         found = f"{dtype_name(dtype_of(a))} and {dtype_name(dtype_of(b))}"
-        walk.fail(anchor, f"the operands are {found}, as on a CPU, which shifts int8 by 128; two of int8 fuse")
+        matcher.fail(anchor, f"the operands are {found}, as on a CPU, which shifts int8 by 128; two of int8 fuse")
     rows, columns = shape_of(anchor)
     value, scales, dtypes, between = anchor, {}, [], None
     while len(scales) < 2:
-        value, reader = _only_reader(walk, value, scales)
+        value, reader = _only_reader(matcher, value, scales)
         if reader is None:
             return None
         if reader.target in CASTS and dtype_of(reader) in _FLOATS:
-            value = walk.take(reader)
+            value = matcher.take(reader)
             if scales and dtype_of(value) != dtypes[-1]:
                 between = dtype_of(value)
             elif not scales:
                 dtypes.append(dtype_of(value))
             continue
-        scale = walk.other(reader, value) if reader.target in MUL else None
+        scale = matcher.other(reader, value) if reader.target in MUL else None
         if isinstance(scale, Node) and scale.target is aten.expand.default:
-            scale = walk.take(scale, cheap=True).args[0]
+            scale = matcher.take(scale, cheap=True).args[0]
         if not isinstance(scale, Node):
             if not scales:
                 return None
-            walk.fail(reader, f"expected the other scale to be multiplied in, found {describe(reader)}")
-        scales[_side(walk, scale, rows, columns, scales)] = scale
-        value = walk.take(reader)
+            matcher.fail(reader, f"expected the other scale to be multiplied in, found {describe(reader)}")
+        scales[_side(matcher, scale, rows, columns, scales)] = scale
+        value = matcher.take(reader)
         dtypes.append(dtype_of(value))
-    value, bias = _biased(walk, value, columns)
+    value, bias = _biased(matcher, value, columns)
     if len(set(dtypes)) > 1:
-        walk.fail(value, f"the steps are in {', '.join(map(dtype_name, dtypes))}; a product scaled in one dtype fuses")
+        matcher.fail(value, f"the steps are in {', '.join(map(dtype_name, dtypes))}; a product scaled in one dtype fuses")
     (scaled,) = set(dtypes)
-    readers = walk.readers(value)
+    readers = matcher.readers(value)
     if len(readers) == 1 and readers[0].target in CASTS and dtype_of(readers[0]) in _FLOATS:
         (value,) = readers
-        walk.through_views(walk.take(value).args[0])
+        matcher.through_views(matcher.take(value).args[0])
     token = {name: not all(known_equal(size, 1) for size in shape_of(scale)) for name, scale in scales.items()}
-    meaning = Matmul(
+    op = Matmul(
         dtype=dtype_of(value),
         operands=dtype_of(a),
         a_scales=Granularity.TOKEN if token["a_scale"] or known_equal(rows, 1) else Granularity.TENSOR,
@@ -174,37 +174,37 @@ def _int_mm(anchor: Node) -> Region | None:
         between_dtype=between,
         bias=bias is not None,
     )
-    return walk.region(meaning, {"a": a, "b": b, **scales, **({} if bias is None else {"bias": bias})}, {"out": value})
+    return matcher.match(op, {"a": a, "b": b, **scales, **({} if bias is None else {"bias": bias})}, {"out": value})
 
 
-def _biased(walk: Walk, value: Node, columns: Any) -> tuple[Node, Node | None]:
+def _biased(matcher: Matcher, value: Node, columns: Any) -> tuple[Node, Node | None]:
     """``value`` plus a bias [columns], and the bias, if an addition of one in its dtype is its only reader, behind views."""
-    readers, wanted = walk.readers(value), dtype_of(value)
+    readers, wanted = matcher.readers(value), dtype_of(value)
     if len(readers) != 1 or readers[0].target is not aten.add.Tensor or readers[0].kwargs.get("alpha", 1) != 1:
         return value, None
     (total,) = readers
-    bias = walk.other(total, value, behind=unshaped)
+    bias = matcher.other(total, value, behind=unshaped)
     if not isinstance(bias, Node) or dtype_of(total) != wanted or not same_shape(shape_of(lossless(bias)), (columns,)):
         return value, None
-    walk.through_views(next(operand for operand in total.args[:2] if operand is not bias))
-    return walk.take(total), walk.exact(bias)
+    matcher.through_views(next(operand for operand in total.args[:2] if operand is not bias))
+    return matcher.take(total), matcher.exact(bias)
 
 
-def _only_reader(walk: Walk, value: Node, scales: dict[str, Node]) -> tuple[Node, Node | None]:
+def _only_reader(matcher: Matcher, value: Node, scales: dict[str, Node]) -> tuple[Node, Node | None]:
     """What reads ``value``, alone; and the view of it that is read.  None where several do and no scale was seen yet."""
     while True:
         users = list(value.users)
         if len(users) != 1:
             if scales:
-                walk.fail(value, f"{describe(value)} is read {len(users)} times; a value of the product's own fuses")
+                matcher.fail(value, f"{describe(value)} is read {len(users)} times; a value of the product's own fuses")
             return value, None
         if users[0].target in RESHAPES and same_shape(shape_of(users[0]), shape_of(value)):
-            value = walk.take(users[0])
+            value = matcher.take(users[0])
             continue
         return value, users[0]
 
 
-def _side(walk: Walk, scale: Node, rows: Any, columns: Any, known: dict[str, Node]) -> str:
+def _side(matcher: Matcher, scale: Node, rows: Any, columns: Any, known: dict[str, Node]) -> str:
     """Which operand a factor belongs to, by how it is broadcast over [rows, columns]."""
     shape = shape_of(scale) or ()
     if all(known_equal(size, 1) for size in shape):
@@ -214,8 +214,10 @@ def _side(walk: Walk, scale: Node, rows: Any, columns: Any, known: dict[str, Nod
     elif same_shape(shape, (columns,)) or same_shape(shape, (1, columns)):
         side = "b_scale"
     else:
-        walk.fail(scale, f"expected a factor a row or a column of [{rows}, {columns}], found one of shape {list(shape)}")
+        matcher.fail(scale, f"expected a factor a row or a column of [{rows}, {columns}], found one of shape {list(shape)}")
     if side in known:
         sides = "rows" if side == "a_scale" else "columns"
-        walk.fail(scale, f"both factors of the product are of its {sides}; one of its rows and one of its columns can be read")
+        matcher.fail(
+            scale, f"both factors of the product are of its {sides}; one of its rows and one of its columns can be read"
+        )
     return side

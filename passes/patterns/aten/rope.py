@@ -30,12 +30,12 @@ from helion_compile.passes.ir.values import (
     same_shape,
     shape_of,
 )
-from helion_compile.passes.match.region import Region
-from helion_compile.passes.patterns.matcher import ADD, MUL, Walk
+from helion_compile.passes.match.match import Match
+from helion_compile.passes.patterns.matcher import ADD, MUL, Matcher
 from helion_compile.passes.patterns.slices import Part, end_of, part_of, written_part
 from helion_compile.passes.semantics import ComplexRope, Rope, RopePairs, RopeRounding, RopeTable
 
-__all__ = ["ANCHORS", "NAME", "read"]
+__all__ = ["ANCHORS", "NAME", "match_at"]
 
 aten = torch.ops.aten
 
@@ -58,41 +58,43 @@ class _Turned(NamedTuple):
     computed: torch.dtype  # of the products and sums; fp32 ones may be rounded in ``value``
 
 
-def read(anchor: Node) -> Region | None:
+def match_at(anchor: Node) -> Match | None:
     """The embedding around ``anchor``; None where a cat or a write belongs to something else."""
     if not shape_of(anchor):
         return None
-    walk = Walk(anchor)
-    found = _FORMS[anchor.target](walk)
+    matcher = Matcher(anchor)
+    found = _FORMS[anchor.target](matcher)
     if found is None:
         return None
-    x, value = walk.exact(found.x), found.value
+    x, value = matcher.exact(found.x), found.value
     turned = shape_of(x)[-1]
     table_dtype = dtype_of(found.inputs.get("cos"))
     if dtype_of(x) not in _PLAIN_FLOATS or found.computed not in _PLAIN_FLOATS:
-        walk.fail(anchor, f"{dtype_name(dtype_of(x))} is turned in {dtype_name(found.computed)}; bf16, fp16 and fp32 fuse")
+        matcher.fail(anchor, f"{dtype_name(dtype_of(x))} is turned in {dtype_name(found.computed)}; bf16, fp16 and fp32 fuse")
     stepwise = found.computed != torch.float32
     if stepwise and not found.computed == dtype_of(x) == table_dtype:
-        walk.fail(anchor, f"x is {dtype_name(dtype_of(x))}, cos and sin {dtype_name(table_dtype)}; of one dtype they fuse")
+        matcher.fail(anchor, f"x is {dtype_name(dtype_of(x))}, cos and sin {dtype_name(table_dtype)}; of one dtype they fuse")
     if not same_shape(shape_of(x), shape_of(value)):
-        walk.fail(value, f"x {list(shape_of(x))} turned by cos and sin becomes {list(shape_of(value))}; of one shape it fuses")
-    out = _roundings(walk, value, dtype_of(x)) if dtype_of(value) == torch.float32 else (value,)
-    x, out = _with_the_rest(walk, x, out)
-    x, swapped = _before_swap(walk, x)
+        matcher.fail(
+            value, f"x {list(shape_of(x))} turned by cos and sin becomes {list(shape_of(value))}; of one shape it fuses"
+        )
+    out = _roundings(matcher, value, dtype_of(x)) if dtype_of(value) == torch.float32 else (value,)
+    x, out = _with_the_rest(matcher, x, out)
+    x, swapped = _before_swap(matcher, x)
     facts = dict(turned=turned, x_dtype=dtype_of(x), dtype=dtype_of(out[0]), swapped=swapped)
     if found.table is None:
-        meaning = ComplexRope(**facts)
+        op = ComplexRope(**facts)
     else:
         rounding = RopeRounding.EVERY_STEP if stepwise else RopeRounding.RESULT
-        meaning = Rope(pairs=found.pairs, table=found.table, table_dtype=table_dtype, rounding=rounding, **facts)
-    return walk.region(meaning, {"x": x} | found.inputs, {"out": out})
+        op = Rope(pairs=found.pairs, table=found.table, table_dtype=table_dtype, rounding=rounding, **facts)
+    return matcher.match(op, {"x": x} | found.inputs, {"out": out})
 
 
 # Forms
 
 
-def _of_cat(walk: Walk) -> _Turned | None:
-    anchor = walk.anchor
+def _of_cat(matcher: Matcher) -> _Turned | None:
+    anchor = matcher.anchor
     parts, rank = anchor.args[0], len(shape_of(anchor))
     if len(parts) != 2 or not all(isinstance(part, Node) and shape_of(part) for part in parts) or end_of(anchor, 1) != -1:
         return None
@@ -107,48 +109,48 @@ def _of_cat(walk: Walk) -> _Turned | None:
     parts, casts = _before_rounding(parts, dtype_of(whole))
     first, second = (lossless(part) for part in parts)
     if first.target is aten.neg.default:
-        found = _rotated_times_sin(walk, whole, pairs, first, parts)
+        found = _rotated_times_sin(matcher, whole, pairs, first, parts)
     elif first.target is aten.sub.Tensor and second.target is aten.add.Tensor and [first, second] == list(parts):
-        found = _two_sums(walk, pairs, first, second, value=whole)
+        found = _two_sums(matcher, pairs, first, second, value=whole)
     elif second.target is aten.neg.default and _paired(part_of(second.args[0]), part_of(parts[0]), pairs):
-        walk.fail(anchor, "found cat([x2, -x1]), which turns the other way; cat([-x2, x1]) fuses")
+        matcher.fail(anchor, "found cat([x2, -x1]), which turns the other way; cat([-x2, x1]) fuses")
     else:
         return None
     for step in (*steps, *casts) if found else ():
-        walk.take(step)
+        matcher.take(step)
     return found
 
 
-def _rotated_times_sin(walk: Walk, whole: Node, pairs: RopePairs, negated: Node, parts: list[Node]) -> _Turned | None:
+def _rotated_times_sin(matcher: Matcher, whole: Node, pairs: RopePairs, negated: Node, parts: list[Node]) -> _Turned | None:
     """x * cos + whole * sin, with ``whole`` = (-x2, x1)."""
     first, second = part_of(parts[1]), part_of(negated.args[0])
     source = _paired(first, second, pairs)
     if source is None:
         if _paired(second, first, pairs) is not None:
-            walk.fail(walk.anchor, "found cat([-x1, x2]); cat([-x2, x1]) fuses")
+            matcher.fail(matcher.anchor, "found cat([-x1, x2]); cat([-x2, x1]) fuses")
         return None
     for rotated in (whole, *(user for user in whole.users if lossless(user) is lossless(whole))):
         for product in [user for user in rotated.users if user.target in MUL]:
-            sin = walk.other(product, rotated)
+            sin = matcher.other(product, rotated)
             for total in product.users:
-                straight = walk.other(total, product) if total.target in ADD else None
+                straight = matcher.other(total, product) if total.target in ADD else None
                 if not isinstance(straight, Node) or straight.target not in MUL or total.kwargs.get("alpha", 1) != 1:
                     continue
-                cos = walk.other(straight, lossless(source), behind=lossless)
+                cos = matcher.other(straight, lossless(source), behind=lossless)
                 if not isinstance(cos, Node) or not isinstance(sin, Node):
                     continue
-                _take(walk, first, second)
+                _take(matcher, first, second)
                 for operand in (*parts, rotated, *(operand for operand in straight.args[:2] if operand is not cos)):
-                    walk.exact(operand)
-                walk.take(negated), walk.take(whole), walk.take(product), walk.take(straight)
-                _check_tables(walk, cos, sin, shape_of(source)[-1])
-                walk.take(total)
+                    matcher.exact(operand)
+                matcher.take(negated), matcher.take(whole), matcher.take(product), matcher.take(straight)
+                _check_tables(matcher, cos, sin, shape_of(source)[-1])
+                matcher.take(total)
                 return _Turned(source, pairs, RopeTable.ELEMENT, {"cos": cos, "sin": sin}, total, dtype_of(total))
     readers = ", ".join(describe(user) for user in whole.users) or "no reader"
-    walk.fail(walk.anchor, f"expected x * cos + cat([-x2, x1]) * sin, found {readers} of the cat")
+    matcher.fail(matcher.anchor, f"expected x * cos + cat([-x2, x1]) * sin, found {readers} of the cat")
 
 
-def _two_sums(walk: Walk, pairs: RopePairs, difference: Node, total: Node, *, value: Node) -> _Turned | None:
+def _two_sums(matcher: Matcher, pairs: RopePairs, difference: Node, total: Node, *, value: Node) -> _Turned | None:
     """(x1 cos - x2 sin, x2 cos + x1 sin), joined as ``value``."""
     products = [*difference.args[:2], *total.args[:2]]
     if any(node.kwargs.get("alpha", 1) != 1 for node in (difference, total)):
@@ -160,35 +162,35 @@ def _two_sums(walk: Walk, pairs: RopePairs, difference: Node, total: Node, *, va
         source = _paired(first, second, pairs)
         if source is None:
             if _paired(second, first, pairs) is not None:
-                walk.fail(difference, "found x2 * cos - x1 * sin as the first of a pair; x1 * cos - x2 * sin fuses")
+                matcher.fail(difference, "found x2 * cos - x1 * sin as the first of a pair; x1 * cos - x2 * sin fuses")
             for cut in RopePairs:
                 if _paired(first, second, cut) is not None:
                     found = f"{cut.value} are turned and put together as {pairs.value}"
-                    walk.fail(difference, f"{found}; put back where they were they fuse")
+                    matcher.fail(difference, f"{found}; put back where they were they fuse")
             continue
         summands = products[2:], products[:1:-1]
-        if not any(_is_product(walk, a, x2, cos) and _is_product(walk, b, x1, sin) for a, b in summands):
-            walk.fail(
+        if not any(_is_product(matcher, a, x2, cos) and _is_product(matcher, b, x1, sin) for a, b in summands):
+            matcher.fail(
                 total,
                 f"expected x2 * cos + x1 * sin beside x1 * cos - x2 * sin, found {describe(total)} of "
                 f"{' and '.join(f'{describe(p.args[0])} * {describe(p.args[1])}' for p in products[2:])}",
             )
         for product in products:
-            for operand in walk.take(product).args[:2]:
+            for operand in matcher.take(product).args[:2]:
                 if part := part_of(operand):
-                    _take(walk, part)
-        walk.take(difference), walk.take(total)
-        _check_tables(walk, cos, sin, shape_of(source)[-1] // 2)
+                    _take(matcher, part)
+        matcher.take(difference), matcher.take(total)
+        _check_tables(matcher, cos, sin, shape_of(source)[-1] // 2)
         computed = dtype_of(difference)
         if dtype_of(value) not in (computed, *_ROUNDED.get(computed, ())):
-            walk.fail(value, f"{dtype_name(computed)} becomes {dtype_name(dtype_of(value))}; fp32 rounded to 16 bits fuses")
-        return _Turned(source, pairs, RopeTable.PAIR, {"cos": cos, "sin": sin}, walk.take(value), computed)
+            matcher.fail(value, f"{dtype_name(computed)} becomes {dtype_name(dtype_of(value))}; fp32 rounded to 16 bits fuses")
+        return _Turned(source, pairs, RopeTable.PAIR, {"cos": cos, "sin": sin}, matcher.take(value), computed)
     return None
 
 
-def _of_writes(walk: Walk) -> _Turned | None:
+def _of_writes(matcher: Matcher) -> _Turned | None:
     """Writes to the even and to the odd elements, or to the halves, of one tensor."""
-    outer = walk.anchor
+    outer = matcher.anchor
     inner = outer.args[0]
     if inner.target is not aten.slice_scatter.default:
         return None
@@ -206,39 +208,39 @@ def _of_writes(walk: Walk) -> _Turned | None:
         (difference, total), casts = _before_rounding([writes[spot][0] for spot in spots], dtype_of(outer))
         if difference.target is not aten.sub.Tensor or total.target is not aten.add.Tensor:
             return None
-        found = _two_sums(walk, pairs, difference, total, value=outer)
+        found = _two_sums(matcher, pairs, difference, total, value=outer)
         for step in (inner, *casts):
-            walk.take(step)
+            matcher.take(step)
         for value, copy in writes.values():
             if copy is not value:
-                walk.take(walk.take(copy).args[0], cheap=True)
+                matcher.take(matcher.take(copy).args[0], cheap=True)
         if inner.args[0].target in _NEW:
-            walk.take(inner.args[0], cheap=True)
+            matcher.take(inner.args[0], cheap=True)
         return found
     return None
 
 
-def _of_complex(walk: Walk) -> _Turned | None:
-    for product in walk.anchor.users:
-        freqs = walk.other(product, walk.anchor) if product.target in MUL else None
+def _of_complex(matcher: Matcher) -> _Turned | None:
+    for product in matcher.anchor.users:
+        freqs = matcher.other(product, matcher.anchor) if product.target in MUL else None
         if not isinstance(freqs, Node) or not dtype_of(freqs).is_complex:
             continue
         if dtype_of(freqs) != torch.complex64:
-            walk.fail(freqs, f"x is multiplied by numbers of {dtype_of(freqs)}; by those of torch.complex64 it fuses")
-        x = walk.through_views(walk.anchor.args[0])
-        real = _only_reader(walk, product, {aten.view_as_real.default}, "as real numbers")
-        whole = _only_reader(walk, real, RESHAPES, "in the shape of x")
-        return _Turned(x, RopePairs.NEIGHBOURS, None, {"freqs": freqs}, walk.take(whole), dtype_of(real))
+            matcher.fail(freqs, f"x is multiplied by numbers of {dtype_of(freqs)}; by those of torch.complex64 it fuses")
+        x = matcher.through_views(matcher.anchor.args[0])
+        real = _only_reader(matcher, product, {aten.view_as_real.default}, "as real numbers")
+        whole = _only_reader(matcher, real, RESHAPES, "in the shape of x")
+        return _Turned(x, RopePairs.NEIGHBOURS, None, {"freqs": freqs}, matcher.take(whole), dtype_of(real))
     return None
 
 
-def _only_reader(walk: Walk, node: Node, targets: Collection[Any], how: str) -> Node:
+def _only_reader(matcher: Matcher, node: Node, targets: Collection[Any], how: str) -> Node:
     """Who reads ``node``, which belongs to the embedding."""
     readers = list(node.users)
     if len(readers) != 1 or readers[0].target not in targets:
         found = ", ".join(str(user.target) for user in readers) or "nobody"
-        walk.fail(node, f"the product of complex numbers is read by {found}; read {how} alone it fuses")
-    walk.take(node)
+        matcher.fail(node, f"the product of complex numbers is read by {found}; read {how} alone it fuses")
+    matcher.take(node)
     return readers[0]
 
 
@@ -278,45 +280,45 @@ def _orders(product: Node) -> Iterator[tuple[Any, Any]]:
     yield right, left
 
 
-def _is_product(walk: Walk, product: Node, part: Node, table: Node) -> bool:
+def _is_product(matcher: Matcher, product: Node, part: Node, table: Node) -> bool:
     """Whether ``product`` is ``part`` times ``table``; both may be cut out anew for each use."""
     wanted = part_of(part)
     for value, factor in _orders(product):
         found = part_of(value)
         if found and found.spot == wanted.spot and lossless(found.source) is lossless(wanted.source):
-            if walk.same(factor, table):
+            if matcher.same(factor, table):
                 return True
     return False
 
 
-def _take(walk: Walk, *parts: Part) -> None:
+def _take(matcher: Matcher, *parts: Part) -> None:
     for part in parts:
         for view in part.views:
-            walk.take(view, cheap=True)
-        walk.exact(part.source)
+            matcher.take(view, cheap=True)
+        matcher.exact(part.source)
 
 
-def _check_tables(walk: Walk, cos: Node, sin: Node, width: int) -> None:
+def _check_tables(matcher: Matcher, cos: Node, sin: Node, width: int) -> None:
     dtypes = dtype_of(cos), dtype_of(sin)
     if dtypes[0] not in _PLAIN_FLOATS or dtypes[0] != dtypes[1]:
-        walk.fail(cos, f"cos is {dtype_name(dtypes[0])} and sin {dtype_name(dtypes[1])}; floats of one dtype fuse")
+        matcher.fail(cos, f"cos is {dtype_name(dtypes[0])} and sin {dtype_name(dtypes[1])}; floats of one dtype fuse")
     for node in (cos, sin):
         if not shape_of(node) or shape_of(node)[-1] != width:
-            walk.fail(node, f"{describe(node)} has shape {list(shape_of(node) or ())}; cos and sin of [..., {width}] fuse")
+            matcher.fail(node, f"{describe(node)} has shape {list(shape_of(node) or ())}; cos and sin of [..., {width}] fuse")
 
 
 # What surrounds a form
 
 
-def _roundings(walk: Walk, node: Node, dtype: torch.dtype) -> tuple[Node, ...]:
+def _roundings(matcher: Matcher, node: Node, dtype: torch.dtype) -> tuple[Node, ...]:
     """The casts of ``node`` to a 16-bit ``dtype``, if every reader is such a cast; else the node."""
     if dtype == torch.float32 or {cast_dtype(user) for user in node.users} != {dtype}:
         return (node,)
-    walk.take(node)
+    matcher.take(node)
     return tuple(node.users)
 
 
-def _with_the_rest(walk: Walk, x: Node, out: tuple[Node, ...]) -> tuple[Node, tuple[Node, ...]]:
+def _with_the_rest(matcher: Matcher, x: Node, out: tuple[Node, ...]) -> tuple[Node, tuple[Node, ...]]:
     """The whole x and result, if ``x`` is the beginning of one and a cat puts the rest behind the turned part."""
     beginning, joined = part_of(x), next(iter(out[0].users), None)
     if beginning is None or len(out) != 1 or len(out[0].users) != 1 or joined.target is not aten.cat.default:
@@ -328,13 +330,13 @@ def _with_the_rest(walk: Walk, x: Node, out: tuple[Node, ...]) -> tuple[Node, tu
     turned = shape_of(x)[-1]
     if beginning.spot != (0, turned, 1) or rest.spot != (turned, shape_of(whole)[-1], 1):
         return x, out
-    walk.take(out[0])
-    _take(walk, beginning, rest)
-    return walk.exact(whole), (walk.take(joined),)
+    matcher.take(out[0])
+    _take(matcher, beginning, rest)
+    return matcher.exact(whole), (matcher.take(joined),)
 
 
-def _before_swap(walk: Walk, x: Node) -> tuple[Node, bool]:
+def _before_swap(matcher: Matcher, x: Node) -> tuple[Node, bool]:
     swapped = x.target is aten.permute.default and list(x.args[1]) == _SWAP
     if x.target is aten.transpose.int and len(shape_of(x)) == 4:
         swapped = sorted(dim % 4 for dim in x.args[1:3]) == [1, 2]
-    return (walk.take(x, cheap=True).args[0], True) if swapped else (x, False)
+    return (matcher.take(x, cheap=True).args[0], True) if swapped else (x, False)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from torch.fx import Node
 
 from helion_compile.passes.ir.values import dtype_name, dtype_of, shape_of
-from helion_compile.passes.match.region import Region
+from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.aten.matmul import granularity
 from helion_compile.passes.patterns.custom_ops.op_call import OpaqueWalk, name_of
 from helion_compile.passes.semantics import Granularity, Matmul
 
-__all__ = ["ANCHORS", "NAME", "read"]
+__all__ = ["ANCHORS", "NAME", "match_at"]
 
 NAME = "matmul"
 
@@ -43,21 +43,21 @@ _OPERATORS = {
 ANCHORS = frozenset(_OPERATORS)
 
 
-def read(anchor: Node) -> Region | None:
+def match_at(anchor: Node) -> Match | None:
     """The product that such an operator computes; None without fake values to tell the shapes from."""
     if shape_of(anchor) is None:
         return None
-    walk = OpaqueWalk(anchor)
+    matcher = OpaqueWalk(anchor)
     operator = _OPERATORS[name_of(anchor)]
-    a, b, a_scale, b_scale = walk.tensors(operator.a, operator.b, operator.a_scale, operator.b_scale)
-    (bias,) = walk.get(operator.bias) if operator.bias else (None,)
-    (fast_accum,) = walk.get(operator.fast_accum) if operator.fast_accum else (False,)
+    a, b, a_scale, b_scale = matcher.tensors(operator.a, operator.b, operator.a_scale, operator.b_scale)
+    (bias,) = matcher.get(operator.bias) if operator.bias else (None,)
+    (fast_accum,) = matcher.get(operator.fast_accum) if operator.fast_accum else (False,)
     if dtype_of(a) != dtype_of(b):
         found = f"{dtype_name(dtype_of(a))} and {dtype_name(dtype_of(b))}"
-        walk.fail(anchor, f"the operands are {found}; two of one dtype fuse")
+        matcher.fail(anchor, f"the operands are {found}; two of one dtype fuse")
     rows, columns = shape_of(a)[0], shape_of(b)[0]
-    kind = Granularity.GROUP if operator.block else granularity(walk, rows, columns, a_scale, b_scale)
-    meaning = Matmul(
+    kind = Granularity.GROUP if operator.block else granularity(matcher, rows, columns, a_scale, b_scale)
+    op = Matmul(
         dtype=dtype_of(anchor),
         operands=dtype_of(a),
         a_scales=kind,
@@ -68,4 +68,4 @@ def read(anchor: Node) -> Region | None:
         fast_accum=bool(fast_accum),
     )
     inputs = {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale, "bias": bias}
-    return walk.region(meaning, {name: node for name, node in inputs.items() if node is not None}, {"out": anchor})
+    return matcher.match(op, {name: node for name, node in inputs.items() if node is not None}, {"out": anchor})

@@ -18,11 +18,11 @@ import torch
 from torch.fx import Node
 
 from helion_compile.passes.ir.values import dtype_name, dtype_of, rounded
-from helion_compile.passes.match.region import Region
+from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.custom_ops.op_call import OpaqueWalk, name_of
 from helion_compile.passes.semantics import Quantize, ScaleDivision, ScaleUse
 
-__all__ = ["ANCHORS", "NAME", "read"]
+__all__ = ["ANCHORS", "NAME", "match_at"]
 
 NAME = "quantize"
 _E4M3 = torch.float8_e4m3fn
@@ -53,25 +53,25 @@ _OPERATORS = {
 ANCHORS = frozenset(_OPERATORS)
 
 
-def read(anchor: Node) -> Region | None:
+def match_at(anchor: Node) -> Match | None:
     """The quantisation that such an operator computes; None where nobody reads its result."""
-    walk = OpaqueWalk(anchor)
+    matcher = OpaqueWalk(anchor)
     operator = _OPERATORS[name_of(anchor)]
-    q, scale = walk.result(0), walk.result(1)
+    q, scale = matcher.result(0), matcher.result(1)
     if not q:
         return None
-    (x,) = walk.tensors(operator.x)
+    (x,) = matcher.tensors(operator.x)
     for name, value in operator.plain.items():
-        if name in walk.arguments and walk.arguments[name] != value:
-            found = f"{walk.name} is given {name}={walk.arguments[name]}"
-            walk.fail(anchor, f"{found}; with {name}={value} it can be read")
+        if name in matcher.arguments and matcher.arguments[name] != value:
+            found = f"{matcher.name} is given {name}={matcher.arguments[name]}"
+            matcher.fail(anchor, f"{found}; with {name}={value} it can be read")
     if dtype_of(q[0]) != _E4M3:
-        walk.fail(anchor, f"{walk.name} gives {dtype_name(dtype_of(q[0]))}; {dtype_name(_E4M3)} can be read")
+        matcher.fail(anchor, f"{matcher.name} gives {dtype_name(dtype_of(q[0]))}; {dtype_name(_E4M3)} can be read")
     inputs = {"x": x}
-    (scale_ub,) = walk.get("scale_ub")
+    (scale_ub,) = matcher.get("scale_ub")
     if scale_ub is not None:
-        (inputs["scale_ub"],) = walk.tensors("scale_ub")
-    meaning = Quantize(
+        (inputs["scale_ub"],) = matcher.tensors("scale_ub")
+    op = Quantize(
         x_dtype=dtype_of(x),
         dtype=_E4M3,
         qmax=448.0,
@@ -80,4 +80,4 @@ def read(anchor: Node) -> Region | None:
         clamp=(-448.0, 448.0),
         **operator.facts,
     )
-    return walk.region(meaning, inputs, {"q": q} | ({"scale": scale} if scale else {}))
+    return matcher.match(op, inputs, {"q": q} | ({"scale": scale} if scale else {}))

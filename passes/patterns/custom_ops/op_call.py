@@ -17,7 +17,7 @@ from torch._higher_order_ops.auto_functionalize import auto_functionalized
 from torch.fx import Node
 
 from helion_compile.passes.ir.values import shape_of
-from helion_compile.passes.patterns.matcher import Walk
+from helion_compile.passes.patterns.matcher import Matcher
 
 __all__ = ["UNKNOWN", "OpaqueWalk", "name_of"]
 
@@ -36,7 +36,7 @@ def name_of(node: Node) -> str | None:
     return str(target) if isinstance(target, torch._ops.OpOverload) else None
 
 
-class OpaqueWalk(Walk):
+class OpaqueWalk(Matcher):
     """A call of such an operator: its arguments by name, and the nodes that hold its results.
 
     Raises (any method): Unread, where the operator lacks an argument that it was known to have.

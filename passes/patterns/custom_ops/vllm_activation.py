@@ -20,12 +20,12 @@ import torch
 from torch.fx import Node
 
 from helion_compile.passes.ir.values import dtype_of, known_equal, shape_of
-from helion_compile.passes.match.region import Region
+from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.custom_ops.op_call import name_of
 from helion_compile.passes.patterns.custom_ops.vllm_schemas import VllmWalk
 from helion_compile.passes.semantics import Activation, ActivationFunction, ActivationRounding
 
-__all__ = ["ANCHORS", "FUSED", "NAME", "read"]
+__all__ = ["ANCHORS", "FUSED", "NAME", "match_at"]
 
 NAME = "activation"
 FUSED = "_C.silu_and_mul_quant.default"
@@ -51,31 +51,31 @@ _OPERATORS = {
 ANCHORS = frozenset({*_OPERATORS, _BLOCKS})
 
 
-def read(anchor: Node) -> Region | None:
+def match_at(anchor: Node) -> Match | None:
     """The activation that such an operator computes; None where nobody reads its result."""
-    walk = VllmWalk(anchor)
+    matcher = VllmWalk(anchor)
     name = name_of(anchor)
     if name == _BLOCKS:
-        walk.fail(
+        matcher.fail(
             anchor,
-            f"{walk.name} bounds its scales from below by 1e-10 in some versions of vLLM and by 1 / (448 * 512) in others, "
+            f"{matcher.name} bounds its scales from below by 1e-10 in some versions of vLLM and by 1 / (448 * 512) in others, "
             "and its arguments do not say by which; in front of vLLM's fusions, activation and quantiser fuse",
         )
     operator = _OPERATORS[name]
-    (x,) = walk.tensors(operator.x)
-    out = walk.result(0) if operator.out is None else walk.new(operator.out)
+    (x,) = matcher.tensors(operator.x)
+    out = matcher.result(0) if operator.out is None else matcher.new(operator.out)
     if not out:
         return None
     if operator.out is not None:
-        walk.forget(operator.out)
+        matcher.forget(operator.out)
     if operator.gated and not known_equal(shape_of(x)[-1], 2 * shape_of(out[0])[-1]):
-        walk.fail(
+        matcher.fail(
             anchor,
             f"{operator.x} is {list(shape_of(x))} and the result {list(shape_of(out[0]))}; half the length fuses",
         )
     dtype = dtype_of(x)
     stepwise = operator.gated and dtype != torch.float32
-    meaning = Activation(
+    op = Activation(
         function=operator.function,
         gated=operator.gated,
         joined=operator.gated,
@@ -83,4 +83,4 @@ def read(anchor: Node) -> Region | None:
         dtype=dtype,
         rounding=ActivationRounding.FUNCTION if stepwise else ActivationRounding.RESULT,
     )
-    return walk.region(meaning, {"x": x}, {"out": (anchor,) if name == FUSED else out})
+    return matcher.match(op, {"x": x}, {"out": (anchor,) if name == FUSED else out})

@@ -19,12 +19,12 @@ import torch
 from torch.fx import Node
 
 from helion_compile.passes.ir.values import dtype_name, dtype_of, known_equal, same_shape, shape_of
-from helion_compile.passes.match.region import Region
+from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.custom_ops.op_call import name_of
 from helion_compile.passes.patterns.custom_ops.vllm_schemas import VllmWalk
 from helion_compile.passes.semantics import Granularity, Matmul
 
-__all__ = ["ANCHORS", "NAME", "read"]
+__all__ = ["ANCHORS", "NAME", "match_at"]
 
 NAME = "matmul"
 
@@ -53,30 +53,30 @@ ANCHORS = frozenset({*_OPERATORS, _BATCHES})
 _OPERANDS = (torch.float8_e4m3fn, torch.int8)
 
 
-def read(anchor: Node) -> Region | None:
+def match_at(anchor: Node) -> Match | None:
     """The product that such an operator computes; None where nobody reads it."""
-    walk = VllmWalk(anchor)
+    matcher = VllmWalk(anchor)
     if name_of(anchor) == _BATCHES:
-        walk.fail(anchor, f"{walk.name} multiplies batches of matrices; a product of two matrices can be read")
+        matcher.fail(anchor, f"{matcher.name} multiplies batches of matrices; a product of two matrices can be read")
     operator = _OPERATORS[name_of(anchor)]
-    out = walk.result(0) if operator.out is None else walk.new(operator.out)
+    out = matcher.result(0) if operator.out is None else matcher.new(operator.out)
     if not out:
         return None
-    a, b, a_scale, b_scale = walk.tensors(operator.a, operator.b, operator.a_scale, operator.b_scale)
-    (bias,) = walk.get("bias") if operator.cutlass else (None,)
+    a, b, a_scale, b_scale = matcher.tensors(operator.a, operator.b, operator.a_scale, operator.b_scale)
+    (bias,) = matcher.get("bias") if operator.cutlass else (None,)
     if dtype_of(a) not in _OPERANDS or dtype_of(a) != dtype_of(b):
         found = f"{dtype_name(dtype_of(a))} and {dtype_name(dtype_of(b))}"
-        walk.fail(anchor, f"the operands are {found}; two of fp8 e4m3 or of int8 can be read")
+        matcher.fail(anchor, f"the operands are {found}; two of fp8 e4m3 or of int8 can be read")
     inputs = {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale, "bias": bias}
     kinds = Granularity.GROUP, Granularity.GROUP
     if operator.cutlass:
-        kinds = _kinds(walk, shape_of(a)[0], shape_of(b)[1], a_scale, b_scale)
+        kinds = _kinds(matcher, shape_of(a)[0], shape_of(b)[1], a_scale, b_scale)
     if operator.zero_points:
-        (inputs["zero_sums"],) = walk.tensors("azp_adj")
-        (inputs["zero"],) = walk.get("azp")
+        (inputs["zero_sums"],) = matcher.tensors("azp_adj")
+        (inputs["zero"],) = matcher.get("azp")
     if operator.out is not None:
-        walk.forget(operator.out)
-    meaning = Matmul(
+        matcher.forget(operator.out)
+    op = Matmul(
         dtype=dtype_of(out[0]),
         operands=dtype_of(a),
         a_scales=kinds[0],
@@ -88,16 +88,17 @@ def read(anchor: Node) -> Region | None:
         fast_accum=operator.cutlass and dtype_of(a) != torch.int8,
         library="cutlass" if operator.cutlass else "torch",
     )
-    return walk.region(meaning, {name: node for name, node in inputs.items() if node is not None}, {"out": out})
+    return matcher.match(op, {name: node for name, node in inputs.items() if node is not None}, {"out": out})
 
 
-def _kinds(walk: VllmWalk, rows: Any, columns: Any, a_scale: Node, b_scale: Node) -> tuple[Granularity, Granularity]:
+def _kinds(matcher: VllmWalk, rows: Any, columns: Any, a_scale: Node, b_scale: Node) -> tuple[Granularity, Granularity]:
     """What shares a scale in [rows, K] and in [K, columns]: CUTLASS takes either kind for each, or blocks for both."""
     kinds = _kind(a_scale, rows), _kind(b_scale, columns)
     if None in kinds or (Granularity.GROUP in kinds and kinds[0] is not kinds[1]):
         found = f"{list(shape_of(a_scale))} and {list(shape_of(b_scale))}"
-        walk.fail(
-            walk.anchor, f"found scales of shapes {found}; one a row ({rows}) and one a column ({columns}) or single ones fuse"
+        matcher.fail(
+            matcher.anchor,
+            f"found scales of shapes {found}; one a row ({rows}) and one a column ({columns}) or single ones fuse",
         )
     # The scale of one row is both.
     return (kinds[1], kinds[1]) if kinds[0] is Granularity.TENSOR and known_equal(rows, 1) else kinds

@@ -24,12 +24,12 @@ import torch
 from torch.fx import Node
 
 from helion_compile.passes.ir.values import describe, dtype_of, known_equal, rounded, shape_of
-from helion_compile.passes.match.region import Region
+from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.custom_ops.op_call import name_of
 from helion_compile.passes.patterns.custom_ops.vllm_schemas import VllmWalk
 from helion_compile.passes.semantics import Norm, NormRounding
 
-__all__ = ["ANCHORS", "FUSED", "FUSED_STATIC", "NAME", "read"]
+__all__ = ["ANCHORS", "FUSED", "FUSED_STATIC", "NAME", "match_at"]
 
 NAME = "norm"
 _STATIC_SUM = "_C.fused_add_rms_norm_static_fp8_quant.default"
@@ -47,68 +47,74 @@ ANCHORS = (
 )
 
 
-def read(anchor: Node) -> Region | None:
+def match_at(anchor: Node) -> Match | None:
     """The norm that such an operator computes; None where nobody reads its result."""
-    walk = VllmWalk(anchor)
+    matcher = VllmWalk(anchor)
     name = name_of(anchor)
     if name.startswith("vllm_ir."):
-        if walk.arguments.get("variance_size") is not None:
-            walk.fail(anchor, "the mean is taken over a part of the row (variance_size); over the whole row it fuses")
+        if matcher.arguments.get("variance_size") is not None:
+            matcher.fail(anchor, "the mean is taken over a part of the row (variance_size); over the whole row it fuses")
         residual = "x_residual" if "fused_add" in name else None
-        outputs = {"out": walk.result(0), "sum": walk.result(1) if residual else ()}
-        return norm(walk, "x", residual, outputs, unrounded_sum=True)
+        outputs = {"out": matcher.result(0), "sum": matcher.result(1) if residual else ()}
+        return norm(matcher, "x", residual, outputs, unrounded_sum=True)
     if name in FUSED:
-        walk.forget("result", "scale")
-        return norm(walk, "input", "residual", {"out": (anchor,), "sum": walk.new("residual")}, unrounded_sum=True)
+        matcher.forget("result", "scale")
+        return norm(matcher, "input", "residual", {"out": (anchor,), "sum": matcher.new("residual")}, unrounded_sum=True)
     if name in FUSED_STATIC:
-        walk.forget("result")
+        matcher.forget("result")
         residual = "residual" if name == _STATIC_SUM else None
-        total = walk.new("residual") if residual else ()
-        return norm(walk, "input", residual, {"out": (anchor,), "sum": total}, unrounded_sum=False)
+        total = matcher.new("residual") if residual else ()
+        return norm(matcher, "input", residual, {"out": (anchor,), "sum": total}, unrounded_sum=False)
     if "fused_add" in name:
-        return norm(walk, "input", "residual", {"out": walk.new("input"), "sum": walk.new("residual")}, unrounded_sum=False)
-    walk.forget("result")
-    return norm(walk, "input", None, {"out": walk.new("result"), "sum": ()}, unrounded_sum=False)
+        return norm(
+            matcher, "input", "residual", {"out": matcher.new("input"), "sum": matcher.new("residual")}, unrounded_sum=False
+        )
+    matcher.forget("result")
+    return norm(matcher, "input", None, {"out": matcher.new("result"), "sum": ()}, unrounded_sum=False)
 
 
 def norm(
-    walk: VllmWalk, x_name: str, residual_name: str | None, outputs: dict[str, tuple[Node, ...]], *, unrounded_sum: bool
-) -> Region | None:
+    matcher: VllmWalk, x_name: str, residual_name: str | None, outputs: dict[str, tuple[Node, ...]], *, unrounded_sum: bool
+) -> Match | None:
     """The region of an operator with ``weight`` and ``epsilon``; ``outputs`` are "out" and "sum"."""
     if not outputs["out"]:
         return None
-    (x,) = walk.tensors(x_name)
-    weight, eps = walk.get("weight", "epsilon")
+    (x,) = matcher.tensors(x_name)
+    weight, eps = matcher.get("weight", "epsilon")
     if not isinstance(eps, (int, float)):
-        walk.fail(walk.anchor, f"eps is known at run time only, it is {eps!r}; an eps that is a constant of the graph fuses")
+        matcher.fail(
+            matcher.anchor, f"eps is known at run time only, it is {eps!r}; an eps that is a constant of the graph fuses"
+        )
     inputs = {"x": x}
     if weight is not None:
-        (inputs["weight"],) = walk.tensors("weight")
+        (inputs["weight"],) = matcher.tensors("weight")
         shape = shape_of(weight)
         if len(shape) != 1 or not known_equal(shape[0], shape_of(x)[-1]):
-            walk.fail(
-                walk.anchor,
+            matcher.fail(
+                matcher.anchor,
                 f"the weight, {describe(weight)}, has shape {list(shape)}; shape [{shape_of(x)[-1]}] fuses",
             )
-    residual = None if residual_name is None else walk.get(residual_name)[0]
+    residual = None if residual_name is None else matcher.get(residual_name)[0]
     if residual is not None:
-        (inputs["residual"],) = walk.tensors(residual_name)
-    meaning = Norm(
+        (inputs["residual"],) = matcher.tensors(residual_name)
+    op = Norm(
         eps=rounded(float(eps), torch.float32),
         x_dtype=dtype_of(x),
         dtype=dtype_of(x),
         weight_dtype=None if weight is None else dtype_of(weight),
-        rounding=_rounding(walk, dtype_of(x), dtype_of(weight)),
+        rounding=_rounding(matcher, dtype_of(x), dtype_of(weight)),
         residual=residual is not None,
         unrounded_sum=unrounded_sum and residual is not None,
     )
-    return walk.region(meaning, inputs, {name: nodes for name, nodes in outputs.items() if nodes})
+    return matcher.match(op, inputs, {name: nodes for name, nodes in outputs.items() if nodes})
 
 
-def _rounding(walk: VllmWalk, x: torch.dtype, weight: torch.dtype | None) -> NormRounding:
+def _rounding(matcher: VllmWalk, x: torch.dtype, weight: torch.dtype | None) -> NormRounding:
     """Without a weight, or with one in fp32, nothing is rounded before the end."""
     if weight in (None, torch.float32):
         return NormRounding.SCALE_THEN_CAST
     if weight != x:
-        walk.fail(walk.anchor, f"the weight is {weight} and x is {x}: rounded to the weight's dtype between; one dtype fuses")
+        matcher.fail(
+            matcher.anchor, f"the weight is {weight} and x is {x}: rounded to the weight's dtype between; one dtype fuses"
+        )
     return NormRounding.CAST_THEN_SCALE

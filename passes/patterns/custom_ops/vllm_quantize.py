@@ -22,14 +22,14 @@ import torch
 from torch.fx import Node
 
 from helion_compile.passes.ir.values import dtype_name, dtype_of, known_equal, rounded, same_shape, shape_of
-from helion_compile.passes.match.region import Region
+from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.custom_ops import vllm_activation
 from helion_compile.passes.patterns.custom_ops.op_call import name_of
 from helion_compile.passes.patterns.custom_ops.vllm_norm import FUSED, FUSED_STATIC
 from helion_compile.passes.patterns.custom_ops.vllm_schemas import VllmWalk
 from helion_compile.passes.semantics import Granularity, Quantize, ScaleFormat, ScaleLayout, ScaleUse
 
-__all__ = ["ANCHORS", "NAME", "read"]
+__all__ = ["ANCHORS", "NAME", "match_at"]
 
 NAME = "quantize"
 _TOKEN = "_C.dynamic_per_token_scaled_fp8_quant.default"
@@ -49,102 +49,104 @@ _QMAX = 448.0
 _FLOOR = 1 / (_QMAX * 512)  # min_scaling_factor
 
 
-def read(anchor: Node) -> Region | None:
+def match_at(anchor: Node) -> Match | None:
     """The quantisation that such an operator computes; None where nobody reads its result."""
-    walk = VllmWalk(anchor)
+    matcher = VllmWalk(anchor)
     name = name_of(anchor)
     if name in _UNREAD:
-        walk.fail(anchor, f"{walk.name} {_UNREAD[name]}")
+        matcher.fail(anchor, f"{matcher.name} {_UNREAD[name]}")
     if name == _GROUP:
-        return _group(walk)
-    if not (q := walk.new("result")):
+        return _group(matcher)
+    if not (q := matcher.new("result")):
         return None
     if name in FUSED:
-        return _behind_norm(walk, q)
-    (x,) = walk.tensors("input")
+        return _behind_norm(matcher, q)
+    (x,) = matcher.tensors("input")
     if name in _STATIC_BEHIND:
-        return _static(walk, anchor, q, x_dtype=dtype_of(x))
+        return _static(matcher, anchor, q, x_dtype=dtype_of(x))
     if name in (_STATIC, _INT8_STATIC):
-        return _static(walk, x, q)
+        return _static(matcher, x, q)
     inputs = {"x": x}
     facts = dict(granularity=Granularity.TENSOR, use=ScaleUse.MULTIPLY_RECIPROCAL)
     if name == _TOKEN:
-        facts = _bounded(walk, inputs) | dict(use=ScaleUse.DIVIDE)
-    walk.forget("result", "scale")
-    return _region(walk, q, walk.new("scale"), inputs, facts)
+        facts = _bounded(matcher, inputs) | dict(use=ScaleUse.DIVIDE)
+    matcher.forget("result", "scale")
+    return _region(matcher, q, matcher.new("scale"), inputs, facts)
 
 
-def _bounded(walk: VllmWalk, inputs: dict[str, Node]) -> dict:
+def _bounded(matcher: VllmWalk, inputs: dict[str, Node]) -> dict:
     """The floor under every scale, and the bound above the magnitude where one is given."""
-    (scale_ub,) = walk.get("scale_ub")
+    (scale_ub,) = matcher.get("scale_ub")
     if scale_ub is not None:
-        (inputs["scale_ub"],) = walk.tensors("scale_ub")
+        (inputs["scale_ub"],) = matcher.tensors("scale_ub")
     return dict(scale_floor=rounded(_FLOOR, torch.float32), scale_ub=scale_ub is not None)
 
 
-def _static(walk: VllmWalk, x: Node, q: tuple[Node, ...], x_dtype: torch.dtype | None = None) -> Region:
-    (scale,) = walk.tensors("scale")
-    integers = name_of(walk.anchor) == _INT8_STATIC
-    if integers and walk.get("azp") != (None,):
-        walk.fail(walk.anchor, f"{walk.name} is given a zero point with a given scale; without one it can be read")
+def _static(matcher: VllmWalk, x: Node, q: tuple[Node, ...], x_dtype: torch.dtype | None = None) -> Match:
+    (scale,) = matcher.tensors("scale")
+    integers = name_of(matcher.anchor) == _INT8_STATIC
+    if integers and matcher.get("azp") != (None,):
+        matcher.fail(matcher.anchor, f"{matcher.name} is given a zero point with a given scale; without one it can be read")
     if shape_of(scale) not in ((), (1,), (1, 1)):
-        walk.fail(walk.anchor, f"{walk.name} is given scales of shape {list(shape_of(scale))}; a single one can be read")
-    walk.forget("result")
+        matcher.fail(
+            matcher.anchor, f"{matcher.name} is given scales of shape {list(shape_of(scale))}; a single one can be read"
+        )
+    matcher.forget("result")
     facts = dict(granularity=Granularity.TENSOR, dynamic=False, use=ScaleUse.MULTIPLY_RECIPROCAL)
     if integers:
         facts |= dict(dtype=torch.int8, qmax=127.0, clamp=(-128.0, 127.0), use=ScaleUse.DIVIDE)
-    return _region(walk, q, (), {"x": x, "scale": scale}, facts, x_dtype)
+    return _region(matcher, q, (), {"x": x, "scale": scale}, facts, x_dtype)
 
 
-def _group(walk: VllmWalk) -> Region | None:
-    if not (q := walk.new("output_q")):
+def _group(matcher: VllmWalk) -> Match | None:
+    if not (q := matcher.new("output_q")):
         return None
-    (x,) = walk.tensors("input")
-    group, eps, low, high, ue8m0 = walk.get("group_size", "eps", "fp8_min", "fp8_max", "scale_ue8m0")
+    (x,) = matcher.tensors("input")
+    group, eps, low, high, ue8m0 = matcher.get("group_size", "eps", "fp8_min", "fp8_max", "scale_ue8m0")
     if (low, high) != (-_QMAX, _QMAX):
-        walk.fail(walk.anchor, f"{walk.name} clamps to [{low}, {high}]; ±{_QMAX:g} can be read")
-    scale = walk.new("output_s")
+        matcher.fail(matcher.anchor, f"{matcher.name} clamps to [{low}, {high}]; ±{_QMAX:g} can be read")
+    scale = matcher.new("output_s")
     facts = dict(
         granularity=Granularity.GROUP,
         group=group,
         amax_floor=rounded(eps, torch.float32),
         use=ScaleUse.DIVIDE,
         scale_format=ScaleFormat.UE8M0 if ue8m0 else ScaleFormat.FP32,
-        scale_layout=_layout(walk, scale, x, group),
+        scale_layout=_layout(matcher, scale, x, group),
     )
     if ue8m0:  # a scale is bounded before it is rounded up; 1e-10 is below what the bound of amax gives where eps is larger
         facts["scale_floor"] = rounded(1e-10, torch.float32)
-    walk.forget("output_q", "output_s")
-    return _region(walk, q, scale, {"x": x}, facts)
+    matcher.forget("output_q", "output_s")
+    return _region(matcher, q, scale, {"x": x}, facts)
 
 
-def _behind_norm(walk: VllmWalk, q: tuple[Node, ...]) -> Region:
-    (x,) = walk.tensors("input")
-    scale = walk.new("scale")
-    inputs = {"x": walk.anchor}
-    facts = _bounded(walk, inputs) | dict(use=ScaleUse.DIVIDE)
-    if "group_size" in walk.arguments:
-        (group,) = walk.get("group_size")
+def _behind_norm(matcher: VllmWalk, q: tuple[Node, ...]) -> Match:
+    (x,) = matcher.tensors("input")
+    scale = matcher.new("scale")
+    inputs = {"x": matcher.anchor}
+    facts = _bounded(matcher, inputs) | dict(use=ScaleUse.DIVIDE)
+    if "group_size" in matcher.arguments:
+        (group,) = matcher.get("group_size")
         facts |= dict(
             granularity=Granularity.GROUP,
             group=group,
             use=ScaleUse.MULTIPLY_RECIPROCAL,
-            scale_layout=_layout(walk, scale, x, group),
+            scale_layout=_layout(matcher, scale, x, group),
         )
-        if walk.arguments.get("scale_ue8m0"):
-            found = f"{walk.name} rounds scales to powers of two (scale_ue8m0) in a way that is not read yet"
-            walk.fail(walk.anchor, f"{found}; without scale_ue8m0 it fuses")
-    return _region(walk, q, scale, inputs, facts, x_dtype=dtype_of(x))
+        if matcher.arguments.get("scale_ue8m0"):
+            found = f"{matcher.name} rounds scales to powers of two (scale_ue8m0) in a way that is not read yet"
+            matcher.fail(matcher.anchor, f"{found}; without scale_ue8m0 it fuses")
+    return _region(matcher, q, scale, inputs, facts, x_dtype=dtype_of(x))
 
 
-def _layout(walk: VllmWalk, scale: tuple[Node, ...], x: Node, group: int) -> ScaleLayout:
+def _layout(matcher: VllmWalk, scale: tuple[Node, ...], x: Node, group: int) -> ScaleLayout:
     """How the memory that the scales are written to is laid out."""
     if not scale:
         return ScaleLayout.ROW_MAJOR
     value = scale[0].meta["val"]
     *_, tokens, hidden = shape_of(x)
     if not same_shape(shape_of(scale[0]), (tokens, hidden // group)):
-        walk.fail(scale[0], f"expected scales [{tokens}, {hidden // group}], found {list(shape_of(scale[0]))}")
+        matcher.fail(scale[0], f"expected scales [{tokens}, {hidden // group}], found {list(shape_of(scale[0]))}")
     strides = {
         ScaleLayout.ROW_MAJOR: (hidden // group, 1),
         ScaleLayout.COLUMN_MAJOR: (1, tokens),
@@ -153,20 +155,22 @@ def _layout(walk: VllmWalk, scale: tuple[Node, ...], x: Node, group: int) -> Sca
     for layout, stride in strides.items():
         if all(map(known_equal, value.stride(), stride)):
             return layout
-    walk.fail(scale[0], f"scales of strides {value.stride()} are in no known layout; row- and column-major ones can be read")
+    matcher.fail(
+        scale[0], f"scales of strides {value.stride()} are in no known layout; row- and column-major ones can be read"
+    )
 
 
 def _region(
-    walk: VllmWalk,
+    matcher: VllmWalk,
     q: tuple[Node, ...],
     scale: tuple[Node, ...],
     inputs: dict[str, Node],
     facts: dict,
     x_dtype: torch.dtype | None = None,
-) -> Region:
+) -> Match:
     facts = dict(dtype=torch.float8_e4m3fn, qmax=_QMAX, clamp=(-_QMAX, _QMAX)) | facts
     if (dtype := dtype_of(q[0])) != facts["dtype"]:
-        walk.fail(walk.anchor, f"{walk.name} gives {dtype_name(dtype)}; {dtype_name(facts['dtype'])} can be read")
-    meaning = Quantize(x_dtype=x_dtype or dtype_of(inputs["x"]), scale_dtype=torch.float32, **facts)
+        matcher.fail(matcher.anchor, f"{matcher.name} gives {dtype_name(dtype)}; {dtype_name(facts['dtype'])} can be read")
+    op = Quantize(x_dtype=x_dtype or dtype_of(inputs["x"]), scale_dtype=torch.float32, **facts)
     outputs = {"q": q} | ({"scale": scale} if scale else {})
-    return walk.region(meaning, inputs, outputs)
+    return matcher.match(op, inputs, outputs)

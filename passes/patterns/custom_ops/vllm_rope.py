@@ -12,17 +12,17 @@ from torch.fx import Node
 
 from helion_compile.passes.patterns.custom_ops.vllm_schemas import VllmWalk
 
-__all__ = ["ANCHORS", "NAME", "read"]
+__all__ = ["ANCHORS", "NAME", "match_at"]
 
 NAME = "rope"
 ANCHORS = frozenset({"_C.rotary_embedding.default", "_C.fused_qk_norm_rope.default"})
 
 
-def read(anchor: Node) -> None:
+def match_at(anchor: Node) -> None:
     """Say why such an operator is not read."""
-    walk = VllmWalk(anchor)
-    walk.fail(
+    matcher = VllmWalk(anchor)
+    matcher.fail(
         anchor,
-        f"{walk.name} turns queries and keys in one call, where they lie, and is one kernel as it is; vLLM's native code, "
+        f"{matcher.name} turns queries and keys in one call, where they lie, and is one kernel as it is; vLLM's native code, "
         "without custom operators, can be read",
     )

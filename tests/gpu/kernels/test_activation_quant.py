@@ -104,7 +104,7 @@ def test_default_is_as_near_to_fp64_as_inductor_and_one_step_from_it(function, d
     assert fp8_steps(q, their_q).max() <= 1
     truth = function(x.double()) * up.double() if function not in (silu_by_sigmoid,) else F.silu(x.double()) * up.double()
     ours, theirs = (relative_error(a.double() * b, truth) for a, b in ((q, scale), (their_q, their_scale)))
-    assert ours <= theirs * 1.001  # as for rms_norm_quant: last bits of fp32 move single bytes up or down at random
+    assert ours <= theirs * 1.001  # as for norm_quant: last bits of fp32 move single bytes up or down at random
 
 
 @pytest.mark.parametrize("exact", [True, False])

@@ -1,4 +1,4 @@
-"""``rms_norm_quant`` on the GPU against eager PyTorch, fp64 and Inductor."""
+"""``norm_quant`` on the GPU against eager PyTorch, fp64 and Inductor."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from numerics import fp8_steps, quantised_steps, relative_error, rows_with_speci
 from quantisers import QUANTISERS
 
 from helion_compile.errors import KernelArgumentError
-from helion_compile.kernels import rms_norm_quant
+from helion_compile.kernels import norm_quant
 
 ALL = {**NORMS, "vLLM's unrounded sum": UNROUNDED}
 # Each hidden size, dtype, norm and quantiser is a compilation of seconds; rows are free.
@@ -32,7 +32,7 @@ def call(norm, quantiser, x, residual, *, exact, keep_norm=False):
     scale, scale_ub, text = QUANTISERS[quantiser].arguments(x.dtype, QUANTISERS[quantiser].number("cuda"))
     weight, bias = norm.parameters(x.size(1), x.dtype, "cuda")
     arguments = x, weight, bias, residual, scale, scale_ub, EPS, norm.text(x.dtype), text, exact, keep_norm
-    results = rms_norm_quant(*arguments)
+    results = norm_quant(*arguments)
     return results if isinstance(results, tuple) else (results,)
 
 

@@ -45,7 +45,7 @@ def error(got, want):
 
 def with_config(config, args):
     """The kernel's result with this config, through a plan, as a table would make it."""
-    made = record.record(dispatch.host_function(scaled_mm, args, config), args, restores_zeros=True)
+    made = record.record(dispatch.host_function(scaled_mm, args, config), args, zeroed_workspace=True)
     outputs = [torch.full(b.shape, float("nan"), dtype=b.dtype, device="cuda") for b in made.outputs]
     tensors = [arg for arg in args if isinstance(arg, torch.Tensor)] + outputs
     made.launch(*(tensor.data_ptr() for tensor in tensors))
@@ -61,7 +61,7 @@ def block(split, block_m=16, block_k=256, **more):
 def test_no_farther_from_fp64_than_the_library(split, m, n, k):
     args = arguments(m, n, k)
     got = with_config(block(split, 16 if m <= 16 else 64), args)
-    library = scaled_mm.alternatives["library"](*args)
+    library = scaled_mm.fallbacks["library"](*args)
     # The tensor cores' sums have fewer bits than fp32; where both are that far, their order of summation decides.
     assert error(got, exact(*args)) <= 1.1 * error(library, exact(*args)) + 2e-4
 
@@ -131,7 +131,7 @@ def test_two_streams_at_once():
 def test_graphs_that_run_at_the_same_time_do_not_share_memory():
     args = [arguments(16, 4096, 4096) for _ in range(2)]
     config = block(4)
-    plans = [record.record(dispatch.host_function(scaled_mm, each, config), each, restores_zeros=True) for each in args]
+    plans = [record.record(dispatch.host_function(scaled_mm, each, config), each, zeroed_workspace=True) for each in args]
     wanted = [with_config(config, each) for each in args]
     outputs, graphs = [torch.empty_like(want) for want in wanted], []
     for made, each, output in zip(plans, args, outputs, strict=True):
@@ -162,4 +162,4 @@ def test_many_tokens_are_the_librarys_bit_for_bit():
     args = arguments(300, 512, 1024)
     if "alternative" not in (scaled_mm.pick(args).config or {}):
         pytest.skip("a table says that the kernel is the faster one")
-    assert torch.equal(scaled_mm(*args), scaled_mm.alternatives["library"](*args))
+    assert torch.equal(scaled_mm(*args), scaled_mm.fallbacks["library"](*args))

@@ -10,7 +10,7 @@ from helion_compile.bench import plot, plots
 from helion_compile.bench.work import Limits
 from helion_compile.configs.files import shipped_folder
 
-TABLE = shipped_folder() / "rms_norm_quant" / "nvidia_h200.json"
+TABLE = shipped_folder() / "norm_quant" / "nvidia_h200.json"
 DOCS = Path(__file__).parents[3] / "docs" / "measurements"
 
 
@@ -26,16 +26,16 @@ def saved(path, *rows):
 
 def test_a_table_has_a_panel_a_kind_and_a_line_a_width(tmp_path):
     rows, limits = plot.read(TABLE)
-    assert limits is None and {row["kernel"] for row in rows} == {"rms_norm_quant", "rms_norm_quant, residual"}
+    assert limits is None and {row["kernel"] for row in rows} == {"norm_quant", "norm_quant, residual"}
     figure = plots.speedup(rows, "inductor")
-    assert [axis.get_title() for axis in figure.axes] == ["rms_norm_quant", "rms_norm_quant, residual"]
+    assert [axis.get_title() for axis in figure.axes] == ["norm_quant", "norm_quant, residual"]
     widths = len({row["k"] for row in rows})
     assert all(len(axis.lines) == 1 + widths for axis in figure.axes)  # and the line at 1
     xs, ys = figure.axes[0].lines[1].get_data()
     own = sorted(
         (row["m"], row["baselines"]["inductor"] / row["us"])
         for row in rows
-        if row["kernel"] == "rms_norm_quant" and row["k"] == 2048
+        if row["kernel"] == "norm_quant" and row["k"] == 2048
     )
     assert list(zip(xs, ys, strict=True)) == own
 

@@ -4,17 +4,16 @@ import json
 import sys
 
 import pytest
-
 from helion_compile.bench.reading import layers, main, measure, share_of_compiling
+
 from helion_compile.fusions import fusions
 from helion_compile.passes import FusionPass
-from helion_compile.passes.match.match_graph import read
 
 
 def test_everything_in_the_graph_is_read_and_fused():
     figure = measure(1000)
     # A layer has a norm, a quantiser that three products share, and these products.
-    assert figure.regions == 5 * figure.sites and figure.sites >= 10
+    assert figure.matches == 5 * figure.sites and figure.sites >= 10
     assert figure.nodes >= 1000
 
 
@@ -38,7 +37,7 @@ def test_work_is_linear_in_the_number_of_nodes():
     measure(200)  # what is done once
     graphs = layers(600), layers(1200), layers(2400)
     nodes = [len(graph.nodes) for graph in graphs]
-    for work in (read, FusionPass(fusions(), strict=True)):
+    for work in (match_graph, FusionPass(fusions(), strict=True)):
         calls = [calls_of(work, graph) for graph in graphs]
         # Each further node costs as much, in a graph twice as large too; if calls grew with the square, twice as much.
         first, second = ((calls[i + 1] - calls[i]) / (nodes[i + 1] - nodes[i]) for i in (0, 1))

@@ -14,7 +14,7 @@ from helion_compile.bench.work import Limits, Work, work_of, work_of_case
 from helion_compile.configs.case import Case
 from helion_compile.configs.gpu import Gpu
 from helion_compile.fusions import CATALOGUE
-from helion_compile.kernels import rms_norm_quant, scaled_mm
+from helion_compile.kernels import norm_quant, scaled_mm
 
 LIMITS = Limits(4e12, 1e15)
 SMALL = {"scaled_mm": 4096}  # K; weights come in the sizes of real models
@@ -70,7 +70,7 @@ def test_a_product_is_measured_against_the_library(no_gpu):
 def test_a_chain_is_measured_against_all_ways_to_mix_it(no_gpu):
     row = chains.row_of(64, 48, 16, LIMITS, device="cpu")
     assert row["baselines"] == {"inductor, library": 3.0, "inductor, then ours": 1.0} and not row["wrong"], row["notes"]
-    assert set(row["config"]) == {"rms_norm_quant", "scaled_mm"}
+    assert set(row["config"]) == {"norm_quant", "scaled_mm"}
 
 
 def test_every_kernel_of_the_catalogue_is_a_subject():
@@ -147,7 +147,7 @@ def test_the_summary_has_mean_bands_worst_row_and_losses():
 
 
 def test_bytes_and_operations_are_those_of_the_arguments_and_the_reference():
-    work = work_of_case(rms_norm_quant, Case(hidden_size=64, num_tokens=4, dtype="bf16", residual=True))
+    work = work_of_case(norm_quant, Case(hidden_size=64, num_tokens=4, dtype="bf16", residual=True))
     assert work.bytes == 4 * 64 * (2 + 2 + 2 + 1) + 64 * 2 + 4 * 4  # x, residual, sum, bytes, weight, scales
     assert work.products == 0 and 7 * 4 * 64 < work.operations < 12 * 4 * 64
     facts = {"num_tokens": 4, "operands": "e4m3", "dtype": "bf16", "scales": "row", "fast_accum": True, "library": "torch"}
@@ -178,7 +178,7 @@ def test_a_layer_is_compared_with_every_mode_and_with_its_products():
 def test_names_that_fit_no_kernel_are_answered_with_those_there_are(capsys):
     with pytest.raises(SystemExit):
         kernels.main(["--kernels", "norm_*quant"])
-    assert "no kernel is called norm_*quant; there are rms_norm_quant, " in capsys.readouterr().err
+    assert "no kernel is called norm_*quant; there are norm_quant, " in capsys.readouterr().err
 
 
 def test_a_library_that_is_missing_is_a_sentence(monkeypatch, tmp_path):

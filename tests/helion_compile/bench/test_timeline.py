@@ -11,9 +11,9 @@ def step(at):
     """30 µs: a copy of an input, then three kernels, the last of which begins while the second ends."""
     return [
         Span("Memcpy DtoD (Device -> Device)", at, at + 2),
-        Span("_helion_rms_norm_quant", at + 7, at + 9),
+        Span("_helion_norm_quant", at + 7, at + 9),
         Span("cutlass::gemm", at + 10, at + 20),
-        Span("_helion_rms_norm_quant", at + 19.5, at + 22),
+        Span("_helion_norm_quant", at + 19.5, at + 22),
     ]
 
 

@@ -158,7 +158,7 @@ def test_times_are_medians_beside_vllms():
     ("kernel", "role"),
     [
         ("triton_red_fused__to_copy_add_mean_mul_3", "between products"),
-        ("_helion_rms_norm_quant", "between products"),
+        ("_helion_norm_quant", "between products"),
         ("void vllm::act_and_mul_kernel<c10::BFloat16, &vllm::silu_kernel>", "between products"),
         ("void vllm::silu_and_mul_per_block_quant_kernel<c10::BFloat16>", "between products"),
         ("void cutlass::device_kernel<flash::enable_sm90_or_later<flash::FlashAttnFwdSm90>>", "attention and cache"),

@@ -12,7 +12,7 @@ from helion_compile.configs.row import Row
 from helion_compile.configs.table import ConfigTable
 from helion_compile.frontend.capture import inspecting_backend
 from helion_compile.fusions import profitability
-from helion_compile.kernels import activation_quant, quant, rms_norm_quant
+from helion_compile.kernels import activation_quant, norm_quant, quant
 
 H200 = Gpu("NVIDIA H200", (9, 0))
 aten = torch.ops.aten
@@ -33,7 +33,7 @@ def norm(x, weight):
     return weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
 
 
-def norm_quant(x, weight):
+def norm_then_quant(x, weight):
     return torchao(norm(x, weight))
 
 
@@ -54,10 +54,10 @@ def call_of(name, case):
         return activation, randn(*shape), randn(*shape, seed=1)
     if case["residual"]:
         return add_norm_quant, randn(*shape), randn(shape[1], seed=1), randn(*shape, seed=2)
-    return norm_quant, randn(*shape), randn(shape[1], seed=1)
+    return norm_then_quant, randn(*shape), randn(shape[1], seed=1)
 
 
-ROWS = [(kernel.name, row) for kernel in (rms_norm_quant, quant, activation_quant) for row in kernel.table.rows(H200)]
+ROWS = [(kernel.name, row) for kernel in (norm_quant, quant, activation_quant) for row in kernel.table.rows(H200)]
 SHIPPED = [(name, row) for name, row in ROWS if row.case["num_tokens"] <= 2 and row.case["hidden_size"] <= 6144]
 
 
@@ -97,11 +97,11 @@ def test_projections_share_one_quantiser_that_stays():
     args = randn(1, 2048), randn(2048, seed=1), randn(48, 2048, seed=2).to(torch.float8_e4m3fn)
     results = torch.compile(projections, backend=backend, fullgraph=True)(*args)
     (inspected,) = found
-    assert not inspected.record.sites and [kept.fusion for kept in inspected.record.kept].count("rms_norm_quant") == 1
+    assert not inspected.record.sites and [kept.fusion for kept in inspected.record.kept].count("norm_quant") == 1
     assert inspected.record.before.count("amax.default(") == 3 and inspected.record.after.count("amax.default(") == 1
     targets = [node.target for node in inspected.module.graph.nodes]
     assert targets.count(aten.amax.default) == 1 and targets.count(aten._scaled_mm.default) == 3
-    kept = next(kept for kept in inspected.record.kept if kept.fusion == "rms_norm_quant")
+    kept = next(kept for kept in inspected.record.kept if kept.fusion == "norm_quant")
     assert kept.merged == 3 and set(kept.nodes) <= {node.name for node in inspected.module.graph.nodes}
     torch._dynamo.reset()
     for result, expected in zip(results, projections(*args), strict=True):
@@ -109,8 +109,8 @@ def test_projections_share_one_quantiser_that_stays():
 
 
 def test_exact_takes_the_kernel():
-    _, record = run(norm_quant, randn(1, 2048), randn(2048), numerics="exact")
-    assert fused(record) == ["rms_norm_quant"]
+    _, record = run(norm_then_quant, randn(1, 2048), randn(2048), numerics="exact")
+    assert fused(record) == ["norm_quant"]
 
 
 def test_a_range_of_sizes_takes_the_kernel():
@@ -124,8 +124,8 @@ def test_a_range_of_sizes_takes_the_kernel():
 
 def test_rows_of_another_gpu_are_no_comparison(monkeypatch):
     on(monkeypatch, Gpu("NVIDIA H100 80GB HBM3", (9, 0)))
-    _, record = run(norm_quant, randn(1, 2048), randn(2048))
-    assert fused(record) == ["rms_norm_quant"]
+    _, record = run(norm_then_quant, randn(1, 2048), randn(2048))
+    assert fused(record) == ["norm_quant"]
 
 
 def test_a_row_speaks_for_the_sizes_that_are_rounded_up_to_it(monkeypatch, tmp_path):
@@ -153,10 +153,10 @@ def test_a_chain_of_operators_that_inductor_only_calls_takes_the_kernel():
 
 def test_on_a_cpu_nothing_is_left(monkeypatch):
     monkeypatch.undo()
-    _, record = run(norm_quant, randn(1, 2048), randn(2048))
-    assert fused(record) == ["rms_norm_quant"]
+    _, record = run(norm_then_quant, randn(1, 2048), randn(2048))
+    assert fused(record) == ["norm_quant"]
 
 
 def test_the_choice_is_part_of_the_key_of_compile_caches():
-    for kernel in (rms_norm_quant, quant, activation_quant):
+    for kernel in (norm_quant, quant, activation_quant):
         assert kernel.table.fingerprint() in fusions.identity("default")

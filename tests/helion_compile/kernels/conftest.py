@@ -6,7 +6,7 @@ import helion
 import pytest
 import torch
 
-from helion_compile.kernels import activation_quant, families, norm_rope, quant, rms_norm_quant, rope
+from helion_compile.kernels import activation_quant, families, norm_quant, norm_rope, quant, rope
 from helion_compile.kernels.device import activation, normalize, quantize
 from helion_compile.kernels.device import rope as rope_device
 
@@ -15,7 +15,7 @@ FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 @pytest.fixture
 def bodies(monkeypatch):
-    """``bodies[rms_norm_quant](*args)`` runs the kernel's own code on CPU tensors, rounding steps included."""
+    """``bodies[norm_quant](*args)`` runs the kernel's own code on CPU tensors, rounding steps included."""
     replaced = {
         "rounded": lambda values, dtype: values.to(dtype).float(),
         "divide_rows": lambda values, divisor: values / divisor,
@@ -28,7 +28,7 @@ def bodies(monkeypatch):
         "multiplied": torch.mul,
         "ordered_bits": lambda values: (bits := values.view(torch.int32)) ^ ((bits >> 31) & 0x7FFFFFFF),
     }
-    replaced |= dict.fromkeys(("let_next_begin", "wait_for_previous"), lambda: None)
+    replaced |= dict.fromkeys(("launch_dependents", "grid_dependency_wait"), lambda: None)
     for module in (normalize, quantize, activation, rope_device, *vars(families).values()):
         for name, function in replaced.items():
             if hasattr(module, name):
@@ -37,7 +37,7 @@ def bodies(monkeypatch):
         kernel: _saturating(
             helion.kernel(kernel.fn, ref_mode=helion.RefMode.EAGER, static_shapes=False, autotune_effort="none")
         )
-        for kernel in (rms_norm_quant, quant, activation_quant, rope, norm_rope)
+        for kernel in (norm_quant, quant, activation_quant, rope, norm_rope)
     }
 
 

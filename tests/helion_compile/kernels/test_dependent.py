@@ -12,7 +12,7 @@ PROGRAM = """
 import json, sys
 from helion_compile.tune.compiling import Target, compile_config
 facts = {"hidden_size": 4096, "num_tokens": 16, "dtype": "bf16", "residual": False}
-done = compile_config(Target(int(sys.argv[1]), 108), "rms_norm_quant", facts, {"block_sizes": [1, 1], "num_warps": 8})
+done = compile_config(Target(int(sys.argv[1]), 108), "norm_quant", facts, {"block_sizes": [1, 1], "num_warps": 8})
 print(json.dumps({"error": done.error, "registers": done.registers}))
 """
 

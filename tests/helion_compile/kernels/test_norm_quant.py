@@ -1,4 +1,4 @@
-"""``rms_norm_quant`` on a CPU: its body and its reference against norms and quantisers as models spell them."""
+"""``norm_quant`` on a CPU: its body and its reference against norms and quantisers as models spell them."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from norms import EPS, NORMS, UNROUNDED
 from numerics import quantised_steps, relative_error, rows_with_special_values
 from quantisers import QUANTISERS
 
-from helion_compile.kernels import rms_norm_quant
+from helion_compile.kernels import norm_quant
 from helion_compile.kernels.device.normalize import normalization
 
 ALL = {**NORMS, "vLLM's unrounded sum": UNROUNDED}
@@ -45,20 +45,20 @@ def test_the_exact_reference_is_eager_bit_for_bit(name, with_residual, dtype):
     residual = randn(dtype, 1) if with_residual else None
     for x in (randn(dtype, 0), rows_with_special_values(K, dtype, "cpu")):
         rows = None if residual is None else residual[: len(x)]
-        got = rms_norm_quant.reference(*call(ALL[name], "vllm", dtype, x, rows, exact=True))
+        got = norm_quant.reference(*call(ALL[name], "vllm", dtype, x, rows, exact=True))
         assert_equal(got, eager(ALL[name], "vllm", dtype, x, rows))
 
 
 @pytest.mark.parametrize("quantiser", QUANTISERS)
 def test_the_exact_reference_with_every_quantiser(quantiser):
     dtype = torch.bfloat16
-    got = rms_norm_quant.reference(*call(NORMS["llama"], quantiser, dtype, randn(dtype, 0), randn(dtype, 1), exact=True))
+    got = norm_quant.reference(*call(NORMS["llama"], quantiser, dtype, randn(dtype, 0), randn(dtype, 1), exact=True))
     assert_equal(got, eager(NORMS["llama"], quantiser, dtype, randn(dtype, 0), randn(dtype, 1)))
 
 
 def assert_the_body_is_the_reference(body, arguments):
     """Up to the last bits of fp32, which the two compute in another order."""
-    got, expected = list(body(*arguments)), list(rms_norm_quant.reference(*arguments))
+    got, expected = list(body(*arguments)), list(norm_quant.reference(*arguments))
     assert len(got) == len(expected)
     if "zero_point" in arguments[8]:  # which moves with the values
         steps, expected_steps = (results.pop(0).short() - results[1] for results in (got, expected))
@@ -78,7 +78,7 @@ def test_the_body_is_the_reference(name, with_residual, exact, bodies):
     dtype = torch.bfloat16
     residual = randn(dtype, 1) if with_residual else None
     arguments = call(ALL[name], "torchao", dtype, randn(dtype, 0), residual, exact=exact)
-    assert_the_body_is_the_reference(bodies[rms_norm_quant], arguments)
+    assert_the_body_is_the_reference(bodies[norm_quant], arguments)
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -86,12 +86,12 @@ def test_the_body_is_the_reference(name, with_residual, exact, bodies):
 @pytest.mark.parametrize("quantiser", QUANTISERS)
 def test_the_body_with_every_quantiser(quantiser, norm, exact, bodies):
     arguments = call(NORMS[norm], quantiser, torch.bfloat16, randn(torch.bfloat16, 0), None, exact=exact)
-    assert_the_body_is_the_reference(bodies[rms_norm_quant], arguments)
+    assert_the_body_is_the_reference(bodies[norm_quant], arguments)
 
 
 def test_the_bytes_alone_are_one_result(bodies):
     arguments = call(NORMS["llama"], "static", torch.bfloat16, randn(torch.bfloat16, 0), None, exact=True, keep_norm=False)
-    assert quantised_steps(bodies[rms_norm_quant](*arguments), rms_norm_quant.reference(*arguments)).max() <= 1
+    assert quantised_steps(bodies[norm_quant](*arguments), norm_quant.reference(*arguments)).max() <= 1
 
 
 def test_default_keeps_every_step_in_fp32():
@@ -99,7 +99,7 @@ def test_default_keeps_every_step_in_fp32():
     x, residual = randn(dtype, 0), randn(dtype, 1)
     for name, norm in NORMS.items():
         weight, bias = norm.parameters(K, dtype, "cpu")
-        *_, got = rms_norm_quant.reference(*call(norm, "torchao", dtype, x, residual, exact=False))
+        *_, got = norm_quant.reference(*call(norm, "torchao", dtype, x, residual, exact=False))
         x64 = x.double() * (0.22 if name == "granite" else 1.0) + residual.double()
         if name.startswith("layer"):
             x64 = x64 - x64.mean(-1, keepdim=True)
@@ -117,7 +117,7 @@ def test_a_layer_norm_far_from_zero():
     x = 1000 + torch.randn(4, K, generator=torch.Generator().manual_seed(0))
     norm = normalization("layer")
     text = QUANTISERS["vllm"].text(torch.float32)
-    *_, got = rms_norm_quant.reference(x, None, None, None, None, None, EPS, norm, text, False, True)
+    *_, got = norm_quant.reference(x, None, None, None, None, None, EPS, norm, text, False, True)
     expected = torch.nn.functional.layer_norm(x.double(), (K,), eps=EPS)
     assert relative_error(got, expected) < 1e-4
 
@@ -127,7 +127,7 @@ def test_what_no_kernel_computes_is_refused():
     weight, text = torch.empty(K, dtype=torch.float32), QUANTISERS["vllm"].text(x.dtype)
 
     def reason(residual=None, weight=weight, norm="rms", text=text):
-        return rms_norm_quant.refuse(x, weight, None, residual, None, None, EPS, norm, text, True, False)
+        return norm_quant.refuse(x, weight, None, residual, None, None, EPS, norm, text, True, False)
 
     assert reason() is None
     assert "residual is torch.float32 and x is torch.bfloat16" in reason(residual=x.float())

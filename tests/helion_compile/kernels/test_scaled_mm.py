@@ -50,15 +50,15 @@ def test_the_reference_is_the_product_in_fp64_rounded_once(operands, by_tensor, 
 def test_the_library_gives_the_reference():
     args = arguments(m=16, n=64, k=64)
     # One step of bf16 where they round to different sides; sums of up to 1.4e4 differ in some last bits of fp32.
-    torch.testing.assert_close(scaled_mm.alternatives["library"](*args), scaled_mm.reference(*args), rtol=2**-7, atol=1e-2)
+    torch.testing.assert_close(scaled_mm.fallbacks["library"](*args), scaled_mm.reference(*args), rtol=2**-7, atol=1e-2)
 
 
 @row_wise_products
 def test_the_library_writes_where_it_is_told_to():
     args = arguments(m=16, n=64, k=64)
     out = torch.full((16, 64), float("nan"), dtype=BF16)
-    scaled_mm.alternatives["library"](*args, out=(out,))
-    assert torch.equal(out, scaled_mm.alternatives["library"](*args))
+    scaled_mm.fallbacks["library"](*args, out=(out,))
+    assert torch.equal(out, scaled_mm.fallbacks["library"](*args))
 
 
 def test_vllm_s_product_is_called_with_its_own_shapes(monkeypatch):
@@ -72,8 +72,8 @@ def test_vllm_s_product_is_called_with_its_own_shapes(monkeypatch):
     monkeypatch.setattr(torch.ops, "_C", Operators())
     args = (*arguments(m=4, n=32, k=48), "cutlass")
     out = torch.empty(4, 32, dtype=BF16)
-    assert scaled_mm.alternatives["library"](*args, out=(out,)) is out
-    assert torch.equal(scaled_mm.alternatives["library"](*args), out) and torch.equal(scaled_mm(*args), out)
+    assert scaled_mm.fallbacks["library"](*args, out=(out,)) is out
+    assert torch.equal(scaled_mm.fallbacks["library"](*args), out) and torch.equal(scaled_mm(*args), out)
     assert called == [((48, 32), (1, 48), (4, 1), (32, 1))] * 2
 
 

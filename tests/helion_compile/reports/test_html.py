@@ -89,8 +89,8 @@ def in_view(page, side):
 class TestPage:
     def test_all_is_there_and_nothing_is_fetched(self, page, report):
         found = rows(page)
-        assert len(found) == len(report.sites) + len(report.refusals) + len(report.idle) + len(report.kept)
-        counts = [len(each) for each in (report.sites, report.refusals, report.idle, report.kept)]
+        assert len(found) == len(report.sites) + len(report.refusals) + len(report.unfused) + len(report.kept)
+        counts = [len(each) for each in (report.sites, report.refusals, report.unfused, report.kept)]
         summary = "{} fused, {} refused, {} not used, {} kept;".format(*counts)
         assert page.run("document.getElementById('summary').textContent").startswith(summary)
         assert {url for url in page.requests if not url.startswith("file:")} == set()
@@ -128,7 +128,7 @@ class TestPage:
         page.run("document.querySelector('tr.row').click()")
         details = page.run("document.querySelector('tr.details').innerText")
         first = report.sites[0]
-        for shown in (*first.site.meanings, first.kernel, "bf16[2, 16, 256]", "3 copies that the model computes become one"):
+        for shown in (*first.site.ops, first.kernel, "bf16[2, 16, 256]", "3 copies that the model computes become one"):
             assert shown in details
         assert "as written 35 kernels" in details and re.search(r"verified q\s+[\d.]+ % differ, by up to 1 steps", details)
         page.run("document.querySelector('tr.row').click()")
@@ -157,7 +157,7 @@ class TestPage:
         page.press("n")
         page.run("document.querySelector('#after .chosen').click()")
         assert page.run("document.querySelector('tr.current + tr.details') !== null")
-        assert "rms_norm_quant" in page.run("document.querySelector('tr.current').innerText")
+        assert "norm_quant" in page.run("document.querySelector('tr.current').innerText")
 
     def test_a_layer(self, page):
         page.run("[...document.querySelectorAll('.layer')].find(each => each.innerText.includes('layers.1')).click()")
@@ -239,7 +239,7 @@ def test_a_report_of_64_layers_opens_in_two_seconds(report, tmp_path):
         page.open(file)  # the first page of a browser pays for its start
         seconds = page.open(file)
         assert page.run("document.querySelectorAll('.layer').length") == 65
-        items = [fused.site for fused in report.sites] + report.idle + report.kept
+        items = [fused.site for fused in report.sites] + report.unfused + report.kept
         layered = sum("layers.1" in item.location.module for item in items)
         assert len(rows(page)) == len(items) - layered + 63 * layered + len(report.refusals) and layered > 10
     print(f"{file.stat().st_size / 1e6:.1f} MB, {seconds:.2f} s")
@@ -278,7 +278,7 @@ def of_layers(report: Report, count: int) -> Report:
         sites=[each.site for each in fused],
         kept=list(copied(record.kept, site)),
         refusals=list(record.refusals),
-        idle=list(copied(record.idle, line)),
+        unfused=list(copied(record.unfused, line)),
         lines_before=tuple(copied(record.lines_before, line)),
         lines_after=tuple(copied(record.lines_after, line)),
     )

@@ -87,7 +87,7 @@ WITHOUT = "without that reader it fuses"
 # program -> candidate, what is found, what would fuse, steps matched and all steps
 PLANTED = {
     bytes_read_by_topk: ("quant", "also read by aten.topk.default at ", "only matmuls", None),
-    norm_and_bytes_read: ("rms_norm_quant", "also read by aten.sum.default at ", "only matmuls", (11, 13)),
+    norm_and_bytes_read: ("norm_quant", "also read by aten.sum.default at ", "only matmuls", (11, 13)),
     bytes_returned_as_numbers: ("quant", "also read by prims.convert_element_type.default at ", "only matmuls", None),
     inside_read: (
         "quantize",

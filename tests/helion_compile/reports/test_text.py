@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from helion_compile.passes.account.records import GraphRecord, Idle, Refusal, Site
+from helion_compile.passes.account.records import GraphRecord, Refusal, Site, Unfused
 from helion_compile.passes.ir.graph_listing import Line
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.reports.model import Config, Cost, FusedSite, GraphReport, Report
@@ -26,7 +26,7 @@ SHAPES = {
 }
 CONFIG = "{'block_sizes': [1], 'num_warps': 4} (rounded up to (hidden_size=4096 num_tokens=32): row 12 of nvidia_h200.json)"
 
-IDLE = Idle("norm", "Norm(rms)", Location("model.norm", FILE, 60), "mul_9", "no fusion in use takes a norm")
+IDLE = Unfused("norm", "Norm(rms)", Location("model.norm", FILE, 60), "mul_9", "no fusion in use takes a norm")
 
 
 PICKED = Config(CONFIG, us=2.5, baselines={"inductor": 3.5})
@@ -34,10 +34,10 @@ BEFORE, AFTER = Cost(27, 509_312), Cost(1, 29_248)
 
 
 def site(module="model.layers.0.mlp.gate_proj", *, line=81, merged=2, **changes):
-    whole = Site("rms_norm_quant", Location(module, FILE, line), MEANINGS, SHAPES, merged, "rms_norm_quant")
+    whole = Site("norm_quant", Location(module, FILE, line), MEANINGS, SHAPES, merged, "norm_quant")
     return FusedSite(
         dataclasses.replace(whole, **changes),
-        "rms_norm_quant@849b98ec",
+        "norm_quant@849b98ec",
         PICKED,
         BEFORE,
         AFTER,
@@ -55,20 +55,20 @@ def report(*fused, refusals=(), kept=(), training=False, **facts):
 
 @pytest.mark.parametrize("width", [60, 80, 120, 160])
 def test_everything_is_in_it_at_any_width(width):
-    kept = site(meanings=("Matmul(scaled by row and column, bf16)",), fusion="matmul").site
-    text = render(report(site(), refusals=[refusal()], kept=[kept] * 14, idle=[IDLE] * 5), width)
+    kept = site(ops=("Matmul(scaled by row and column, bf16)",), fusion="matmul").site
+    text = render(report(site(), refusals=[refusal()], kept=[kept] * 14, unfused=[IDLE] * 5), width)
     assert "…" not in text and "..." not in text
     for line in text.splitlines():
         assert len(line) <= max(width, 13 + len("transformers/models/qwen3/modeling_qwen3.py:81"))
         assert line == line.rstrip() and "\N{NO-BREAK SPACE}" not in line
     flat = " ".join(text.split())
     for shown in (
-        "rms_norm_quant in model.layers.0.mlp.gate_proj",
+        "norm_quant in model.layers.0.mlp.gate_proj",
         "source transformers/models/qwen3/modeling_qwen3.py:81",
         "meaning " + " -> ".join(MEANINGS),
         "shapes " + ", ".join(f"{name} {shape}" for name, shape in SHAPES.items()),
         "merged 2 copies that the model computes become one",
-        "kernel rms_norm_quant@849b98ec",
+        "kernel norm_quant@849b98ec",
         "config " + CONFIG,
         "not fused: norm in model.norm",
         "source transformers/models/qwen3/modeling_qwen3.py:60",
@@ -79,7 +79,7 @@ def test_everything_is_in_it_at_any_width(width):
         "reason no fusion in use takes a norm",
         "cost as written 27 kernels that move 509 kB; now 1 and 29.2 kB, 480 kB saved",
         "table 2.5 µs a call (inductor 3.5)",
-        "Total: 1 rms_norm_quant, 14 matmul kept, 1 refused.",
+        "Total: 1 norm_quant, 14 matmul kept, 1 refused.",
     ):
         assert shown in flat
 
@@ -93,9 +93,9 @@ def test_a_shape_and_a_path_are_never_broken():
 def test_the_same_in_many_layers_is_told_once():
     fused = [site(f"model.layers.{layer}.mlp.gate_proj") for layer in (0, 1, 2, 3, 5, 7, 8, 10)]
     text = render(report(*fused), 100)
-    assert "  rms_norm_quant in model.layers.0-3,5,7-8,10.mlp.gate_proj (8 times)\n" in text
+    assert "  norm_quant in model.layers.0-3,5,7-8,10.mlp.gate_proj (8 times)\n" in text
     assert text.count("config") == 1
-    assert "Total: 8 rms_norm_quant, 0 refused." in text
+    assert "Total: 8 norm_quant, 0 refused." in text
 
 
 def test_the_cost_of_a_graph_and_of_each_layer_alike_ones_once():
@@ -129,7 +129,7 @@ def test_what_differs_in_a_fact_is_told_apart():
         dataclasses.replace(site("model.layers.5.mlp.gate_proj"), config=Config("default")),
     ]
     text = render(report(first, *others), 100)
-    assert text.count("rms_norm_quant in ") == 6
+    assert text.count("norm_quant in ") == 6
     assert "times)" not in text
 
 
@@ -147,7 +147,7 @@ def test_a_refusal_in_many_layers_is_told_once():
 
 
 def test_a_function_has_no_module():
-    assert "rms_norm_quant in the function itself (2 times)" in render(report(site(""), site("")), 100)
+    assert "norm_quant in the function itself (2 times)" in render(report(site(""), site("")), 100)
 
 
 def test_the_width_of_the_terminal(monkeypatch):

@@ -10,7 +10,7 @@ from norms import NORMS
 from quantisers import QUANTISERS
 
 from helion_compile.configs.case import Case
-from helion_compile.kernels import activation_quant, quant, rms_norm_quant
+from helion_compile.kernels import activation_quant, norm_quant, quant
 from helion_compile.tune.candidates import Space
 from helion_compile.tune.compiling import Target
 from helion_compile.tune.pool import CompilePool
@@ -18,9 +18,9 @@ from helion_compile.tune.pool import CompilePool
 H200 = Target(90, 132)
 BASE = {"dtype": "bf16", "num_tokens": 2048}
 CASES = [
-    *((rms_norm_quant, {"residual": residual, **facts}) for residual in (False, True) for facts in ({}, {"group": 128})),
-    (rms_norm_quant, {"residual": True, "kind": "layer"}),
-    (rms_norm_quant, {"residual": False, "static": True}),
+    *((norm_quant, {"residual": residual, **facts}) for residual in (False, True) for facts in ({}, {"group": 128})),
+    (norm_quant, {"residual": True, "kind": "layer"}),
+    (norm_quant, {"residual": False, "static": True}),
     *((quant, facts) for facts in ({}, {"group": 64}, {"static": True})),
 ]
 
@@ -57,7 +57,7 @@ def test_every_quantiser_has_a_case_that_can_be_tuned(name):
     for kernel, args in (
         (quant, (x, *arguments, False)),
         (
-            rms_norm_quant,
+            norm_quant,
             (x, None, None, None, *arguments[:2], 1e-6, NORMS["layer"].text(x.dtype), arguments[2], False, False),
         ),
     ):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from helion_compile.configs.case import Case
-from helion_compile.kernels import activation_quant, norm_rope, quant, rms_norm_quant, rope, scaled_mm
+from helion_compile.kernels import activation_quant, norm_quant, norm_rope, quant, rope, scaled_mm
 from helion_compile.tune.cases import Layer, TuneError, cases_of, read_model, read_shapes, read_tokens
 
 QWEN3_8B = {"hidden_size": 4096, "intermediate_size": 12288, "num_attention_heads": 32, "head_dim": 128}
@@ -20,7 +20,7 @@ def model(folder, **fields):
 def test_a_model_gives_the_shapes_of_its_layers(tmp_path):
     layer = read_model(model(tmp_path, **QWEN3_8B))
     assert layer == Layer(4096, 12288, attention_size=4096, head_dim=128, key_value_heads=32) == read_model(tmp_path)
-    norms = cases_of(rms_norm_quant, [layer], [], (1, 16), "bf16")
+    norms = cases_of(norm_quant, [layer], [], (1, 16), "bf16")
     assert norms == sorted(
         Case(dtype="bf16", hidden_size=4096, num_tokens=m, residual=r) for m in (1, 16) for r in (False, True)
     )
@@ -60,11 +60,11 @@ def test_tokens():
 
 def test_shapes_by_hand_must_be_the_kernel_s_facts():
     shapes = [read_shapes("hidden_size=4096,residual=true")]
-    assert cases_of(rms_norm_quant, [], shapes, (8,), "bf16") == [
+    assert cases_of(norm_quant, [], shapes, (8,), "bf16") == [
         Case(dtype="bf16", hidden_size=4096, num_tokens=8, residual=True)
     ]
     with pytest.raises(TuneError, match="residual"):
-        cases_of(rms_norm_quant, [], [{"hidden_size": 4096}], (8,), "bf16")
+        cases_of(norm_quant, [], [{"hidden_size": 4096}], (8,), "bf16")
     with pytest.raises(TuneError, match="colour"):
         cases_of(quant, [], [{"hidden_size": 4096, "colour": "red"}], (8,), "bf16")
     for bad in ("4096", "hidden_size=", "=1"):
@@ -73,7 +73,7 @@ def test_shapes_by_hand_must_be_the_kernel_s_facts():
 
 
 def test_every_shipped_kernel_can_be_tuned_for_every_dtype():
-    for kernel in (quant, rms_norm_quant, activation_quant, rope, norm_rope):
+    for kernel in (quant, norm_quant, activation_quant, rope, norm_rope):
         for dtype in ("bf16", "fp16", "fp32"):
             assert cases_of(kernel, [Layer(64, 128, 64, head_dim=16, key_value_heads=2)], [], (1, 3), dtype)
 

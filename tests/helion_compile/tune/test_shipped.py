@@ -61,15 +61,15 @@ def test_rows_compile_without_a_gpu_and_spill_no_more_than_recorded(rows, tmp_pa
 
 def test_tables_are_sound_and_of_these_kernels():
     tables = list(shipped())
-    assert {name for name, _ in tables} == {"activation_quant", "quant", "rms_norm_quant", "scaled_mm"}
+    assert {name for name, _ in tables} == {"activation_quant", "quant", "norm_quant", "scaled_mm"}
     for name, file in tables:
         kernel = registry.named(name)
         assert not file.problems
         assert {row.kernel for row in file.rows} == {kernel.config_fingerprint}, f"{name} was edited: tune it again"
         assert len({row.case for row in file.rows}) == len(file.rows)
         for row in file.rows:
-            assert row.us and row.baselines.get("library" if kernel.alternatives else "inductor") and row.arch == "sm_90"
-            assert row.config.get("alternative") in (None, *kernel.alternatives)
+            assert row.us and row.baselines.get("library" if kernel.fallbacks else "inductor") and row.arch == "sm_90"
+            assert row.config.get("alternative") in (None, *kernel.fallbacks)
             assert set(row.made_with) == {"gpu", "arch", "kernel", "helion", "triton", "torch", "date", "spills"}
 
 
@@ -78,7 +78,7 @@ def test_every_promised_shape_is_tuned():
     tokens = [2**power for power in range(14)]
     norms = [dict(hidden_size=k, residual=r) for k in (2048, 4096, 5120, 8192) for r in (False, True)]
     quants = [dict(hidden_size=k) for k in (2048, 4096, 5120, 6144, 8192, 12288, 14336, 25600, 28672)]
-    for name, shapes in (("rms_norm_quant", norms), ("quant", quants)):
+    for name, shapes in (("norm_quant", norms), ("quant", quants)):
         table = registry.named(name).table
         for facts in shapes:
             for count in tokens:

@@ -67,7 +67,7 @@ def as_catalogue(how: str) -> types.SimpleNamespace:
 
     def build(chain, emit):
         x = Nodes(emit).rows(chain.inputs["x"])
-        attributes = quantizer_text(chain[Quantize].meaning)
+        attributes = quantizer_text(chain[Quantize].op)
         results = unpack(emit, emit(helion_kernel, x, None, None, attributes, False, kernel=wrong.name))
         return {(Quantize, "q"): next(results), (Quantize, "scale"): next(results)}
 

@@ -144,7 +144,7 @@ def test_a_product_is_measured_at_the_scale_of_its_row():
 
 def test_where_values_cancel():
     cancelling = ("Rope(halves)", "Norm(layer, eps=1e-05)", "Norm(rms, eps=1e-06, bf16 bias)", "Matmul(scaled)")
-    assert all(contract_of([meaning], numerics).at_row_scale for meaning in cancelling for numerics in ("default",))
+    assert all(contract_of([op], numerics).at_row_scale for op in cancelling for numerics in ("default",))
     assert not contract_of(["Norm(rms, eps=1e-06)", "Quantize(a)"], "default").at_row_scale
 
 

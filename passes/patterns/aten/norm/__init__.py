@@ -17,36 +17,36 @@ from __future__ import annotations
 from torch.fx import Node
 
 from helion_compile.passes.ir.values import dtype_of, shape_of
-from helion_compile.passes.match.region import Region
+from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.aten.norm import library
 from helion_compile.passes.patterns.aten.norm.affine import read_affine
 from helion_compile.passes.patterns.aten.norm.residual import unrounded_sum, with_residual
 from helion_compile.passes.patterns.aten.norm.root import ROOTS, read_root, roots_of
 from helion_compile.passes.patterns.aten.norm.statistic import read_statistic
-from helion_compile.passes.patterns.matcher import Walk
+from helion_compile.passes.patterns.matcher import Matcher
 from helion_compile.passes.semantics import Norm
 
-__all__ = ["ANCHORS", "NAME", "read", "with_residual"]
+__all__ = ["ANCHORS", "NAME", "match_at", "with_residual"]
 
 NAME = "norm"
 ANCHORS = ROOTS | library.OPERATIONS
 
 
-def read(anchor: Node) -> Region | None:
+def match_at(anchor: Node) -> Match | None:
     """The norm around a root or a library call; None when there is no mean under the root, which so belongs to no norm."""
     if anchor.target in library.OPERATIONS:
-        return library.read(anchor)
-    walk = Walk(anchor)
-    statistic = read_statistic(walk) if shape_of(anchor) and roots_of(anchor) else None
+        return library.match_at(anchor)
+    matcher = Matcher(anchor)
+    statistic = read_statistic(matcher) if shape_of(anchor) and roots_of(anchor) else None
     if statistic is None:
         return None
-    total = unrounded_sum(walk, statistic.x)
+    total = unrounded_sum(matcher, statistic.x)
     x = total.sum if total else statistic.x
-    normalised, root, factor_dtype = read_root(walk, statistic)
-    affine = read_affine(walk, normalised, x)
+    normalised, root, factor_dtype = read_root(matcher, statistic)
+    affine = read_affine(matcher, normalised, x)
     inputs = {"x": total.x, "residual": total.residual} if total else {"x": x}
     inputs |= {name: node for name, node in (("weight", affine.weight), ("bias", affine.bias)) if node is not None}
-    meaning = Norm(
+    op = Norm(
         kind=statistic.kind,
         root=root,
         eps=statistic.eps,
@@ -60,4 +60,4 @@ def read(anchor: Node) -> Region | None:
         residual=bool(total),
         unrounded_sum=bool(total),
     )
-    return walk.region(meaning, inputs, {"out": affine.out, **({"sum": total.sums} if total else {})})
+    return matcher.match(op, inputs, {"out": affine.out, **({"sum": total.sums} if total else {})})

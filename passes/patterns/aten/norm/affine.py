@@ -21,7 +21,7 @@ from helion_compile.passes.ir.values import (
     shape_of,
     unshaped,
 )
-from helion_compile.passes.patterns.matcher import ADD, MUL, Walk
+from helion_compile.passes.patterns.matcher import ADD, MUL, Matcher
 from helion_compile.passes.semantics import NormRounding
 
 __all__ = ["Affine", "read_affine"]
@@ -41,28 +41,28 @@ class Affine:
     bias: Node | None = None
 
 
-def read_affine(walk: Walk, normalised: Node, x: Node) -> Affine:
+def read_affine(matcher: Matcher, normalised: Node, x: Node) -> Affine:
     """What is done to ``normalised``, of which ``x`` was the origin; as much of it as a Norm can say."""
     rounds_itself = dtype_of(normalised) in _HALF
     casts = (normalised,) if rounds_itself else _roundings(normalised)
     if not casts:
-        product, weight, offset = _scaled(walk, (normalised,), x)
+        product, weight, offset = _scaled(matcher, (normalised,), x)
         if product is None:
             return Affine((normalised,), NormRounding.SCALE_THEN_CAST)
-        value, bias = _shifted(walk, walk.take(product), x)
+        value, bias = _shifted(matcher, matcher.take(product), x)
         return Affine(_roundings(value) or (value,), NormRounding.SCALE_THEN_CAST, weight, offset, bias)
-    product, weight, offset = _scaled(walk, casts, x)
+    product, weight, offset = _scaled(matcher, casts, x)
     if product is None:
         return Affine(casts, NormRounding.SCALE_THEN_CAST)
     if dtype_of(casts[0]) != dtype_of(x):
-        walk.fail(
+        matcher.fail(
             casts[0],
             f"the normalised value is rounded to {dtype_name(dtype_of(casts[0]))} before the weight; "
             f"rounded to the input's dtype, {dtype_name(dtype_of(x))}, it fuses",
         )
     for cast in casts:
-        walk.take(cast)
-    value, bias = _shifted(walk, walk.take(product), x)
+        matcher.take(cast)
+    value, bias = _shifted(matcher, matcher.take(product), x)
     return Affine((value,), NormRounding.CAST_THEN_SCALE, weight, offset, bias)
 
 
@@ -72,12 +72,12 @@ def _roundings(node: Node) -> tuple[Node, ...]:
     return tuple(node.users) if len(dtypes) == 1 and dtypes <= set(_HALF) else ()
 
 
-def _scaled(walk: Walk, values: Iterable[Node], x: Node) -> tuple[Node | None, Node | None, float]:
+def _scaled(matcher: Matcher, values: Iterable[Node], x: Node) -> tuple[Node | None, Node | None, float]:
     """The product of one of the equal ``values`` with a weight [K], the weight, and what is added to it before."""
     hidden = shape_of(x)[-1]
     readers = [(value, user) for value in values for user in value.users]
     for value, product in readers:
-        factor = walk.other(product, value) if product.target in MUL else None
+        factor = matcher.other(product, value) if product.target in MUL else None
         if not isinstance(factor, Node) or dtype_of(product) not in _FLOATS:
             continue
         weight, offset = _less_offset(factor)
@@ -85,28 +85,28 @@ def _scaled(walk: Walk, values: Iterable[Node], x: Node) -> tuple[Node | None, N
             if len(readers) > 1:
                 others = ", ".join(describe(user) for _, user in readers if user is not product)
                 found = f"the normalised value is also read before the weight is applied, by {others}"
-                walk.fail(value, f"{found}; without that reader it fuses")
-            _step_to(walk, factor, weight)
+                matcher.fail(value, f"{found}; without that reader it fuses")
+            _step_to(matcher, factor, weight)
             return product, weight, offset
         if len(readers) == 1 and weight.op in ("placeholder", "get_attr"):
             shape = list(shape_of(factor) or ())
-            walk.fail(product, f"the weight, {describe(weight)}, has shape {shape}; shape [{hidden}] fuses")
+            matcher.fail(product, f"the weight, {describe(weight)}, has shape {shape}; shape [{hidden}] fuses")
     return None, None, 0.0
 
 
-def _shifted(walk: Walk, product: Node, x: Node) -> tuple[Node, Node | None]:
+def _shifted(matcher: Matcher, product: Node, x: Node) -> tuple[Node, Node | None]:
     """``product`` plus a bias [K] and the bias, if an addition of one in the product's dtype is its only reader."""
     if len(product.users) != 1:
         return product, None
     (total,) = product.users
     if total.target not in ADD or total.kwargs.get("alpha", 1) != 1 or dtype_of(total) != dtype_of(product):
         return product, None
-    addend = walk.other(total, product)
+    addend = matcher.other(total, product)
     bias = _plain(addend)
     if not isinstance(bias, Node) or not _is_vector(addend, bias, shape_of(x)[-1]):
         return product, None
-    _step_to(walk, addend, bias)
-    return walk.take(total), bias
+    _step_to(matcher, addend, bias)
+    return matcher.take(total), bias
 
 
 def _less_offset(factor: Node) -> tuple[Node, float]:
@@ -133,12 +133,12 @@ def _is_vector(operand: Node, vector: Node, hidden: Any) -> bool:
     return known_equal(shape[0], hidden) and known_equal(seen[-1], hidden) and all(known_equal(n, 1) for n in seen[:-1])
 
 
-def _step_to(walk: Walk, operand: Node, vector: Node) -> None:
+def _step_to(matcher: Matcher, operand: Node, vector: Node) -> None:
     """Step over what lies between an operand and the vector that it shows."""
     while operand is not vector:
         add = operand.target in ADD
         tensor = next(argument for argument in operand.args if isinstance(argument, Node) and number(argument) is None)
         if add:
             for argument in operand.args:
-                walk.number(argument)
-        operand = walk.take(operand, cheap=True) and tensor
+                matcher.number(argument)
+        operand = matcher.take(operand, cheap=True) and tensor

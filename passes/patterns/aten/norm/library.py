@@ -8,11 +8,11 @@ import torch
 from torch.fx import Node
 
 from helion_compile.passes.ir.values import describe, dtype_of, known_equal, rounded, shape_of
-from helion_compile.passes.match.region import Region
-from helion_compile.passes.patterns.matcher import Walk
+from helion_compile.passes.match.match import Match
+from helion_compile.passes.patterns.matcher import Matcher
 from helion_compile.passes.semantics import Norm, NormKind, NormRounding
 
-__all__ = ["OPERATIONS", "read"]
+__all__ = ["OPERATIONS", "match_at"]
 
 aten = torch.ops.aten
 
@@ -20,29 +20,29 @@ _KINDS = {aten._fused_rms_norm.default: NormKind.RMS, aten.native_layer_norm.def
 OPERATIONS = frozenset(_KINDS)
 
 
-def read(anchor: Node) -> Region | None:
+def match_at(anchor: Node) -> Match | None:
     """The norm that a library operation computes; its statistics may not be read."""
-    walk = Walk(anchor)
+    matcher = Matcher(anchor)
     names = [argument.name for argument in anchor.target._schema.arguments]
     given = dict(zip(names, anchor.args, strict=False)) | anchor.kwargs
     x, shape = given["input"], given["normalized_shape"]
     if not shape_of(x):
         return None
     if len(shape) != 1 or not known_equal(shape[0], shape_of(x)[-1]):
-        walk.fail(anchor, f"a norm over the last dimension fuses, found {describe(anchor)} over {list(shape)}")
+        matcher.fail(anchor, f"a norm over the last dimension fuses, found {describe(anchor)} over {list(shape)}")
     outputs = [user for user in anchor.users if user.target is operator.getitem and user.args[1] == 0]
     for user in anchor.users:
         if user in outputs:
             continue
-        if walk.take(user).users:
-            walk.fail(user, f"{describe(user)} reads the statistics of {describe(anchor)}; without that reader it fuses")
+        if matcher.take(user).users:
+            matcher.fail(user, f"{describe(user)} reads the statistics of {describe(anchor)}; without that reader it fuses")
     if not outputs:
         return None
     eps = given.get("eps")
     if eps is not None and not isinstance(eps, float):
-        walk.fail(anchor, f"eps is known at run time only, it is {describe(eps)}; an eps that is a constant fuses")
+        matcher.fail(anchor, f"eps is known at run time only, it is {describe(eps)}; an eps that is a constant fuses")
     weight, bias = given.get("weight"), given.get("bias")
-    meaning = Norm(
+    op = Norm(
         kind=_KINDS[anchor.target],
         eps=rounded(torch.finfo(torch.float32).eps if eps is None else eps, torch.float32),
         x_dtype=dtype_of(x),
@@ -52,4 +52,4 @@ def read(anchor: Node) -> Region | None:
         rounding=NormRounding.SCALE_THEN_CAST,
     )
     inputs = {"x": x, "weight": weight, "bias": bias}
-    return walk.region(meaning, {name: node for name, node in inputs.items() if node is not None}, {"out": tuple(outputs)})
+    return matcher.match(op, {name: node for name, node in inputs.items() if node is not None}, {"out": tuple(outputs)})

@@ -9,8 +9,8 @@ import torch
 from torch.fx import Node
 
 from helion_compile.passes.ir.values import cast_dtype, dtype_of, lossless, number, rounded, same_shape, shape_of
-from helion_compile.passes.match.region import Region
-from helion_compile.passes.patterns.matcher import ADD, MUL, Walk
+from helion_compile.passes.match.match import Match
+from helion_compile.passes.patterns.matcher import ADD, MUL, Matcher
 
 __all__ = ["UnroundedSum", "unrounded_sum", "with_residual"]
 
@@ -30,7 +30,7 @@ class UnroundedSum:
         return self.sums[0]
 
 
-def unrounded_sum(walk: Walk, total: Node) -> UnroundedSum | None:
+def unrounded_sum(matcher: Matcher, total: Node) -> UnroundedSum | None:
     """``total`` as x.float() + residual, if somebody reads it rounded back to their dtype, as vLLM writes it."""
     if dtype_of(total) != torch.float32 or total.target is not aten.add.Tensor or total.kwargs.get("alpha", 1) != 1:
         return None
@@ -43,15 +43,15 @@ def unrounded_sum(walk: Walk, total: Node) -> UnroundedSum | None:
     sums = tuple(user for user in total.users if cast_dtype(user) == dtype)
     if not sums:
         return None
-    for operand in walk.take(total).args:
-        walk.exact(operand)
+    for operand in matcher.take(total).args:
+        matcher.exact(operand)
     return UnroundedSum(x, residual, sums)
 
 
-def with_residual(norm: Region) -> Region | None:
+def with_residual(norm: Match) -> Match | None:
     """The norm together with the addition whose sum it reads; None when no plain addition is in front of it."""
     add = norm.inputs["x"]
-    if norm.meaning.residual or add.target not in ADD or add.kwargs.get("alpha", 1) != 1:
+    if norm.op.residual or add.target not in ADD or add.kwargs.get("alpha", 1) != 1:
         return None
     x, residual = add.args
     for operand in (x, residual):
@@ -64,12 +64,12 @@ def with_residual(norm: Region) -> Region | None:
     return plain
 
 
-def _widened(norm: Region, node: Node, x: Node, residual: Node, multiplier: float) -> Region:
+def _widened(norm: Match, node: Node, x: Node, residual: Node, multiplier: float) -> Match:
     """``norm`` with ``node`` taken in as well."""
-    total = norm.inputs["x"] if not norm.meaning.residual else norm.outputs["sum"][0]
+    total = norm.inputs["x"] if not norm.op.residual else norm.outputs["sum"][0]
     return dataclasses.replace(
         norm,
-        meaning=dataclasses.replace(norm.meaning, residual=True, residual_multiplier=multiplier),
+        op=dataclasses.replace(norm.op, residual=True, residual_multiplier=multiplier),
         inputs=norm.inputs | {"x": x, "residual": residual},
         outputs=norm.outputs | {"sum": (total,)},
         nodes={node: None} | norm.nodes,

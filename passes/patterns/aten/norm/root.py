@@ -7,7 +7,7 @@ from torch.fx import Node
 
 from helion_compile.passes.ir.values import cast_dtype, describe, dtype_of, unshaped
 from helion_compile.passes.patterns.aten.norm.statistic import Statistic
-from helion_compile.passes.patterns.matcher import DIV, MUL, RECIPROCAL, Walk
+from helion_compile.passes.patterns.matcher import DIV, MUL, RECIPROCAL, Matcher
 from helion_compile.passes.semantics import NormRoot
 
 __all__ = ["ROOTS", "read_root", "roots_of"]
@@ -22,32 +22,32 @@ def roots_of(anchor: Node) -> bool:
     return anchor.target is not aten.pow.Tensor_Scalar or anchor.args[1] in (0.5, -0.5)
 
 
-def read_root(walk: Walk, statistic: Statistic) -> tuple[Node, NormRoot, torch.dtype]:
+def read_root(matcher: Matcher, statistic: Statistic) -> tuple[Node, NormRoot, torch.dtype]:
     """The normalised value, how the root divided, and the dtype that the factor or divisor was rounded to."""
-    anchor = walk.anchor
+    anchor = matcher.anchor
     inverse = anchor.target is aten.rsqrt.default or (anchor.target is aten.pow.Tensor_Scalar and anchor.args[1] < 0)
     kind = NormRoot.RSQRT if inverse else NormRoot.SQRT
     pending = [(anchor, kind, torch.float32)]
     seen: dict[Node, None] = {}
     while pending:
         factor, kind, dtype = pending.pop(0)
-        for reader in walk.readers(factor):
+        for reader in matcher.readers(factor):
             seen[reader] = None
-            if found := _applied(walk, statistic, factor, reader, kind):
-                walk.take(factor)
+            if found := _applied(matcher, statistic, factor, reader, kind):
+                matcher.take(factor)
                 return found, kind, dtype
             if kind is NormRoot.SQRT and reader.target in RECIPROCAL:
-                pending.append((_step(walk, reader), NormRoot.RECIPROCAL_SQRT, dtype))
-            elif reader.target in MUL and _by_one(walk, reader):
-                pending.append((_step(walk, reader), kind, dtype))
+                pending.append((_step(matcher, reader), NormRoot.RECIPROCAL_SQRT, dtype))
+            elif reader.target in MUL and _by_one(matcher, reader):
+                pending.append((_step(matcher, reader), kind, dtype))
             elif cast_dtype(reader) in (torch.bfloat16, torch.float16) and dtype == torch.float32:
-                pending.append((_step(walk, reader), kind, cast_dtype(reader)))
+                pending.append((_step(matcher, reader), kind, cast_dtype(reader)))
     readers = ", ".join(describe(reader) for reader in seen) or "no reader"
     wanted = "x * rsqrt(…)" if inverse else "x / sqrt(…)"
-    walk.fail(anchor, f"expected {wanted} in fp32, with the x whose mean was taken, found {readers}")
+    matcher.fail(anchor, f"expected {wanted} in fp32, with the x whose mean was taken, found {readers}")
 
 
-def _applied(walk: Walk, statistic: Statistic, factor: Node, product: Node, kind: NormRoot) -> Node | None:
+def _applied(matcher: Matcher, statistic: Statistic, factor: Node, product: Node, kind: NormRoot) -> Node | None:
     """``product`` if it multiplies or divides the statistic's numerator by ``factor``."""
     if kind is NormRoot.SQRT:
         operands = [product.args[:2]] if product.target in DIV else []
@@ -56,9 +56,9 @@ def _applied(walk: Walk, statistic: Statistic, factor: Node, product: Node, kind
     for numerator, other in operands:
         if unshaped(other) is not factor or not statistic.numerator(numerator):
             continue
-        walk.one_number_a_row(other, over=statistic.x, what=_named(kind), at=product)
-        walk.through_views(other)
-        return walk.take(product)
+        matcher.one_number_a_row(other, over=statistic.x, what=_named(kind), at=product)
+        matcher.through_views(other)
+        return matcher.take(product)
     return None
 
 
@@ -66,12 +66,12 @@ def _named(kind: NormRoot) -> str:
     return "rsqrt(mean + eps)" if kind is NormRoot.RSQRT else "sqrt(mean + eps)"
 
 
-def _step(walk: Walk, reader: Node) -> Node:
+def _step(matcher: Matcher, reader: Node) -> Node:
     """Step over a reader of the factor and over the views between."""
-    walk.through_views(reader.args[0])
-    return walk.take(reader)
+    matcher.through_views(reader.args[0])
+    return matcher.take(reader)
 
 
-def _by_one(walk: Walk, product: Node) -> bool:
-    found = walk.with_number(product)
+def _by_one(matcher: Matcher, product: Node) -> bool:
+    found = matcher.with_number(product)
     return found is not None and found[1] == 1 and dtype_of(product) == torch.float32

@@ -11,7 +11,7 @@ import torch
 from torch.fx import Node
 
 from helion_compile.passes.ir.values import describe, dtype_name, dtype_of, lossless, number, origin, rounded, unshaped
-from helion_compile.passes.patterns.matcher import ADD, CLAMP, MEAN, MUL, SUB, Walk
+from helion_compile.passes.patterns.matcher import ADD, CLAMP, MEAN, MUL, SUB, Matcher
 from helion_compile.passes.semantics import NormKind
 
 __all__ = ["Statistic", "read_statistic"]
@@ -33,19 +33,19 @@ class Statistic:
     numerator: Callable[[Any], bool]
 
 
-def read_statistic(walk: Walk) -> Statistic | None:
+def read_statistic(matcher: Matcher) -> Statistic | None:
     """What the walk's anchor is the root of; None without a mean or a variance of something."""
-    add = walk.through_views(walk.anchor.args[0])
+    add = matcher.through_views(matcher.anchor.args[0])
     if not isinstance(add, Node):
         return None
     if add.target not in ADD:
-        _refuse_others(walk, add)
+        _refuse_others(matcher, add)
         return None
     for value, eps in (add.args[:2], add.args[1::-1]):
         if _is_statistic(unshaped(value)):
-            return _read(walk, walk.through_views(value), _constant_eps(walk, walk.take(add), eps))
+            return _read(matcher, matcher.through_views(value), _constant_eps(matcher, matcher.take(add), eps))
         if isinstance(value, Node):
-            _refuse_others(walk, unshaped(value))
+            _refuse_others(matcher, unshaped(value))
     return None
 
 
@@ -55,90 +55,90 @@ def _is_statistic(node: Any) -> bool:
     return node.target in MEAN | _VARIANCE or (node.target is operator.getitem and node.args[0].target in _VAR_MEAN)
 
 
-def _refuse_others(walk: Walk, node: Node) -> None:
+def _refuse_others(matcher: Matcher, node: Node) -> None:
     """Say what keeps a root over a mean from being a norm."""
     inner = unshaped(node.args[0]) if node.args else None
     if node.target in CLAMP and _is_statistic(inner):
-        walk.fail(node, f"expected mean + eps, found {describe(node)}: an eps that bounds the mean is another function")
+        matcher.fail(node, f"expected mean + eps, found {describe(node)}: an eps that bounds the mean is another function")
     if node.target in SUB and _is_statistic(inner):
-        walk.fail(
+        matcher.fail(
             node,
             "expected mean + eps, found a difference of means under the root: a variance as mean(x²) - mean(x)² loses "
             "digits that mean((x - mean(x))²) keeps, and only the latter is read",
         )
-    if node is walk.anchor.args[0] and _is_statistic(node):
-        walk.fail(walk.anchor, "there is no eps under the root; with mean + eps or variance + eps under it, it fuses")
+    if node is matcher.anchor.args[0] and _is_statistic(node):
+        matcher.fail(matcher.anchor, "there is no eps under the root; with mean + eps or variance + eps under it, it fuses")
 
 
-def _constant_eps(walk: Walk, add: Node, eps: Any) -> float:
-    value = walk.number(eps)
+def _constant_eps(matcher: Matcher, add: Node, eps: Any) -> float:
+    value = matcher.number(eps)
     if value is None:
-        walk.fail(
+        matcher.fail(
             add,
             f"eps is known at run time only, it is {describe(origin(eps))}; an eps that is a constant of the graph "
             "fuses (dynamic=True makes inputs of Python floats, torch._dynamo.config.specialize_float = True makes "
             "constants of them)",
         )
     if add.kwargs.get("alpha", 1) != 1:
-        walk.fail(add, f"expected mean + eps, found an addition with alpha={add.kwargs['alpha']}")
+        matcher.fail(add, f"expected mean + eps, found an addition with alpha={add.kwargs['alpha']}")
     return rounded(value, dtype_of(add))
 
 
-def _read(walk: Walk, node: Node, eps: float) -> Statistic:
+def _read(matcher: Matcher, node: Node, eps: float) -> Statistic:
     if node.target is operator.getitem:
-        return _var_mean(walk, node, eps)
-    walk.take(node)
-    walk.over_last_dim(node, node.args[1] if len(node.args) > 1 else None, "a mean")
+        return _var_mean(matcher, node, eps)
+    matcher.take(node)
+    matcher.over_last_dim(node, node.args[1] if len(node.args) > 1 else None, "a mean")
     if node.target in _VARIANCE:
-        _whole_population(walk, node)
-        x = _wide(walk, node, node.args[0])
-        return Statistic(NormKind.LAYER, x, eps, lambda value: _centred(walk, value, x, None))
-    base = _squared(walk, node.args[0])
+        _whole_population(matcher, node)
+        x = _wide(matcher, node, node.args[0])
+        return Statistic(NormKind.LAYER, x, eps, lambda value: _centred(matcher, value, x, None))
+    base = _squared(matcher, node.args[0])
     if _less_its_mean(base):
-        _in_fp32(walk, node, base)
-        x = _wide(walk, node, base.args[0])
-        if _centred(walk, base, x, None):
-            return Statistic(NormKind.LAYER, x, eps, lambda value: _centred(walk, value, x, None))
-    x = _wide(walk, node, base)
-    return Statistic(NormKind.RMS, x, eps, lambda value: lossless(value) is x and walk.exact(value) is x)
+        _in_fp32(matcher, node, base)
+        x = _wide(matcher, node, base.args[0])
+        if _centred(matcher, base, x, None):
+            return Statistic(NormKind.LAYER, x, eps, lambda value: _centred(matcher, value, x, None))
+    x = _wide(matcher, node, base)
+    return Statistic(NormKind.RMS, x, eps, lambda value: lossless(value) is x and matcher.exact(value) is x)
 
 
-def _var_mean(walk: Walk, item: Node, eps: float) -> Statistic:
-    both = walk.take(item).args[0]
+def _var_mean(matcher: Matcher, item: Node, eps: float) -> Statistic:
+    both = matcher.take(item).args[0]
     if item.args[1] != 0:
-        walk.fail(item, f"expected the variance under the root, found the mean, {describe(item)}")
-    walk.take(both)
-    walk.over_last_dim(both, both.args[1] if len(both.args) > 1 else None, "a variance")
-    _whole_population(walk, both)
-    x = _wide(walk, both, both.args[0])
-    return Statistic(NormKind.LAYER, x, eps, lambda value: _centred(walk, value, x, both))
+        matcher.fail(item, f"expected the variance under the root, found the mean, {describe(item)}")
+    matcher.take(both)
+    matcher.over_last_dim(both, both.args[1] if len(both.args) > 1 else None, "a variance")
+    _whole_population(matcher, both)
+    x = _wide(matcher, both, both.args[0])
+    return Statistic(NormKind.LAYER, x, eps, lambda value: _centred(matcher, value, x, both))
 
 
-def _whole_population(walk: Walk, node: Node) -> None:
+def _whole_population(matcher: Matcher, node: Node) -> None:
     correction = number(node.kwargs.get("correction"))
     if correction != 0:
         found = "K - 1" if correction is None else f"K - {correction:g}"
-        walk.fail(node, f"{describe(node)} divides by {found}; a variance that divides by K fuses (unbiased=False)")
+        matcher.fail(node, f"{describe(node)} divides by {found}; a variance that divides by K fuses (unbiased=False)")
 
 
-def _wide(walk: Walk, statistic: Node, value: Node) -> Node:
+def _wide(matcher: Matcher, statistic: Node, value: Node) -> Node:
     """x, taken in fp32."""
-    _in_fp32(walk, statistic, value)
-    return walk.exact(value)
+    _in_fp32(matcher, statistic, value)
+    return matcher.exact(value)
 
 
-def _in_fp32(walk: Walk, statistic: Node, value: Node) -> None:
+def _in_fp32(matcher: Matcher, statistic: Node, value: Node) -> None:
     if dtype_of(value) != torch.float32:
-        walk.fail(statistic, f"the mean is taken in {dtype_name(dtype_of(value))}; a norm with its mean in fp32 fuses")
+        matcher.fail(statistic, f"the mean is taken in {dtype_name(dtype_of(value))}; a norm with its mean in fp32 fuses")
 
 
-def _squared(walk: Walk, value: Any) -> Node:
+def _squared(matcher: Matcher, value: Any) -> Node:
     """What is squared, as v ** 2 or v * v."""
-    square = walk.to(value, _SQUARE, "the square of x")
-    walk.cheap.add(square)
+    square = matcher.to(value, _SQUARE, "the square of x")
+    matcher.cheap.add(square)
     base, exponent = square.args
     if not (exponent == 2 if square.target is aten.pow.Tensor_Scalar else exponent is base):
-        walk.fail(square, f"expected the square of x, found {describe(square)} of {base} and {exponent}")
+        matcher.fail(square, f"expected the square of x, found {describe(square)} of {base} and {exponent}")
     return base
 
 
@@ -150,7 +150,7 @@ def _less_its_mean(node: Node) -> bool:
     return isinstance(mean, Node) and mean.target in MEAN and lossless(mean.args[0]) is lossless(value)
 
 
-def _centred(walk: Walk, value: Any, x: Node, both: Node | None) -> bool:
+def _centred(matcher: Matcher, value: Any, x: Node, both: Node | None) -> bool:
     """Whether ``value`` is x - mean(x), with the mean of its own or the one of ``both``, variance and mean in one."""
     if not isinstance(value, Node) or value.target not in SUB or lossless(value.args[0]) is not x:
         return False
@@ -163,12 +163,12 @@ def _centred(walk: Walk, value: Any, x: Node, both: Node | None) -> bool:
         if both is None or mean.args != (both, 1):
             return False
     elif mean.target in MEAN and lossless(mean.args[0]) is x and dtype_of(mean) == torch.float32:
-        walk.over_last_dim(mean, mean.args[1] if len(mean.args) > 1 else None, "a mean")
-        walk.exact(mean.args[0])
+        matcher.over_last_dim(mean, mean.args[1] if len(mean.args) > 1 else None, "a mean")
+        matcher.exact(mean.args[0])
     else:
         return False
-    walk.one_number_a_row(value.args[1], over=x, what="the mean", at=value)
-    for step in (walk.take, lambda node: walk.exact(node.args[0]), lambda node: walk.through_views(node.args[1])):
+    matcher.one_number_a_row(value.args[1], over=x, what="the mean", at=value)
+    for step in (matcher.take, lambda node: matcher.exact(node.args[0]), lambda node: matcher.through_views(node.args[1])):
         step(value)
-    walk.take(mean)
+    matcher.take(mean)
     return True

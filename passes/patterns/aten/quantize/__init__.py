@@ -31,17 +31,17 @@ from helion_compile.passes.ir.values import (
     shape_of,
     unshaped,
 )
-from helion_compile.passes.match.region import Region
+from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.aten.quantize.apply_scale import Use, read_use
 from helion_compile.passes.patterns.aten.quantize.clamp_round_cast import Narrowing, read_narrowing
 from helion_compile.passes.patterns.aten.quantize.reduction import Grouped, grouped, one_value, repeated
 from helion_compile.passes.patterns.aten.quantize.scale import Scale, factor_scale, read_scale, static_scale
 from helion_compile.passes.patterns.aten.quantize.scale_layout import read_layout
 from helion_compile.passes.patterns.aten.quantize.zero_point import read_zero_point
-from helion_compile.passes.patterns.matcher import Walk
+from helion_compile.passes.patterns.matcher import Matcher
 from helion_compile.passes.semantics import Granularity, Quantize, ScaleUse
 
-__all__ = ["ANCHORS", "NAME", "read"]
+__all__ = ["ANCHORS", "NAME", "match_at"]
 
 NAME = "quantize"
 ANCHORS = CASTS
@@ -49,31 +49,31 @@ _FP8 = frozenset({torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz,
 _PLAIN_FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 
 
-def read(anchor: Node) -> Region | None:
+def match_at(anchor: Node) -> Match | None:
     """The quantisation that ends in a cast to fp8 or int8; None for any other cast."""
     dtype = cast_dtype(anchor)
     if dtype not in _FP8 and dtype != torch.int8 or not shape_of(anchor):
         return None
-    walk = Walk(anchor)
-    narrowing = read_narrowing(walk)
+    matcher = Matcher(anchor)
+    narrowing = read_narrowing(matcher)
     if narrowing is None:
         return None
-    use = read_use(walk, narrowing.scaled)
-    x = walk.exact(use.x)
+    use = read_use(matcher, narrowing.scaled)
+    x = matcher.exact(use.x)
     if dtype_of(x) not in _PLAIN_FLOATS:
-        walk.fail(x, f"x is {dtype_name(dtype_of(x))}; bf16, fp16 and fp32 fuse")
-    given = static_scale(walk, use)
+        matcher.fail(x, f"x is {dtype_name(dtype_of(x))}; bf16, fp16 and fp32 fuse")
+    given = static_scale(matcher, use)
     if given is not None:
-        return _static(walk, narrowing, use, x, given)
-    return _dynamic(walk, narrowing, use, x)
+        return _static(matcher, narrowing, use, x, given)
+    return _dynamic(matcher, narrowing, use, x)
 
 
-def _static(walk: Walk, narrowing: Narrowing, use: Use, x: Node, scale: Node) -> Region:
+def _static(matcher: Matcher, narrowing: Narrowing, use: Use, x: Node, scale: Node) -> Match:
     if narrowing.zero is not None:
-        walk.fail(narrowing.zero, "a zero point with a static scale is not read yet; without one, or dynamic, it fuses")
-    one_value(walk, use.at_use, narrowing.scaled)
-    dtype = dtype_of(walk.anchor)
-    meaning = Quantize(
+        matcher.fail(narrowing.zero, "a zero point with a static scale is not read yet; without one, or dynamic, it fuses")
+    one_value(matcher, use.at_use, narrowing.scaled)
+    dtype = dtype_of(matcher.anchor)
+    op = Quantize(
         x_dtype=dtype_of(x),
         dtype=dtype,
         qmax=float((torch.iinfo if dtype == torch.int8 else torch.finfo)(dtype).max),
@@ -83,28 +83,28 @@ def _static(walk: Walk, narrowing: Narrowing, use: Use, x: Node, scale: Node) ->
         use=use.kind,
         clamp=narrowing.clamp,
     )
-    return walk.region(meaning, {"x": x, "scale": scale}, {"q": walk.anchor})
+    return matcher.match(op, {"x": x, "scale": scale}, {"q": matcher.anchor})
 
 
-def _dynamic(walk: Walk, narrowing: Narrowing, use: Use, x: Node) -> Region:
-    scales, extent = repeated(walk, use.source, x) or (None, None)
+def _dynamic(matcher: Matcher, narrowing: Narrowing, use: Use, x: Node) -> Match:
+    scales, extent = repeated(matcher, use.source, x) or (None, None)
     rows = None
     if scales is not None:
         use, rows = dataclasses.replace(use, at_use=scales, source=scales), shape_of(scales)[:-1]
-    scale = factor_scale(walk, use) if use.kind is ScaleUse.MULTIPLY_FACTOR else read_scale(walk, use)
-    extent = extent or grouped(walk, x, scale, use, narrowing.scaled)
-    _check_measured(walk, narrowing.scaled, x, extent, scale, rows)
+    scale = factor_scale(matcher, use) if use.kind is ScaleUse.MULTIPLY_FACTOR else read_scale(matcher, use)
+    extent = extent or grouped(matcher, x, scale, use, narrowing.scaled)
+    _check_measured(matcher, narrowing.scaled, x, extent, scale, rows)
     for lossy in (dtype for dtype in scale.amax_dtypes if not holds_exactly(dtype, dtype_of(x))):
-        walk.fail(
+        matcher.fail(
             narrowing.scaled,
             f"the largest magnitude of {dtype_name(dtype_of(x))} values is rounded to {dtype_name(lossy)}; "
             f"kept in {dtype_name(dtype_of(x))} it fuses",
         )
-    zero = read_zero_point(walk, narrowing, scale)
-    layout, copies = read_layout(walk, scale.out, extent)
-    meaning = Quantize(
+    zero = read_zero_point(matcher, narrowing, scale)
+    layout, copies = read_layout(matcher, scale.out, extent)
+    op = Quantize(
         x_dtype=dtype_of(x),
-        dtype=dtype_of(walk.anchor),
+        dtype=dtype_of(matcher.anchor),
         qmax=scale.qmax,
         granularity=extent.granularity,
         group=extent.group,
@@ -124,25 +124,25 @@ def _dynamic(walk: Walk, narrowing: Narrowing, use: Use, x: Node) -> Region:
     inputs: dict[str, Node] = {"x": extent.x}
     if scale.upper_bound is not None:
         inputs["scale_ub"] = scale.upper_bound
-    outputs: dict[str, Any] = {"q": walk.anchor, "scale": copies}
-    return walk.region(meaning, inputs, outputs | ({"zero": zero} if zero else {}))
+    outputs: dict[str, Any] = {"q": matcher.anchor, "scale": copies}
+    return matcher.match(op, inputs, outputs | ({"zero": zero} if zero else {}))
 
 
-def _check_measured(walk: Walk, at: Node, x: Node, extent: Grouped, scale: Scale, rows: Any) -> None:
+def _check_measured(matcher: Matcher, at: Node, x: Node, extent: Grouped, scale: Scale, rows: Any) -> None:
     """Check that the scale is taken from the x that is scaled, seen in the same shape where that matters.
 
     ``rows``: the shape of the scales that were repeated for each value of a group, or None.
     """
-    measured = walk.exact(scale.x)
+    measured = matcher.exact(scale.x)
     if rows is not None and same_shape(shape_of(measured), (*rows, extent.group)) and unshaped(measured) is unshaped(x):
-        walk.through_views(measured)
+        matcher.through_views(measured)
         return
     if extent.granularity is Granularity.TENSOR:
         if unshaped(measured) is unshaped(x):
-            walk.through_views(measured)
+            matcher.through_views(measured)
             return
-    if not walk.same(measured, x):
-        walk.fail(
+    if not matcher.same(measured, x):
+        matcher.fail(
             at,
             f"the scale is taken from {describe(measured)}, but {describe(x)} is scaled with it; "
             "a scale from the largest magnitude of the same x fuses",

@@ -9,7 +9,7 @@ import torch
 from torch.fx import Node
 
 from helion_compile.passes.ir.values import CASTS, describe, known_equal, number, origin, shape_of, unshaped
-from helion_compile.passes.patterns.matcher import DIV, MUL, RECIPROCAL, Walk
+from helion_compile.passes.patterns.matcher import DIV, MUL, RECIPROCAL, Matcher
 from helion_compile.passes.semantics import ScaleUse
 
 __all__ = ["Use", "read_use"]
@@ -25,31 +25,31 @@ class Use:
     source: Any
 
 
-def read_use(walk: Walk, scaled: Node) -> Use:
+def read_use(matcher: Matcher, scaled: Node) -> Use:
     """How ``scaled``, a division or multiplication, applies a scale."""
     left, right = scaled.args[:2]
     if scaled.target in DIV:
         if number(right) is not None:
-            walk.fail(scaled, f"x is divided by {describe(right)}, a constant of the graph; a scale that is a tensor fuses")
+            matcher.fail(scaled, f"x is divided by {describe(right)}, a constant of the graph; a scale that is a tensor fuses")
         return Use(ScaleUse.DIVIDE, left, right, right)
     for x, factor in ((left, right), (right, left)):
         if not isinstance(x, Node):
             continue
         reciprocal = _times_one(factor)
         if isinstance(reciprocal, Node) and reciprocal.target in RECIPROCAL:
-            walk.times_one(factor)
-            return Use(ScaleUse.MULTIPLY_RECIPROCAL, x, factor, walk.take(reciprocal).args[0])
+            matcher.times_one(factor)
+            return Use(ScaleUse.MULTIPLY_RECIPROCAL, x, factor, matcher.take(reciprocal).args[0])
         if _is_factor(factor):
             return Use(ScaleUse.MULTIPLY_FACTOR, x, factor, factor)
     for factor in (left, right):
         product = origin(factor)
         if isinstance(product, Node) and product.target in MUL | DIV and known_equal((shape_of(factor) or (0,))[-1], 1):
-            walk.fail(
+            matcher.fail(
                 scaled,
                 f"x is multiplied by {describe(product)}; x / scale and x * (1 / scale) with scale = amax / qmax fuse, "
                 "and so does x * ((1 / amax) * qmax); qmax / amax rounds differently",
             )
-    walk.fail(
+    matcher.fail(
         scaled,
         f"expected x / scale or x * (1 / scale), found {describe(scaled)} of {describe(left)} and {describe(right)}: "
         "a given factor, or none, is not read yet",

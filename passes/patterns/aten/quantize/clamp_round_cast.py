@@ -9,7 +9,7 @@ import torch
 from torch.fx import Node
 
 from helion_compile.passes.ir.values import CASTS, describe, dtype_name, dtype_of, lossless, unshaped
-from helion_compile.passes.patterns.matcher import ADD, CLAMP, DIV, MUL, Walk
+from helion_compile.passes.patterns.matcher import ADD, CLAMP, DIV, MUL, Matcher
 
 __all__ = ["Narrowing", "read_narrowing"]
 
@@ -32,26 +32,26 @@ class Narrowing:
 class _Bounds:
     """The clamps on the way, together one interval."""
 
-    def __init__(self, walk: Walk):
-        self.walk = walk
+    def __init__(self, matcher: Matcher):
+        self.matcher = matcher
         self.low: float | None = None
         self.high: float | None = None
         self.lossy: Node | None = None  # a cast that rounds, if there was one
 
     def unclamped(self, value: Any) -> Any:
         """What is behind views, clamps to constants and casts."""
-        walk = self.walk
-        while isinstance(value := walk.through_views(value), Node):
-            if value.target in CLAMP and (found := walk.clamp(value)):
-                walk.take(value)
+        matcher = self.matcher
+        while isinstance(value := matcher.through_views(value), Node):
+            if value.target in CLAMP and (found := matcher.clamp(value)):
+                matcher.take(value)
                 inner, low, high = found
                 if (self.low is not None and low is not None) or (self.high is not None and high is not None):
-                    name = dtype_name(dtype_of(walk.anchor))
-                    walk.fail(value, f"expected one clamp before the cast to {name}, found {describe(value)} and another")
+                    name = dtype_name(dtype_of(matcher.anchor))
+                    matcher.fail(value, f"expected one clamp before the cast to {name}, found {describe(value)} and another")
                 self.low, self.high = self.low if low is None else low, self.high if high is None else high
                 value = inner
             elif value.target in CASTS:
-                walk.take(value)
+                matcher.take(value)
                 self.lossy = self.lossy if lossless(value) is not value else value
                 value = value.args[0]
             else:
@@ -64,26 +64,26 @@ class _Bounds:
             return None
         if self.low is None or self.high is None:
             found = f"[{self.low}, {self.high}]"
-            self.walk.fail(self.walk.anchor, f"the values are clamped to {found}; a clamp on both sides fuses")
+            self.matcher.fail(self.matcher.anchor, f"the values are clamped to {found}; a clamp on both sides fuses")
         if self.low > self.high:
-            self.walk.fail(
-                self.walk.anchor,
+            self.matcher.fail(
+                self.matcher.anchor,
                 f"the values are clamped to [{self.low:g}, {self.high:g}], which is empty; bounds in their order fuse",
             )
         return self.low, self.high
 
 
-def read_narrowing(walk: Walk) -> Narrowing | None:
+def read_narrowing(matcher: Matcher) -> Narrowing | None:
     """What the walk's anchor, a cast, does to a scaled value; None for a cast to int8 of something else."""
-    bounds = _Bounds(walk)
-    value = bounds.unclamped(walk.anchor.args[0])
-    if dtype_of(walk.anchor) == torch.int8:
-        return _integer(walk, bounds, value)
-    scaled = _scaled(walk, value, bounds)
+    bounds = _Bounds(matcher)
+    value = bounds.unclamped(matcher.anchor.args[0])
+    if dtype_of(matcher.anchor) == torch.int8:
+        return _integer(matcher, bounds, value)
+    scaled = _scaled(matcher, value, bounds)
     return Narrowing(scaled, bounds.interval)
 
 
-def _integer(walk: Walk, bounds: _Bounds, value: Any) -> Narrowing | None:
+def _integer(matcher: Matcher, bounds: _Bounds, value: Any) -> Narrowing | None:
     if not isinstance(value, Node):
         return None
     zero = None
@@ -92,30 +92,34 @@ def _integer(walk: Walk, bounds: _Bounds, value: Any) -> Narrowing | None:
             behind = unshaped(rounding)
             if isinstance(behind, Node) and behind.target in _ROUND and isinstance(other, Node):
                 zero = other
-                walk.take(value)
-                value = walk.through_views(rounding)
+                matcher.take(value)
+                value = matcher.through_views(rounding)
                 break
     if value.target not in _ROUND:
         if value.target in DIV | MUL and bounds.low is not None and zero is None:
-            walk.fail(value, f"{describe(value)} is cast to int8 without rounding, which truncates; torch.round before fuses")
+            matcher.fail(
+                value, f"{describe(value)} is cast to int8 without rounding, which truncates; torch.round before fuses"
+            )
         if value.target in _OTHER_ROUNDINGS and bounds.low is not None:
-            walk.fail(value, f"the values are rounded by {describe(value)}; torch.round, half to even, fuses")
+            matcher.fail(value, f"the values are rounded by {describe(value)}; torch.round, half to even, fuses")
         return None
-    value = walk.take(value).args[0]
+    value = matcher.take(value).args[0]
     if zero is None:
         # Whole bounds and rounding to whole numbers commute.
         value = bounds.unclamped(value)
         if any(bound is not None and bound != int(bound) for bound in (bounds.low, bounds.high)):
-            walk.fail(walk.anchor, f"the values are clamped to [{bounds.low}, {bounds.high}]; whole bounds fuse")
-    return Narrowing(_scaled(walk, value, bounds), bounds.interval, zero)
+            matcher.fail(matcher.anchor, f"the values are clamped to [{bounds.low}, {bounds.high}]; whole bounds fuse")
+    return Narrowing(_scaled(matcher, value, bounds), bounds.interval, zero)
 
 
-def _scaled(walk: Walk, value: Any, bounds: _Bounds) -> Node:
-    scaled = walk.to(value, DIV | MUL, _EXPECTED)
-    name = dtype_name(dtype_of(walk.anchor))
+def _scaled(matcher: Matcher, value: Any, bounds: _Bounds) -> Node:
+    scaled = matcher.to(value, DIV | MUL, _EXPECTED)
+    name = dtype_name(dtype_of(matcher.anchor))
     if dtype_of(scaled) != torch.float32:
-        walk.fail(scaled, f"x is scaled in {dtype_name(dtype_of(scaled))}; scaled in fp32, as x.float() / scale, it fuses")
+        matcher.fail(scaled, f"x is scaled in {dtype_name(dtype_of(scaled))}; scaled in fp32, as x.float() / scale, it fuses")
     if bounds.lossy:
         rounded = dtype_name(dtype_of(bounds.lossy))
-        walk.fail(bounds.lossy, f"the scaled value is rounded to {rounded} before the cast to {name}; cast from fp32 it fuses")
+        matcher.fail(
+            bounds.lossy, f"the scaled value is rounded to {rounded} before the cast to {name}; cast from fp32 it fuses"
+        )
     return scaled

@@ -20,7 +20,7 @@ from helion_compile.passes.ir.values import (
     shape_of,
     unshaped,
 )
-from helion_compile.passes.patterns.matcher import ABS, SUB, Walk
+from helion_compile.passes.patterns.matcher import ABS, SUB, Matcher
 from helion_compile.passes.semantics import Granularity
 
 if TYPE_CHECKING:
@@ -55,103 +55,103 @@ class Grouped:
     group: int | None = None
 
 
-def read_range(walk: Walk, node: Node) -> Range:
+def read_range(matcher: Matcher, node: Node) -> Range:
     """What ``node`` is the largest magnitude or the range of."""
     if node.target in SUB:
-        return _difference(walk, node)
+        return _difference(matcher, node)
     if node.target is aten.maximum.default:
-        return _largest_of_two(walk, node)
-    x, whole, kind = _reduction(walk, node)
+        return _largest_of_two(matcher, node)
+    x, whole, kind = _reduction(matcher, node)
     if kind != "max":
-        walk.fail(node, f"expected max |x|, found {describe(node)}")
+        matcher.fail(node, f"expected max |x|, found {describe(node)}")
     casts = []
     while cast_dtype(x) is not None:
         casts.append(dtype_of(x))
-        x = walk.take(x, cheap=True).args[0]
-    magnitude = walk.to(x, ABS, "the magnitude of x")
-    walk.cheap.add(magnitude)
+        x = matcher.take(x, cheap=True).args[0]
+    magnitude = matcher.to(x, ABS, "the magnitude of x")
+    matcher.cheap.add(magnitude)
     return Range(magnitude.args[0], whole, casts=tuple(casts))
 
 
-def _reduction(walk: Walk, node: Node) -> tuple[Node, bool, str]:
+def _reduction(matcher: Matcher, node: Node) -> tuple[Node, bool, str]:
     """What is reduced, whether over everything, and whether to "max" or "min"."""
     if node.target is operator.getitem:
         largest = node.args[0]
         if largest.target not in (aten.max.dim, aten.min.dim) or node.args[1] != 0:
-            walk.fail(node, f"expected the scale, max |x| / qmax, found {describe(largest)} in it")
-        walk.take(node)
+            matcher.fail(node, f"expected the scale, max |x| / qmax, found {describe(largest)} in it")
+        matcher.take(node)
         node, kind = largest, "max" if largest.target is aten.max.dim else "min"
     elif node.target in _REDUCTIONS:
         kind = _REDUCTIONS[node.target]
     else:
-        walk.fail(node, f"expected the largest value of x, found {describe(node)}")
-    walk.take(node)
+        matcher.fail(node, f"expected the largest value of x, found {describe(node)}")
+    matcher.take(node)
     dims = node.args[1] if len(node.args) > 1 else []
     rank = len(shape_of(node.args[0]) or ())
     whole = rank > 1 and (not dims and dims != 0 or (not isinstance(dims, int) and len(dims) == rank))
     if not whole:
-        walk.over_last_dim(node, dims, "the largest magnitude")
+        matcher.over_last_dim(node, dims, "the largest magnitude")
     return node.args[0], whole, kind
 
 
-def _largest_of_two(walk: Walk, node: Node) -> Range:
+def _largest_of_two(matcher: Matcher, node: Node) -> Range:
     """max(-min(x), max(x)), the largest magnitude without abs; either may be bounded by 0 first."""
     found = {}
-    for operand in walk.take(node).args:
-        value = walk.through_views(operand)
+    for operand in matcher.take(node).args:
+        value = matcher.through_views(operand)
         if isinstance(value, Node) and value.target in _NEG | ABS:
             negated = value.target in _NEG
-            reduced = _bounded_by_zero(walk, walk.take(value).args[0])
-            x, whole, kind = _reduction(walk, reduced)
+            reduced = _bounded_by_zero(matcher, matcher.take(value).args[0])
+            x, whole, kind = _reduction(matcher, reduced)
             if negated and kind != "min":
-                walk.fail(value, f"expected max(-min(x), max(x)), found {describe(value)} of a maximum")
+                matcher.fail(value, f"expected max(-min(x), max(x)), found {describe(value)} of a maximum")
         else:
-            x, whole, kind = _reduction(walk, _bounded_by_zero(walk, value))
+            x, whole, kind = _reduction(matcher, _bounded_by_zero(matcher, value))
             if kind != "max":
-                walk.fail(node, f"expected max(-min(x), max(x)), found {describe(node)} of a minimum")
+                matcher.fail(node, f"expected max(-min(x), max(x)), found {describe(node)} of a minimum")
         found[kind] = (x, whole)
     if set(found) != {"min", "max"} or found["min"] != found["max"]:
-        walk.fail(node, f"expected the largest magnitude of one x, found {describe(node)} of {node.args}")
+        matcher.fail(node, f"expected the largest magnitude of one x, found {describe(node)} of {node.args}")
     return Range(*found["max"])
 
 
-def _difference(walk: Walk, node: Node) -> Range:
+def _difference(matcher: Matcher, node: Node) -> Range:
     """max(x, 0) - min(x, 0)."""
     if node.kwargs.get("alpha", 1) != 1:
-        walk.fail(node, f"expected max(x, 0) - min(x, 0), found a subtraction with alpha={node.kwargs['alpha']}")
+        matcher.fail(node, f"expected max(x, 0) - min(x, 0), found a subtraction with alpha={node.kwargs['alpha']}")
     ends = []
-    for operand, wanted in zip(walk.take(node).args, ("max", "min"), strict=True):
-        end = walk.through_views(operand)
-        reduced = _bounded_by_zero(walk, end)
+    for operand, wanted in zip(matcher.take(node).args, ("max", "min"), strict=True):
+        end = matcher.through_views(operand)
+        reduced = _bounded_by_zero(matcher, end)
         if reduced is end:
-            walk.fail(
+            matcher.fail(
                 node,
                 "the range of x is taken without 0 in it, as max(x) - min(x); max(x, 0) - min(x, 0), which keeps 0 exact, "
                 "fuses",
             )
-        x, whole, kind = _reduction(walk, reduced)
+        x, whole, kind = _reduction(matcher, reduced)
         if kind != wanted:
-            walk.fail(node, f"expected max(x, 0) - min(x, 0), found {describe(node)} of {node.args}")
+            matcher.fail(node, f"expected max(x, 0) - min(x, 0), found {describe(node)} of {node.args}")
         ends.append((end, x, whole))
     (_, x, whole), (low, other, other_whole) = ends
     if x is not other or whole != other_whole:
-        walk.fail(node, f"expected the range of one x, found {describe(node)} of {describe(x)} and {describe(other)}")
+        matcher.fail(node, f"expected the range of one x, found {describe(node)} of {describe(x)} and {describe(other)}")
     return Range(x, whole, low)
 
 
-def _bounded_by_zero(walk: Walk, value: Any) -> Node:
+def _bounded_by_zero(matcher: Matcher, value: Any) -> Node:
     """v of max(v, 0) or min(v, 0), by which the sign is known; v itself where there is no bound."""
-    node = walk.through_views(value)
+    node = matcher.through_views(value)
     if not isinstance(node, Node):
-        walk.fail(walk.anchor, f"expected the largest value of x, found {describe(node)}")
-    found = walk.clamp(node)
+        matcher.fail(matcher.anchor, f"expected the largest value of x, found {describe(node)}")
+    found = matcher.clamp(node)
     if found is None or {found[1], found[2]} != {None, 0.0}:
         return node
     value, low, _ = found
-    inner = walk.through_views(value)
+    inner = matcher.through_views(value)
     kind = "max" if low is not None else "min"
     if isinstance(inner, Node) and _kind(inner) == kind:
-        walk.take(node)
+        matcher.take(node)
         return inner
     return node
 
@@ -162,24 +162,24 @@ def _kind(node: Node) -> str | None:
     return _REDUCTIONS.get(node.target)
 
 
-def grouped(walk: Walk, x: Node, scale: Scale, use: Use, at: Node) -> Grouped:
+def grouped(matcher: Matcher, x: Node, scale: Scale, use: Use, at: Node) -> Grouped:
     """What shares a scale, once it is checked that the scale is applied to what it is taken from."""
     if scale.range.whole:
-        one_value(walk, use.at_use, at)
+        one_value(matcher, use.at_use, at)
         return Grouped(x, Granularity.TENSOR)
-    walk.one_number_a_row(use.at_use, over=x, what="the scale", at=at)
+    matcher.one_number_a_row(use.at_use, over=x, what="the scale", at=at)
     size = (shape_of(x) or (1,))[-1]
     for source in _sources(x):
         hidden = (shape_of(source) or (1,))[-1]
         if isinstance(hidden, int) and isinstance(size, int) and hidden > size and hidden % size == 0:
             node = x
             while node is not source:
-                node = walk.take(node, cheap=True).args[0]
-            return Grouped(walk.exact(source), Granularity.GROUP, size)
+                node = matcher.take(node, cheap=True).args[0]
+            return Grouped(matcher.exact(source), Granularity.GROUP, size)
     return Grouped(x, Granularity.TOKEN)
 
 
-def repeated(walk: Walk, value: Any, x: Node) -> tuple[Node, Grouped] | None:
+def repeated(matcher: Matcher, value: Any, x: Node) -> tuple[Node, Grouped] | None:
     """The scales [..., G, 1] of groups that ``value``, in the shape of x, repeats for each value; None if it does not."""
     copy = unshaped(value)
     if not isinstance(copy, Node) or copy.target is not aten.clone.default or not same_shape(shape_of(value), shape_of(x)):
@@ -192,9 +192,9 @@ def repeated(walk: Walk, value: Any, x: Node) -> tuple[Node, Grouped] | None:
     as_groups = same_shape(shape_of(x), (*tokens, groups * size)) and same_shape(shape_of(scales), (*rows, 1))
     if not isinstance(size, int) or not as_groups:
         return None
-    walk.through_views(value)
+    matcher.through_views(value)
     for node in (copy, each):
-        walk.take(node)
+        matcher.take(node)
     return scales, Grouped(x, Granularity.GROUP, size)
 
 
@@ -205,8 +205,8 @@ def _sources(x: Node) -> Iterator[Node]:
         yield x
 
 
-def one_value(walk: Walk, value: Any, at: Node) -> None:
+def one_value(matcher: Matcher, value: Any, at: Node) -> None:
     """Check that ``value`` is of one element."""
     shape = shape_of(value)
     if shape is None or not all(known_equal(size, 1) for size in shape):
-        walk.fail(at, f"expected one scale for all values, found {describe(value)} of shape {list(shape or ())}")
+        matcher.fail(at, f"expected one scale for all values, found {describe(value)} of shape {list(shape or ())}")

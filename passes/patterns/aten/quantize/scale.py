@@ -22,7 +22,7 @@ from helion_compile.passes.ir.values import (
 )
 from helion_compile.passes.patterns.aten.quantize.apply_scale import Use
 from helion_compile.passes.patterns.aten.quantize.reduction import EXTREMES, Range, read_range
-from helion_compile.passes.patterns.matcher import ABS, CEILING, CLAMP, DIV, MUL, RECIPROCAL, SUB, Walk
+from helion_compile.passes.patterns.matcher import ABS, CEILING, CLAMP, DIV, MUL, RECIPROCAL, SUB, Matcher
 from helion_compile.passes.semantics import ScaleDivision, ScaleFormat, ScaleUse
 
 __all__ = ["Scale", "factor_scale", "read_scale", "static_scale"]
@@ -32,60 +32,60 @@ aten = torch.ops.aten
 _POWER = frozenset({aten.exp2.default, aten.pow.Scalar})
 
 
-def static_scale(walk: Walk, use: Use) -> Node | None:
+def static_scale(matcher: Matcher, use: Use) -> Node | None:
     """The scale if it is given to the graph instead of taken from x, in fp32."""
     if use.kind is ScaleUse.MULTIPLY_FACTOR:
         return None
     root = origin(use.source)
     if not isinstance(root, Node) or root.op == "call_function":
         return None
-    _fp32(walk, use.source)
+    _fp32(matcher, use.source)
     if not _one_element(use.source):
-        walk.fail(
-            walk.anchor,
+        matcher.fail(
+            matcher.anchor,
             f"the scale comes from {describe(root)} of shape {list(shape_of(use.source) or ())}, and several static scales "
             "are not read yet; one for all values fuses",
         )
-    return walk.through_views(use.source)
+    return matcher.through_views(use.source)
 
 
-def read_scale(walk: Walk, use: Use) -> Scale:
+def read_scale(matcher: Matcher, use: Use) -> Scale:
     """The scale that divides, or whose reciprocal multiplies."""
-    _fp32(walk, use.source)
-    scale = Scale(walk, use.kind)
-    out = walk.through_views(use.source)
+    _fp32(matcher, use.source)
+    scale = Scale(matcher, use.kind)
+    out = matcher.through_views(use.source)
     scale.read(out)
     scale.out = out
     return scale
 
 
-def factor_scale(walk: Walk, use: Use) -> Scale:
+def factor_scale(matcher: Matcher, use: Use) -> Scale:
     """The scale beside a factor (1 / amax) * qmax: amax / qmax, or 1 / factor."""
-    scale = Scale(walk, use.kind)
-    factor = walk.through_views(use.source)
-    _fp32(walk, factor)
+    scale = Scale(matcher, use.kind)
+    factor = matcher.through_views(use.source)
+    _fp32(matcher, factor)
     amax = scale.read_factor(factor)
-    for reader in walk.readers(factor):
+    for reader in matcher.readers(factor):
         if reader.target in RECIPROCAL:
-            scale.use, scale.out = ScaleUse.MULTIPLY_FACTOR_INVERSE, walk.take(reader)
+            scale.use, scale.out = ScaleUse.MULTIPLY_FACTOR_INVERSE, matcher.take(reader)
             return scale
-    for reader in walk.readers(amax):
+    for reader in matcher.readers(amax):
         if reader.target in DIV | MUL and (found := scale.division_of(reader)) and found[1] == scale.qmax:
-            _fp32(walk, reader)
+            _fp32(matcher, reader)
             if dtype_of(reader) != scale.dtype:
                 break
-            scale.division, scale.out = found[0], walk.take(reader)
+            scale.division, scale.out = found[0], matcher.take(reader)
             return scale
-    walk.fail(
+    matcher.fail(
         factor,
         f"x is multiplied by {describe(factor)}, qmax / amax, of which nobody computes a scale; with scale = amax / qmax "
         "or 1 / factor beside it, it fuses",
     )
 
 
-def _fp32(walk: Walk, node: Any) -> None:
+def _fp32(matcher: Matcher, node: Any) -> None:
     if dtype_of(node) != torch.float32:
-        walk.fail(node, f"the scale, {describe(node)}, is {dtype_name(dtype_of(node))}; a scale in fp32 fuses")
+        matcher.fail(node, f"the scale, {describe(node)}, is {dtype_name(dtype_of(node))}; a scale in fp32 fuses")
 
 
 def _one_element(node: Any) -> bool:
@@ -95,8 +95,8 @@ def _one_element(node: Any) -> bool:
 class Scale:
     """The steps between the largest magnitude, or the range, and the scale."""
 
-    def __init__(self, walk: Walk, use: ScaleUse):
-        self.walk = walk
+    def __init__(self, matcher: Matcher, use: ScaleUse):
+        self.matcher = matcher
         self.use = use
         self.out: Node | None = None  # the scale
         self.dtype: torch.dtype | None = None  # in which amax / qmax is computed
@@ -119,11 +119,11 @@ class Scale:
 
     def read(self, node: Any) -> None:
         """Step from ``node`` to what the scale is taken from."""
-        walk = self.walk
+        matcher = self.matcher
         while True:
-            node = walk.through_views(node)
+            node = matcher.through_views(node)
             if not isinstance(node, Node) or node.op != "call_function":
-                walk.fail(
+                matcher.fail(
                     node,
                     f"the scale comes from {describe(node)}, and something is computed with it on the way; a scale that is "
                     "given as it is, or taken from x, fuses",
@@ -131,7 +131,7 @@ class Scale:
             if node.target in CASTS:
                 node = self._cast(node)
             elif self.dtype is not None and self._is_extreme(node):
-                self.range = read_range(walk, node)
+                self.range = read_range(matcher, node)
                 self.amax_dtypes += self.range.casts
                 self._check_range(node)
                 return
@@ -144,22 +144,22 @@ class Scale:
             elif node.target in DIV | MUL and self.dtype is None:
                 node = self._divide(node)
             elif self._is_extreme(node):
-                walk.fail(node, "the values are divided by max |x| itself; a scale of max |x| / qmax fuses")
+                matcher.fail(node, "the values are divided by max |x| itself; a scale of max |x| / qmax fuses")
             else:
-                walk.fail(node, f"expected the scale, max |x| / qmax, found {describe(node)} in it")
+                matcher.fail(node, f"expected the scale, max |x| / qmax, found {describe(node)} in it")
 
     def read_factor(self, factor: Node) -> Node:
         """Step from (1 / amax) * qmax to what the scale is taken from; the node that holds the bounded amax."""
-        walk = self.walk
-        node = walk.through_views(self._cast(factor)) if factor.target in CASTS else factor
-        found = walk.with_number(walk.take(node))
-        inverse, self.qmax = walk.through_views(found[0]), found[1]
+        matcher = self.matcher
+        node = matcher.through_views(self._cast(factor)) if factor.target in CASTS else factor
+        found = matcher.with_number(matcher.take(node))
+        inverse, self.qmax = matcher.through_views(found[0]), found[1]
         self.dtype = dtype_of(node)
         self._check_rounding(node)
-        if dtype_of(walk.take(inverse)) != self.dtype:
+        if dtype_of(matcher.take(inverse)) != self.dtype:
             found = f"1 / amax is in {dtype_name(dtype_of(inverse))}, but its product in {dtype_name(self.dtype)}"
-            walk.fail(inverse, f"{found}; computed in one dtype it fuses")
-        amax = walk.through_views(inverse.args[0])
+            matcher.fail(inverse, f"{found}; computed in one dtype it fuses")
+        amax = matcher.through_views(inverse.args[0])
         self.read(amax)
         return amax
 
@@ -186,7 +186,7 @@ class Scale:
 
     def _check_range(self, node: Node) -> None:
         if self.range.low is not None and self.dtype != dtype_of(node):
-            self.walk.fail(
+            self.matcher.fail(
                 node,
                 f"the range is computed in {dtype_name(dtype_of(node))}, but divided in {dtype_name(self.dtype)}; "
                 "computed in one dtype it fuses",
@@ -194,20 +194,20 @@ class Scale:
 
     def _cast(self, node: Node) -> Any:
         (self.scale_dtypes if self.dtype is None else self.amax_dtypes).append(dtype_of(node))
-        return self.walk.take(node).args[0]
+        return self.matcher.take(node).args[0]
 
     def _bound(self, node: Node) -> Any:
-        walk, divided = self.walk, self.dtype is not None
+        matcher, divided = self.matcher, self.dtype is not None
         if divided and node.target in CEILING and (bound := self._upper_bound(node)):
             return bound
-        inner, low, high = walk.clamp(node) or (None, None, None)
+        inner, low, high = matcher.clamp(node) or (None, None, None)
         taken = (low is not None and (self.amax_floor if divided else self.scale_floor) is not None) or (
             high is not None and (not divided or self.amax_ceiling is not None or self.upper_bound is not None)
         )
         if (low, high) == (None, None) or taken:
-            walk.fail(node, f"expected one constant floor under the scale, found {describe(node)} of {node.args}")
+            matcher.fail(node, f"expected one constant floor under the scale, found {describe(node)} of {node.args}")
         if not divided and self.format is not ScaleFormat.FP32:
-            walk.fail(node, "the floor is put under the scale before it becomes a power of two; put under amax it fuses")
+            matcher.fail(node, "the floor is put under the scale before it becomes a power of two; put under amax it fuses")
         # Rounding keeps order, so a bound of a value that is rounded later is the rounded bound.
         for dtype in (dtype_of(node), *reversed(self.amax_dtypes if divided else self.scale_dtypes)):
             low, high = (bound if bound is None else rounded(bound, dtype) for bound in (low, high))
@@ -216,30 +216,30 @@ class Scale:
             self.scale_floor = low or None
         else:
             if low and self.amax_of_zeros is not None:
-                walk.fail(node, "max |x| is bounded from below and has a constant for rows of zeros; one of both fuses")
+                matcher.fail(node, "max |x| is bounded from below and has a constant for rows of zeros; one of both fuses")
             if low and self.upper_bound is not None:
-                walk.fail(node, "max |x| is bounded from below before it is bounded above by scale_ub; after it, it fuses")
+                matcher.fail(node, "max |x| is bounded from below before it is bounded above by scale_ub; after it, it fuses")
             self.amax_floor = low or self.amax_floor
             self.amax_ceiling = self.amax_ceiling if high is None else high
             if self.amax_floor and self.amax_ceiling is not None and self.amax_floor > self.amax_ceiling:
                 found = f"[{self.amax_floor:g}, {self.amax_ceiling:g}]"
-                walk.fail(node, f"max |x| is bounded to {found}, which is empty; bounds in their order fuse")
-        walk.take(node)
+                matcher.fail(node, f"max |x| is bounded to {found}, which is empty; bounds in their order fuse")
+        matcher.take(node)
         return inner
 
     def _instead_of_zero(self, node: Node) -> Any:
         """amax of where(amax > 0, amax, a constant)."""
-        walk = self.walk
+        matcher = self.matcher
         condition, value, other = node.args
-        constant = walk.number(other)
+        constant = matcher.number(other)
         positive = condition.target is aten.gt.Scalar and condition.args[1] == 0
-        if not positive or constant is None or not walk.same(condition.args[0], value):
-            walk.fail(node, f"expected where(max |x| > 0, max |x|, a constant), found {describe(node)} of {node.args}")
+        if not positive or constant is None or not matcher.same(condition.args[0], value):
+            matcher.fail(node, f"expected where(max |x| > 0, max |x|, a constant), found {describe(node)} of {node.args}")
         if self.amax_floor is not None or self.amax_of_zeros is not None:
-            walk.fail(node, "max |x| is bounded from below and has a constant for rows of zeros; one of both fuses")
-        walk.take(condition)
+            matcher.fail(node, "max |x| is bounded from below and has a constant for rows of zeros; one of both fuses")
+        matcher.take(condition)
         self.amax_of_zeros = constant
-        return walk.take(node).args[1]
+        return matcher.take(node).args[1]
 
     def _upper_bound(self, node: Node) -> Any:
         """What a tensor of one element, given to the graph, bounds above."""
@@ -248,37 +248,39 @@ class Scale:
             if not isinstance(given, Node) or given.op == "call_function" or not _one_element(bound):
                 continue
             if dtype_of(bound) != torch.float32 or dtype_of(node) != torch.float32 or self.upper_bound is not None:
-                self.walk.fail(node, f"expected one upper bound of amax in fp32, found {describe(node)}")
+                self.matcher.fail(node, f"expected one upper bound of amax in fp32, found {describe(node)}")
             for dtype in self.amax_dtypes:
                 if not holds_exactly(dtype, dtype_of(lossless(bound))):
-                    self.walk.fail(node, f"scale_ub is rounded to {dtype_name(dtype)} with amax; kept in fp32 it fuses")
-            self.upper_bound = self.walk.through_views(bound)
-            self.walk.take(node)
+                    self.matcher.fail(node, f"scale_ub is rounded to {dtype_name(dtype)} with amax; kept in fp32 it fuses")
+            self.upper_bound = self.matcher.through_views(bound)
+            self.matcher.take(node)
             return value
         return None
 
     def _power_of_two(self, node: Node) -> Any:
         """s of 2 ** ceil(log2(s))."""
-        walk = self.walk
+        matcher = self.matcher
         base, exponent = (2.0, node.args[0]) if node.target is aten.exp2.default else (number(node.args[0]), node.args[1])
         if base != 2 or self.format is not ScaleFormat.FP32 or dtype_of(node) != torch.float32:
-            walk.fail(node, f"expected a scale of max |x| / qmax, or 2 ** ceil(log2(scale)) in fp32, found {describe(node)}")
-        walk.take(node)
-        logarithm = walk.to(
-            walk.to(exponent, {aten.ceil.default}, "the exponent of a scale, rounded up").args[0],
+            matcher.fail(
+                node, f"expected a scale of max |x| / qmax, or 2 ** ceil(log2(scale)) in fp32, found {describe(node)}"
+            )
+        matcher.take(node)
+        logarithm = matcher.to(
+            matcher.to(exponent, {aten.ceil.default}, "the exponent of a scale, rounded up").args[0],
             {aten.log2.default},
             "the exponent of a scale",
         )
         self.format = ScaleFormat.UE8M0
-        inner = walk.through_views(logarithm.args[0])
+        inner = matcher.through_views(logarithm.args[0])
         while isinstance(inner, Node) and inner.target in ABS:  # of what is not negative
-            inner = walk.through_views(walk.take(inner).args[0])
+            inner = matcher.through_views(matcher.take(inner).args[0])
         return inner
 
     def _divide(self, node: Node) -> Any:
         found = self.division_of(node)
         if found is None:
-            self.walk.fail(
+            self.matcher.fail(
                 node,
                 f"expected amax / qmax, or amax * (1 / qmax), with a constant qmax, found {describe(node)} of {node.args}",
             )
@@ -287,14 +289,14 @@ class Scale:
         self._check_rounding(node)
         value = node.args[0] if isinstance(node.args[0], Node) and number(node.args[0]) is None else node.args[1]
         for constant in node.args[:2]:
-            self.walk.number(constant)
-        self.walk.take(node)
+            self.matcher.number(constant)
+        self.matcher.take(node)
         return value
 
     def _check_rounding(self, node: Node) -> None:
         for dtype in self.scale_dtypes:
             if dtype != torch.float32 and not holds_exactly(dtype, self.dtype):
-                self.walk.fail(
+                self.matcher.fail(
                     node,
                     f"the scale is rounded to {dtype_name(dtype)} after a division in {dtype_name(self.dtype)}; "
                     "divided in that dtype, or not rounded, it fuses",

@@ -16,7 +16,7 @@ from torch.fx import Node
 
 from helion_compile.passes.ir.values import known_equal, number, shape_of
 from helion_compile.passes.patterns.aten.quantize.reduction import Grouped
-from helion_compile.passes.patterns.matcher import Walk
+from helion_compile.passes.patterns.matcher import Matcher
 from helion_compile.passes.semantics import Granularity, ScaleLayout
 
 __all__ = ["read_layout"]
@@ -26,15 +26,15 @@ aten = torch.ops.aten
 _ALIGNMENT = 4  # fp32 numbers in 16 bytes, which a tensor memory access wants between columns
 
 
-def read_layout(walk: Walk, scale: Node, extent: Grouped) -> tuple[ScaleLayout, tuple[Node, ...]]:
+def read_layout(matcher: Matcher, scale: Node, extent: Grouped) -> tuple[ScaleLayout, tuple[Node, ...]]:
     """The layout of the scales, and the nodes that hold them in it.
 
     Column-major only if all who read the scales outside the region read them so; a second form of them stays outside.
     """
-    plain = ScaleLayout.ROW_MAJOR, walk.copies(scale)
+    plain = ScaleLayout.ROW_MAJOR, matcher.copies(scale)
     if extent.granularity is not Granularity.GROUP or len(plain[1]) > 1:
         return plain
-    readers = [reader for reader in walk.readers(scale) if reader not in walk.nodes]
+    readers = [reader for reader in matcher.readers(scale) if reader not in matcher.nodes]
     if len(readers) != 1:
         return plain
     found = _transposed(readers[0]) or _padded(readers[0]) or _filled(readers[0])
@@ -45,12 +45,12 @@ def read_layout(walk: Walk, scale: Node, extent: Grouped) -> tuple[ScaleLayout, 
     if layout is None:
         return plain
     for operand in readers[0].all_input_nodes:
-        walk.through_views(operand)
+        matcher.through_views(operand)
     for step in steps:
         for node in (empty for operand in step.all_input_nodes for empty in _unwritten(operand)):
-            walk.take(node, cheap=True)
-        walk.take(step)
-    walk.take(scale)
+            matcher.take(node, cheap=True)
+        matcher.take(step)
+    matcher.take(scale)
     return layout, (out,)
 
 

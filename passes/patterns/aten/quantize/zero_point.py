@@ -20,22 +20,22 @@ from helion_compile.passes.ir.values import (
 )
 from helion_compile.passes.patterns.aten.quantize.clamp_round_cast import Narrowing
 from helion_compile.passes.patterns.aten.quantize.scale import Scale
-from helion_compile.passes.patterns.matcher import CLAMP, DIV, SUB, Walk
+from helion_compile.passes.patterns.matcher import CLAMP, DIV, SUB, Matcher
 
 __all__ = ["read_zero_point"]
 
 aten = torch.ops.aten
 
 
-def read_zero_point(walk: Walk, narrowing: Narrowing, scale: Scale) -> tuple[Node, ...]:
+def read_zero_point(matcher: Matcher, narrowing: Narrowing, scale: Scale) -> tuple[Node, ...]:
     """The copies of the zero point in int8; none when there is neither a zero point nor a range it would belong to."""
     low = scale.range.low
     if narrowing.zero is None:
         if low is not None:
-            walk.fail(narrowing.scaled, "the scale is that of a range, but no zero point is added; with one it fuses")
+            matcher.fail(narrowing.scaled, "the scale is that of a range, but no zero point is added; with one it fuses")
         return ()
     if low is None:
-        walk.fail(
+        matcher.fail(
             narrowing.zero,
             f"{describe(narrowing.zero)} is added to the rounded values, but the scale is that of a magnitude; one of the "
             "range max(x, 0) - min(x, 0) fuses",
@@ -43,57 +43,57 @@ def read_zero_point(walk: Walk, narrowing: Narrowing, scale: Scale) -> tuple[Nod
     bounds = narrowing.clamp
     if bounds is None or bounds[1] - bounds[0] != scale.qmax:
         found = f"the range is divided by {scale.qmax:g}, but the values are clamped to {bounds}"
-        walk.fail(walk.anchor, f"{found}; divided by the width of the clamp it fuses")
-    zero = _in_int8(walk, narrowing.zero)
-    value = _unbounded(walk, zero.args[0], bounds)
-    difference = walk.to(value, SUB, "low - round(min(x, 0) / scale)")
+        matcher.fail(matcher.anchor, f"{found}; divided by the width of the clamp it fuses")
+    zero = _in_int8(matcher, narrowing.zero)
+    value = _unbounded(matcher, zero.args[0], bounds)
+    difference = matcher.to(value, SUB, "low - round(min(x, 0) / scale)")
     if difference.args[0] != bounds[0] or difference.kwargs.get("alpha", 1) != 1:
-        walk.fail(difference, f"expected {bounds[0]:g} - round(min(x, 0) / scale), found {describe(difference)}")
-    quotient = walk.to(
-        walk.to(difference.args[1], {aten.round.default}, "round(min(x, 0) / scale)").args[0], DIV, "min(x, 0) / scale"
+        matcher.fail(difference, f"expected {bounds[0]:g} - round(min(x, 0) / scale), found {describe(difference)}")
+    quotient = matcher.to(
+        matcher.to(difference.args[1], {aten.round.default}, "round(min(x, 0) / scale)").args[0], DIV, "min(x, 0) / scale"
     )
     least, divisor = quotient.args[:2]
     if unshaped(least) is not low or lossless(unshaped(lossless(divisor))) is not lossless(scale.out):
-        walk.fail(quotient, f"expected min(x, 0) / scale, with the x and the scale of the values, found {quotient.args}")
+        matcher.fail(quotient, f"expected min(x, 0) / scale, with the x and the scale of the values, found {quotient.args}")
     for node in (quotient, difference):
         if dtype_of(node) != scale.dtype:
             found = f"the zero point is computed in {dtype_name(dtype_of(node))}, but the scale in {dtype_name(scale.dtype)}"
-            walk.fail(node, f"{found}; computed in one dtype they fuse")
-    walk.through_views(least)
+            matcher.fail(node, f"{found}; computed in one dtype they fuse")
+    matcher.through_views(least)
     while divisor is not lossless(scale.out):
-        divisor = walk.take(divisor, cheap=True).args[0]
-    return walk.copies(zero)
+        divisor = matcher.take(divisor, cheap=True).args[0]
+    return matcher.copies(zero)
 
 
-def _in_int8(walk: Walk, value: Any) -> Node:
+def _in_int8(matcher: Matcher, value: Any) -> Node:
     """The cast to int8 that the added value shows."""
     shape, node = shape_of(value), value
     while True:
-        node = walk.through_views(node)
+        node = matcher.through_views(node)
         if isinstance(node, Node) and cast_dtype(node) == torch.int8:
             break
         if not isinstance(node, Node) or cast_dtype(node) not in (torch.float32, torch.int32):
-            walk.fail(node, f"expected a zero point in int8, found {describe(node)}")
-        node = walk.take(node, cheap=True).args[0]
-    rows = (shape_of(walk.anchor) or ())[:-1]
+            matcher.fail(node, f"expected a zero point in int8, found {describe(node)}")
+        node = matcher.take(node, cheap=True).args[0]
+    rows = (shape_of(matcher.anchor) or ())[:-1]
     if not same_shape(shape, (*rows, 1)):
-        walk.fail(node, f"expected a zero point of shape {[*rows, 1]}, one number a row, found {list(shape or ())}")
+        matcher.fail(node, f"expected a zero point of shape {[*rows, 1]}, one number a row, found {list(shape or ())}")
     return node
 
 
-def _unbounded(walk: Walk, value: Any, bounds: tuple[float, float]) -> Any:
+def _unbounded(matcher: Matcher, value: Any, bounds: tuple[float, float]) -> Any:
     """What is clamped to ``bounds``, behind casts; whole numbers of 8 bits lose nothing in them."""
     low = high = None
-    while isinstance(value := walk.through_views(value), Node):
-        if value.target in CLAMP and (found := walk.clamp(value)):
-            walk.take(value)
+    while isinstance(value := matcher.through_views(value), Node):
+        if value.target in CLAMP and (found := matcher.clamp(value)):
+            matcher.take(value)
             value, new_low, new_high = found
             low, high = low if new_low is None else new_low, high if new_high is None else new_high
         elif value.target in CASTS:
-            value = walk.take(value).args[0]
+            value = matcher.take(value).args[0]
         else:
             break
     if (low, high) != bounds:
         found = f"the zero point is clamped to ({low}, {high}), but the values to {bounds}"
-        walk.fail(walk.anchor, f"{found}; clamped alike they fuse")
+        matcher.fail(matcher.anchor, f"{found}; clamped alike they fuse")
     return value

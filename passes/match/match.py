@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from torch.fx import Node
 
 if TYPE_CHECKING:
-    from helion_compile.passes.semantics import Meaning
+    from helion_compile.passes.semantics import SemanticOp
 
-__all__ = ["Region", "dying"]
+__all__ = ["Match", "dying"]
 
 
 @dataclass(eq=False)
-class Region:
+class Match:
     """The nodes that spell one meaning.  Compared by identity.
 
     ``inputs`` and ``outputs`` carry the names that the meaning's docstring gives.  An output has one node for each copy
@@ -22,17 +22,17 @@ class Region:
     ``q`` and three of ``scale``.
     """
 
-    meaning: Meaning
+    op: SemanticOp
     anchor: Node  # the node at which reading began, of the first copy
     inputs: dict[str, Node]
     outputs: dict[str, tuple[Node, ...]]
     nodes: dict[Node, None]  # interior and outputs, an ordered set
     cheap: set[Node] = field(default_factory=set)  # interior that may have readers outside: casts, squares of an input
     merged: int = 1  # spelled copies
-    narrower: Region | None = None  # the same stretch with less of it taken: a norm without the residual add in front
+    narrower: Match | None = None  # the same stretch with less of it taken: a norm without the residual add in front
 
     def __repr__(self) -> str:
-        return f"Region({self.meaning}, anchor={self.anchor.name}, merged={self.merged})"
+        return f"Region({self.op}, anchor={self.anchor.name}, merged={self.merged})"
 
     @property
     def last(self) -> Node:
@@ -44,7 +44,7 @@ class Region:
         outputs = {node for copies in self.outputs.values() for node in copies}
         return [node for node in self.nodes if node not in outputs]
 
-    def absorb(self, copy: Region) -> None:
+    def absorb(self, copy: Match) -> None:
         """Take in an equal region that the graph spells once more."""
         self.outputs = {name: tuple(dict.fromkeys((*nodes, *copy.outputs[name]))) for name, nodes in self.outputs.items()}
         self.nodes |= copy.nodes
