@@ -1,4 +1,4 @@
-"""Every spelling with what it is to be read as: the table from which tests and docs/spellings.md are made.
+"""Every spelling with what it is to be read as: the table from which tests and docs/patterns.md are made.
 
 ``python tests/passes/conformance.py`` writes the page.
 """
@@ -19,30 +19,29 @@ from helion_compile.passes.semantics import Granularity, RopeTable
 
 __all__ = ["PAGE", "Spelled", "argument", "arguments", "of_any_number_of_rows", "page"]
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "spellings.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "patterns.md"
 
-_INTRODUCTION = """# Spellings
+_INTRODUCTION = """# Patterns
 
-What is read, and as what. Each row is a function of a module `tests/passes/spelled_*.py` that writes one thing as the code
-named does; the tests trace it for every dtype given, with static and dynamic sizes, find it exactly once with these
-attributes, and compare what the attributes promise (`tests/passes/interpret.py`) with the function run in eager mode: the
-same bits, or within one unit in the last place of 16-bit results where the order of a sum or a library's function differs. A
-norm is also read behind an addition, whose sum others may read or which is written in place. Attributes are those for bf16.
-What a kernel takes of it is up to the fusions.
+What is matched, and as which semantic op. Each row is a function that writes one op as the code named does. The tests trace it
+for every dtype given, with static and dynamic sizes, and must match it exactly once, with these attributes. They compare what
+the attributes promise with the function run in eager mode. Both give the same bits. Where the order of a sum or a library's
+function differs, 16-bit results may differ by one unit in the last place. A norm is also matched behind an addition. Others may
+read that sum, and it may be written in place. Attributes are those for bf16. What a kernel takes of it is up to the fusions.
 
 This page is made by `python tests/passes/conformance.py`.
 """
 _UNDER_TABLES = {
-    "Matmul": """Dtypes are those of the result. None of torch 2.11, 2.13 and 2.15 multiplies blocks on a CPU: these are read,
-and nothing is compared. torch 2.11 multiplies no rows there, and does not trace `F.scaled_mm`. `tests/passes/test_matmul.py`
-has other shapes of scales, and the near misses.
+    "Matmul": """Dtypes are those of the result. None of torch 2.11, 2.13 and 2.15 multiplies blocks on a CPU. So these are
+matched, and nothing is compared. torch 2.11 multiplies no rows there, and does not trace `F.scaled_mm`.
+`tests/passes/test_matmul.py` has other shapes of scales, and the partial matches.
 """,
 }
 _ELSEWHERE = """## Operators of libraries
 
-Those of MSLK, FBGEMM and torchao are in the tables above; their stubs are plain torch (`tests/passes/stubs.py`), and the
-libraries need not be there. Operators of vLLM, its products among them, are in [vLLM](vllm.md): they write to their arguments,
-which torch code does not spell, so `tests/vllm/test_spellings.py` reads them from graphs.
+Those of MSLK, FBGEMM and torchao are in the tables above. Their stubs are plain torch (`tests/passes/stubs.py`), so the
+libraries need not be there. Operators of vLLM, its GEMMs among them, are in [vLLM](vllm.md). They write to their arguments, which
+no torch code does, so `tests/vllm/test_norm_spellings.py` and its neighbours match them in graphs.
 """
 _NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
@@ -134,7 +133,7 @@ def of_any_number_of_rows(row: Spelled, given: dict[str, torch.Tensor]) -> None:
 
 
 def page() -> str:
-    """docs/spellings.md."""
+    """docs/patterns.md."""
     from spelled_activations import ACTIVATIONS
     from spelled_norms import NORMS
     from spelled_products import PRODUCTS
@@ -150,7 +149,7 @@ def page() -> str:
         "Matmul": PRODUCTS,
     }
     for title, rows in tables.items():
-        parts += [f"## {title}\n", "| function | written so by | dtypes | read as |\n|---|---|---|---|"]
+        parts += [f"## {title}\n", "| function | written so by | dtypes | semantic op |\n|---|---|---|---|"]
         for row in rows:
             dtypes = ", ".join(_NAMES[dtype] for dtype in row.dtypes)
             parts.append(f"| `{row}` | {row.who} | {dtypes} | {str(row.op(row.dtypes[0])).replace('|', chr(92) + '|')} |")

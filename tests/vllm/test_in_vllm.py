@@ -228,7 +228,7 @@ def test_an_operator_with_an_argument_that_is_not_known_stays_and_is_told_once(c
         assert "quant" not in run(manager(config), recorded.graph("block", index))
     assert warnings(caplog) == [
         "helion_compile: operators stay as this vLLM has them: _C.per_token_group_fp8_quant is given scale_ue8m0=True: this "
-        "version of it is not known; one that docs/spellings.md names can be read"
+        "version of it is not known; one that docs/patterns.md names can be read"
     ]
 
 

@@ -24,7 +24,7 @@ __all__ = ["UNKNOWN", "OpaqueWalk", "name_of"]
 aten = torch.ops.aten
 
 # In every refusal of an operator that is not what it was known to be.
-UNKNOWN = "this version of it is not known; one that docs/spellings.md names can be read"
+UNKNOWN = "this version of it is not known; one that docs/patterns.md names can be read"
 _EMPTY = frozenset({aten.empty.memory_format, aten.empty_strided.default, aten.new_empty.default, aten.full.default})
 
 
