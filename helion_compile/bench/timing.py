@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from helion_compile.runtime.triton_launch import without_dependent_launch
+from helion_compile.runtime.triton_launch import without_pdl
 
 __all__ = ["copy_bandwidth", "device_us", "host_us", "machine", "product_rate", "require_gpu", "require_packages", "rotating"]
 
@@ -52,7 +52,7 @@ def device_us(fn: Callable[..., Any], sets: Sequence[tuple[Any, ...]], repeats: 
     rounds = max(1, 64 // len(sets))
     graph = torch.cuda.CUDAGraph()
     results: collections.deque[Any] = collections.deque(maxlen=len(sets))
-    with torch.cuda.graph(graph), contextlib.nullcontext() if chained else without_dependent_launch():
+    with torch.cuda.graph(graph), contextlib.nullcontext() if chained else without_pdl():
         for _ in range(rounds):
             for each in sets:
                 results.append(fn(*each))

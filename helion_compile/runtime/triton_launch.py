@@ -36,7 +36,7 @@ __all__ = [
     "define",
     "launch_source",
     "waits",
-    "without_dependent_launch",
+    "without_pdl",
 ]
 
 # (position among the kernel's parameters, index among the call's addresses, bytes to add)
@@ -69,7 +69,7 @@ class _Dependent:
 
 
 @contextlib.contextmanager
-def without_dependent_launch() -> Iterator[None]:
+def without_pdl() -> Iterator[None]:
     """CUDA graphs captured inside run one kernel after the other, so that the time of each can be told."""
     before, _Dependent.wanted = _Dependent.wanted, False
     try:

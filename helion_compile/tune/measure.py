@@ -18,7 +18,7 @@ import torch
 from helion_compile.configs.case import Case
 from helion_compile.definitions import registry
 from helion_compile.runtime.record import NotReplayable, Plan, record
-from helion_compile.runtime.triton_launch import without_dependent_launch
+from helion_compile.runtime.triton_launch import without_pdl
 
 __all__ = ["EIGHT_BITS", "GpuMeasurer", "differs", "in_order"]
 
@@ -157,7 +157,7 @@ class GpuMeasurer:
             # torch.cuda.graph() collects garbage and empties the allocator's cache first: a tenth of a second.
             graph.capture_begin()
             try:
-                with without_dependent_launch():  # the baseline's kernels do not overlap either
+                with without_pdl():  # the baseline's kernels do not overlap either
                     for run in itertools.islice(itertools.cycle(runs), self.calls):
                         run()
             finally:

@@ -83,7 +83,7 @@ def test_a_kernel_that_waits_is_launched_dependently_while_a_graph_is_captured(l
     assert (len(seen), len(launched)) == (0, 2)
     run(source, 1024, 2048)
     assert (len(seen), len(launched)) == (1, 2)
-    with triton_launch.without_dependent_launch():
+    with triton_launch.without_pdl():
         run(source, 1024, 2048)
     assert (len(seen), len(launched)) == (1, 3)
 
