@@ -12,7 +12,7 @@ ROOT = Path(passes.__file__).parent
 def imported(source: str) -> set[str]:
     """Top-level names of all modules that a source imports, wherever in it it does."""
     names = set()
-    for node in ast.matcher(ast.parse(source)):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

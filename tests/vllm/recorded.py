@@ -78,7 +78,7 @@ class _Rebuilt:
         recorded: list[Node] = []
         waiting = list(_statements(forward))
         while waiting:  # vLLM's pattern matcher leaves some nodes in front of what they read
-            ready = [s for s in waiting if all(n.id in self.nodes for n in ast.matcher(s[1]) if _is_value(n))]
+            ready = [s for s in waiting if all(n.id in self.nodes for n in ast.walk(s[1]) if _is_value(n))]
             assert ready, f"nodes that read each other: {[name for name, _ in waiting]}"
             for name, value in ready:
                 self._make(name, value)

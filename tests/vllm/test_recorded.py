@@ -42,7 +42,7 @@ def test_what_is_read_of_the_middle_graph():
     assert {site.shapes["sum"] for site in with_sum} == {site.shapes["x"] for site in with_sum}
 
 
-@pytest.mark.parametrize(("scheme", "unread"), [("token", []), ("tensor", []), ("block", ["activation"])])
+@pytest.mark.parametrize(("scheme", "failed"), [("token", []), ("tensor", []), ("block", ["activation"])])
 def test_what_is_not_read(scheme, failed):
     record = fused(recorded.graph(scheme, 1))
     assert [refusal.candidate for refusal in record.refusals] == failed
