@@ -3,7 +3,8 @@
 # make test-long              the same and the slow tests
 # make test-vllm              run the pass inside vLLM's own compiler, without a GPU; in .venv-vllm on top of .venv (1 GB)
 # make test-gpu               run tests/gpu on this machine's GPU
-# make lint                   ruff, over everything
+# make lint                   ruff: style and order of everything
+# make typecheck              mypy: types of both packages
 #
 # Each makes its environment on first use. To use a Python that holds torch already, with nothing installed or replaced:
 #   make test-gpu PYTHON=python3
@@ -11,7 +12,7 @@
 # Further arguments for pytest:                               make test ARGS="-k quant -x"
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long test-vllm test-gpu lint install
+.PHONY: help demo test test-long test-vllm test-gpu lint typecheck install
 
 TESTED_TORCH := 2.13.0
 TORCH = $(TESTED_TORCH)
@@ -65,6 +66,9 @@ test-gpu: $(INSTALLED)
 lint: $(INSTALLED)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+
+typecheck: $(INSTALLED)
+	$(PYTHON) -m mypy
 
 install: $(INSTALLED)
 

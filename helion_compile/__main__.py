@@ -1,9 +1,10 @@
-"""``python -m helion_compile COMMAND``."""
+"""``python -m helion_compile COMMAND``, installed as ``helion-compile COMMAND`` too."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 
 # command -> module whose main(argv) runs it, and what it does
 COMMANDS = {
@@ -25,7 +26,9 @@ COMMANDS = {
 }
 
 
-def main(argv: list[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that ``argv``, by default the command line, names; its exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
     name = next((name for name in COMMANDS if argv[: len(name.split())] == name.split()), None)
     if name is None:
         known = "\n".join(f"  python -m helion_compile {name:16} {text}" for name, (_, text) in COMMANDS.items())
@@ -39,4 +42,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(main())

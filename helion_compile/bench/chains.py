@@ -90,7 +90,7 @@ def _prefetching(size: int | None) -> Iterator[None]:
             return found
         return found._replace(config={**found.config, "prefetch": size})
 
-    scaled_mm.pick = pick  # type: ignore[method-assign]
+    scaled_mm.pick = pick
     scaled_mm.plans.clear()
     try:
         yield

@@ -90,7 +90,7 @@ def dtype_of(node: Any) -> torch.dtype | None:
     return value.dtype if isinstance(value, torch.Tensor) else None
 
 
-def shape_of(node: Any) -> Sequence[int | torch.SymInt] | None:
+def shape_of(node: Any) -> tuple[int | torch.SymInt, ...] | Any:  # Any, where None would say more: most callers know a tensor
     """The shape of a node's tensor, None for whatever is no tensor or has no fake value."""
     value = node.meta.get("val") if isinstance(node, Node) else None
     return tuple(value.shape) if isinstance(value, torch.Tensor) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch.fx import Node
 
@@ -14,6 +15,8 @@ from helion_compile.passes.match.matched_graph import MatchedGraph
 from helion_compile.passes.semantics import Activation, Matmul, Norm, Quantize, Rope, SemanticOp
 
 __all__ = ["Chain", "Reader", "find"]
+
+Op = TypeVar("Op", bound=SemanticOp)
 
 # (producer, consumer) -> input of the consumer: output of the producer
 LINKS: dict[tuple[type[SemanticOp], type[SemanticOp]], dict[str, str]] = {
@@ -61,7 +64,7 @@ class Chain:
             producer = match
         self.nodes = dying(nodes, cheap)
 
-    def __getitem__(self, op: type[SemanticOp]) -> Match:
+    def __getitem__(self, op: type[Op]) -> Match[Op]:
         for match in self.matches:
             if isinstance(match.op, op):
                 return match

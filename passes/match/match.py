@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from torch.fx import Node
 
@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Match", "dying"]
 
+Op = TypeVar("Op", bound="SemanticOp", covariant=True)
+
 
 @dataclass(eq=False)
-class Match:
+class Match(Generic[Op]):
     """The nodes that spell one meaning.  Compared by identity.
 
     ``inputs`` and ``outputs`` carry the names that the meaning's docstring gives.  An output has one node for each copy
@@ -22,7 +24,7 @@ class Match:
     ``q`` and three of ``scale``.
     """
 
-    op: SemanticOp
+    op: Op
     anchor: Node  # the node at which reading began, of the first copy
     inputs: dict[str, Node]
     outputs: dict[str, tuple[Node, ...]]
