@@ -21,14 +21,14 @@ def silu_mul_case(gate, up):
     return helion_compile.Case(hidden_size=gate.size(1), num_tokens=gate.size(0), dtype=gate.dtype)
 
 
-def silu_mul_refuse(gate, up):
+def silu_mul_check_supported(gate, up):
     """Why the kernel cannot take these arguments, or None."""
     if gate.shape != up.shape:
         return f"gate is {tuple(gate.shape)} and up {tuple(up.shape)}; they must have one shape"
     return None
 
 
-@helion_compile.kernel(reference=silu_mul_reference, case=silu_mul_case, refuse=silu_mul_refuse)
+@helion_compile.kernel(reference=silu_mul_reference, case=silu_mul_case, check_supported=silu_mul_check_supported)
 def silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     m, k = gate.size()
     k = hl.specialize(k)

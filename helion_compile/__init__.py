@@ -21,17 +21,19 @@ from helion_compile.frontend.explain import Report, explain
 from helion_compile.frontend.history import report
 from helion_compile.frontend.warmup import WarmUp, warm_up
 from helion_compile.graph.hop import call
-from helion_compile.helion_kernel import HelionKernel, kernel
+from helion_compile.helion_kernel import Configs, HelionKernel, Tuning, kernel
 from helion_compile.runtime.counters import counters
 from helion_compile.runtime.profiler_ranges import profiling
 
 __all__ = [
     "Case",
+    "Configs",
     "DuplicateKernelError",
     "GradientError",
     "HelionKernel",
     "KernelArgumentError",
     "Report",
+    "Tuning",
     "UndeclaredMutationError",
     "UnknownKernelError",
     "UnpreparedCaptureError",

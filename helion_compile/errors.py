@@ -13,7 +13,7 @@ __all__ = [
 
 
 class KernelArgumentError(TypeError):
-    """A kernel was called with arguments that its signature or its ``refuse`` does not allow."""
+    """A kernel was called with arguments that its signature or its ``check_supported`` does not allow."""
 
 
 class DuplicateKernelError(ValueError):

@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from helion_compile import kernel
+from helion_compile import Tuning, kernel
 from helion_compile.configs.case import Case
 from helion_compile.tune.candidates import Space
 from helion_compile.tune.compiling import Compiled
@@ -20,11 +20,17 @@ def _reference(x):
     return x + 1
 
 
+def _inputs(case, device):
+    return (torch.zeros(case["num_tokens"], case["hidden_size"], dtype=torch.bfloat16, device=device),)
+
+
 @kernel(
     reference=_reference,
     case=lambda x: Case(hidden_size=x.size(-1), num_tokens=x.size(0), dtype=x.dtype),
-    inputs=lambda case, device: (torch.zeros(case["num_tokens"], case["hidden_size"], dtype=torch.bfloat16, device=device),),
-    shapes=lambda layer: [{"hidden_size": layer.hidden_size}, {"hidden_size": layer.intermediate_size}],
+    tuning=Tuning(
+        inputs=_inputs,
+        shapes=lambda layer: [{"hidden_size": layer.hidden_size}, {"hidden_size": layer.intermediate_size}],
+    ),
 )
 def plus_one(x):
     raise AssertionError("no test runs it")
@@ -37,9 +43,11 @@ def _library(x, *, out=None):
 @kernel(
     reference=_reference,
     case=lambda x: Case(hidden_size=x.size(-1), num_tokens=x.size(0), dtype=x.dtype),
-    inputs=lambda case, device: (torch.zeros(case["num_tokens"], case["hidden_size"], dtype=torch.bfloat16, device=device),),
-    shapes=lambda layer: [{"hidden_size": layer.hidden_size}],
-    candidates=lambda case: [{"num_warps": warps} for warps in (2, 4, 8)] if case["num_tokens"] < 5000 else [],
+    tuning=Tuning(
+        inputs=_inputs,
+        shapes=lambda layer: [{"hidden_size": layer.hidden_size}],
+        candidates=lambda case: [{"num_warps": warps} for warps in (2, 4, 8)] if case["num_tokens"] < 5000 else [],
+    ),
     fallbacks={"library": _library},
 )
 def plus_one_or_library(x):

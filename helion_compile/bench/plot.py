@@ -45,7 +45,7 @@ def read(file: Path) -> tuple[list[dict[str, Any]], Limits | None]:
 def _of_table(file: Path, content: list[Any]) -> list[dict[str, Any]]:
     """Those that were measured; the table's folder is named as its kernel is."""
     try:
-        kernel = registry.named(file.resolve().parent.name)
+        kernel = registry.get_kernel(file.resolve().parent.name)
         rows = [Row.from_json(fields) for fields in content]
     except (UnknownKernelError, ConfigError) as error:
         raise ValueError(f"{file} cannot be read as a table of configs: {error}") from None

@@ -45,7 +45,7 @@ def _heads(pairs: str, **facts: Any) -> Callable[[int], Iterator[dict[str, Any]]
 
 def _weights(k: int) -> Iterator[dict[str, Any]]:
     """The linears of ``LAYERS`` with so many inputs."""
-    seen = {facts["n"]: facts for layer in LAYERS.values() for facts in scaled_mm.shapes(layer) if facts["k"] == k}
+    seen = {facts["n"]: facts for layer in LAYERS.values() for facts in scaled_mm.tuning.shapes(layer) if facts["k"] == k}
     return (seen[n] for n in sorted(seen))
 
 
@@ -82,7 +82,7 @@ class Subject:
 
     def arguments(self, case: Case, device: torch.device) -> tuple[Any, ...]:
         """Fresh ones with random values."""
-        named = dict(zip(self.kernel.signature.parameters, self.kernel.inputs(case, device), strict=True))
+        named = dict(zip(self.kernel.signature.parameters, self.kernel.tuning.inputs(case, device), strict=True))
         return tuple(self.adjust(named | dict(self.attributes)).values())
 
 

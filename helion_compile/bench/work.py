@@ -73,7 +73,7 @@ def work_of(kernel: HelionKernel, args: tuple[Any, ...]) -> Work:
 def work_of_case(kernel: HelionKernel, case: Case) -> Work:
     """The work of a call with the arguments that the tuner makes for ``case``."""
     with torch.device("meta"):
-        return work_of(kernel, kernel.inputs(case, torch.device("meta")))
+        return work_of(kernel, kernel.tuning.inputs(case, torch.device("meta")))
 
 
 class _Counting(TorchDispatchMode):

@@ -73,7 +73,7 @@ def _tables() -> Iterator[tuple[str, str]]:
     here = Gpu.current() if torch.cuda.is_available() else None
     import helion_compile.kernels  # noqa: F401  registers them
 
-    for kernel in sorted(registry.kernels(), key=lambda kernel: kernel.name):
+    for kernel in sorted(registry.list_kernels(), key=lambda kernel: kernel.name):
         found = [f"{file.path.stem} {len(file.rows)} rows" for file in table_files(folders, kernel.name)]
         usable = "" if here is None else f"; {len(kernel.table.rows(here))} for this GPU and this version of the kernel"
         yield "", f"{kernel.name}: {', '.join(found) or 'none, its default config'}{usable}"

@@ -11,14 +11,14 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from helion_compile.errors import GradientError, KernelArgumentError
 
 if TYPE_CHECKING:
-    from helion_compile.helion_kernel import HelionKernel
+    from helion_compile.definitions.spec import KernelSpec
 
 __all__ = ["check_no_grad", "check_types"]
 
 _TYPES = (torch.Tensor, bool, int, float, str, torch.dtype, torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
-def check_types(kernel: HelionKernel, args: tuple[Any, ...]) -> None:
+def check_types(kernel: KernelSpec, args: tuple[Any, ...]) -> None:
     """Raise KernelArgumentError for an argument of a type that cannot enter a graph."""
     for name, arg in zip(kernel.signature.parameters, args, strict=True):
         if arg is not None and not isinstance(arg, _TYPES):
@@ -30,7 +30,7 @@ def check_types(kernel: HelionKernel, args: tuple[Any, ...]) -> None:
             _check_plain(kernel, name, arg)
 
 
-def _check_plain(kernel: HelionKernel, name: str, tensor: torch.Tensor) -> None:
+def _check_plain(kernel: KernelSpec, name: str, tensor: torch.Tensor) -> None:
     if torch._C._functorch.is_batchedtensor(tensor):
         found, instead = "inside torch.vmap", "Call the kernel outside of it, on the whole batch"
     elif is_traceable_wrapper_subclass(tensor):
@@ -45,7 +45,7 @@ def _check_plain(kernel: HelionKernel, name: str, tensor: torch.Tensor) -> None:
     raise KernelArgumentError(f"{kernel.name}: argument {name!r} is {found}; a kernel reads plain memory. {instead}.")
 
 
-def check_no_grad(kernel: HelionKernel, args: tuple[Any, ...]) -> None:
+def check_no_grad(kernel: KernelSpec, args: tuple[Any, ...]) -> None:
     """Raise GradientError where autograd would otherwise give a silent zero gradient."""
     if forward_ad._current_level >= 0:
         for name, arg in zip(kernel.signature.parameters, args, strict=True):

@@ -12,7 +12,7 @@ import torch
 from helion_compile.errors import UndeclaredMutationError
 
 if TYPE_CHECKING:
-    from helion_compile.helion_kernel import HelionKernel
+    from helion_compile.definitions.spec import KernelSpec
 
 __all__ = ["checked", "is_checking", "watch_arguments"]
 
@@ -41,7 +41,7 @@ def is_checking() -> bool:
 
 
 @contextlib.contextmanager
-def watch_arguments(kernel: HelionKernel, args: tuple[Any, ...]) -> Iterator[None]:
+def watch_arguments(kernel: KernelSpec, args: tuple[Any, ...]) -> Iterator[None]:
     """Raise UndeclaredMutationError if a tensor among ``args`` changes within, unless ``kernel`` declares it as written."""
     copies = {
         name: (arg, arg.clone())

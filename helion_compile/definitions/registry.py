@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from helion_compile.errors import DuplicateKernelError, UnknownKernelError
 
 if TYPE_CHECKING:
-    from helion_compile.helion_kernel import HelionKernel
+    from helion_compile.definitions.spec import KernelSpec
 
-__all__ = ["find", "kernels", "named", "register", "remember"]
+__all__ = ["find_kernel", "get_kernel", "list_kernels", "register_kernel", "remember_version"]
 
 _lock = threading.Lock()
-_by_name: dict[str, HelionKernel] = {}
-_by_key: dict[str, HelionKernel] = {}
+_by_name: dict[str, KernelSpec] = {}
+_by_key: dict[str, KernelSpec] = {}
 
 
-def register(kernel: HelionKernel) -> None:
+def register_kernel(kernel: KernelSpec) -> None:
     """Make ``kernel`` findable.
 
     A definition that runs again (a reloaded module, a notebook cell, a factory function) replaces its earlier self; older
@@ -36,32 +36,32 @@ def register(kernel: HelionKernel) -> None:
         _by_name[kernel.name] = kernel
 
 
-def remember(key: str, kernel: HelionKernel) -> None:
+def remember_version(key: str, kernel: KernelSpec) -> None:
     """Make ``kernel`` findable by ``key``, also after a redefinition; called when its key is first asked for."""
     _by_key[key] = kernel
 
 
-def kernels() -> list[HelionKernel]:
+def list_kernels() -> list[KernelSpec]:
     """The latest version of every kernel that this process has defined."""
     with _lock:
         return list(_by_name.values())
 
 
-def _same_definition(one: HelionKernel, other: HelionKernel) -> bool:
+def _same_definition(one: KernelSpec, other: KernelSpec) -> bool:
     # The place counts too: `python -m package.module` runs a module as __main__ which others import by its name.
     return one.place == other.place or all(
         getattr(one.fn, name) == getattr(other.fn, name) for name in ("__module__", "__qualname__")
     )
 
 
-def find(key: str) -> HelionKernel:
+def find_kernel(key: str) -> KernelSpec:
     """The kernel with this key ("norm_quant@1f3a5c77"), or of this name in its version of now.
 
     Raises:
         UnknownKernelError: no such kernel in this process; says whether another version of it is there.
     """
     if "@" not in key:
-        return named(key)
+        return get_kernel(key)
     kernel = _by_key.get(key)
     if kernel is not None:
         return kernel
@@ -78,7 +78,7 @@ def find(key: str) -> HelionKernel:
     raise UnknownKernelError(f"a compiled graph calls the Helion kernel {key}, but {found}.")
 
 
-def named(name: str) -> HelionKernel:
+def get_kernel(name: str) -> KernelSpec:
     """The kernel of this name, in its version of now.
 
     Raises:

@@ -115,7 +115,7 @@ def program(title: str, side: str, code: str) -> str:
     imports = {"import helion_compile"}
 
     def call(found: re.Match[str]) -> str:
-        module = registry.named(found["name"]).fn.__module__
+        module = registry.get_kernel(found["name"]).fn.__module__
         if module != "__main__":
             imports.add(f"import {module}")
         return f'helion_compile.call("{found["name"]}", {found["args"]})'

@@ -191,7 +191,7 @@ def _sizes_in_tables() -> set[int]:
     if not torch.cuda.is_available():  # references run, for which no size is like another
         return set()
     gpu = Gpu.current()
-    rows = [row for kernel in registry.kernels() for row in kernel.table.rows(gpu)]
+    rows = [row for kernel in registry.list_kernels() for row in kernel.table.rows(gpu)]
     return {size for row in rows if isinstance(size := row.case.facts.get("num_tokens"), int)}
 
 

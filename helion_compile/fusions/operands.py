@@ -78,7 +78,9 @@ class Fakes:
 
 def refused_by(kernel: HelionKernel, *arguments: Any) -> str | None:
     """Why ``kernel`` cannot take these fake arguments, one of which may be a reason itself."""
-    return next((argument for argument in arguments if isinstance(argument, Reason)), None) or kernel.refuse(*arguments)
+    return next((argument for argument in arguments if isinstance(argument, Reason)), None) or kernel.check_supported(
+        *arguments
+    )
 
 
 def value_of(node: Node) -> torch.Tensor:

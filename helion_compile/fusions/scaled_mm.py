@@ -52,7 +52,7 @@ def _refuse(chain: Chain, exact: bool) -> str | None:
     if len(kinds) > 1 and op.operands != torch.int8:
         return "one operand has a scale for each row and the other one for all; the kernel's library takes two of a kind"
     arguments = _values(chain)
-    return scaled_mm.refuse(*arguments) or _refuse_unmeasured(arguments) or _refuse_slower(arguments)
+    return scaled_mm.check_supported(*arguments) or _refuse_unmeasured(arguments) or _refuse_slower(arguments)
 
 
 def _refuse_unmeasured(arguments: tuple[Any, ...]) -> str | None:

@@ -23,12 +23,12 @@ from helion_compile.errors import GradientError, KernelArgumentError
 from helion_compile.graph.hop import helion_kernel
 
 if TYPE_CHECKING:
-    from helion_compile.helion_kernel import HelionKernel
+    from helion_compile.definitions.spec import KernelSpec
 
 __all__ = ["HelionKernelVariable", "install"]
 
 
-def install(kernel_type: type[HelionKernel]) -> None:
+def install(kernel_type: type[KernelSpec]) -> None:
     """Teach Dynamo to wrap ``kernel_type``; called when the first kernel is made, since none can be traced before."""
     for trace_numpy in (True, False):  # the table is built once for each value of torch._dynamo.config.trace_numpy
         VariableBuilder._type_dispatch_impl(trace_numpy)[kernel_type] = _wrap
@@ -37,7 +37,7 @@ def install(kernel_type: type[HelionKernel]) -> None:
     set_code_exec_strategy(kernel_type.__call__.__code__, skip)
 
 
-def _wrap(builder: VariableBuilder, kernel: HelionKernel) -> VariableTracker:
+def _wrap(builder: VariableBuilder, kernel: KernelSpec) -> VariableTracker:
     builder.install_guards(GuardBuilder.ID_MATCH)  # another kernel object in the same place recompiles
     return HelionKernelVariable(kernel, source=builder.source)
 
@@ -45,7 +45,7 @@ def _wrap(builder: VariableBuilder, kernel: HelionKernel) -> VariableTracker:
 class HelionKernelVariable(VariableTracker):
     """A HelionKernel met while tracing."""
 
-    def __init__(self, kernel: HelionKernel, **options: Any) -> None:
+    def __init__(self, kernel: KernelSpec, **options: Any) -> None:
         super().__init__(**options)
         self.kernel = kernel
 
@@ -76,7 +76,7 @@ class HelionKernelVariable(VariableTracker):
     def python_type(self) -> type:
         return type(self.kernel)
 
-    def as_python_constant(self) -> HelionKernel:
+    def as_python_constant(self) -> KernelSpec:
         return self.kernel
 
 

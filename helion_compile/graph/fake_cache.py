@@ -15,7 +15,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 if TYPE_CHECKING:
-    from helion_compile.helion_kernel import HelionKernel
+    from helion_compile.definitions.spec import KernelSpec
 
 __all__ = ["traced"]
 
@@ -32,7 +32,7 @@ class _Facts(NamedTuple):
 _known: weakref.WeakKeyDictionary[FakeTensorMode, dict[Hashable, list[_Facts]]] = weakref.WeakKeyDictionary()
 
 
-def traced(mode: FakeTensorMode, kernel: HelionKernel, args: tuple[Any, ...]) -> Any:
+def traced(mode: FakeTensorMode, kernel: KernelSpec, args: tuple[Any, ...]) -> Any:
     """``kernel.traced(args)``, within ``mode``; of the same facts as before without running the reference again."""
     key = _key(kernel, args)
     if key is None:
@@ -48,7 +48,7 @@ def traced(mode: FakeTensorMode, kernel: HelionKernel, args: tuple[Any, ...]) ->
     return results[0] if len(results) == 1 else tuple(results)
 
 
-def _key(kernel: HelionKernel, args: tuple[Any, ...]) -> Hashable | None:
+def _key(kernel: KernelSpec, args: tuple[Any, ...]) -> Hashable | None:
     """All that the results can depend on; None where they are not to be kept."""
     if kernel.mutates:
         return None  # which give their arguments' new values too

@@ -49,19 +49,19 @@ def call(name: str, *args: Any) -> Any:
     Raises:
         UnknownKernelError: no such kernel in this process.
     """
-    return helion_kernel(*args, kernel=registry.named(name).key)
+    return helion_kernel(*args, kernel=registry.get_kernel(name).key)
 
 
 @helion_kernel.py_impl(DispatchKey.CompositeExplicitAutograd)
 def _dense(*args: Any, kernel: str) -> Any:
     from helion_compile.runtime import dispatch
 
-    return dispatch.call_functional(registry.find(kernel), args)
+    return dispatch.call_functional(registry.find_kernel(kernel), args)
 
 
 @helion_kernel.py_impl(DispatchKey.Autograd)
 def _autograd(*args: Any, kernel: str) -> Any:
-    check_no_grad(registry.find(kernel), args)
+    check_no_grad(registry.find_kernel(kernel), args)
     with torch._C._AutoDispatchBelowAutograd():
         return helion_kernel(*args, kernel=kernel)
 
@@ -69,7 +69,7 @@ def _autograd(*args: Any, kernel: str) -> Any:
 @helion_kernel.py_impl(FakeTensorMode)
 def _fake(mode: FakeTensorMode, *args: Any, kernel: str) -> Any:
     with mode:
-        return fake_cache.traced(mode, registry.find(kernel), args)
+        return fake_cache.traced(mode, registry.find_kernel(kernel), args)
 
 
 @helion_kernel.py_functionalize_impl
@@ -85,7 +85,7 @@ def _proxy(mode: ProxyTorchDispatchMode, *args: Any, kernel: str) -> Any:
 
     lowering.register()
     out = helion_kernel(*args, kernel=kernel)
-    kernel = registry.find(kernel).key
+    kernel = registry.find_kernel(kernel).key
     proxies = torch.utils._pytree.tree_map(mode.tracer.unwrap_proxy, args)
     node = mode.tracer.create_proxy("call_function", helion_kernel, proxies, {"kernel": kernel}, name=kernel.partition("@")[0])
     return track_tensor_tree(out, node, constant=None, tracer=mode.tracer)

@@ -51,9 +51,9 @@ def _lower(*args: Any, kernel: str) -> Any:
     node = V.graph.current_node
     value = node.meta["val"]
     fakes = value if isinstance(value, (tuple, list)) else () if value is None else (value,)
-    mutated = [i for i in registry.find(kernel).mutated_positions if args[i] is not None]
+    mutated = [i for i in registry.find_kernel(kernel).mutated_positions if args[i] is not None]
     outputs = [_allocate(fake) for fake in fakes[: len(fakes) - len(mutated)]]
-    # The strides that `refuse` saw.  Inductor's own table of layout constraints is for OpOverloads only.
+    # The strides that `check_supported` saw.  Inductor's own table of layout constraints is for OpOverloads only.
     traced = zip(args, node.args, strict=True)
     args = [_strided(arg, fx.meta["val"]) if isinstance(arg, ir.TensorBox) else arg for arg, fx in traced]
     for index, position in enumerate(mutated, start=len(outputs)):
@@ -114,7 +114,7 @@ class HelionCall(ir.ExternKernel):
     def __init__(
         self, key: str, args: Sequence[Any], outputs: Sequence[ir.TensorBox], written: Sequence[ir.TensorBox]
     ) -> None:
-        self.key = registry.find(key).key  # generated code is kept, and must never run with another version
+        self.key = registry.find_kernel(key).key  # generated code is kept, and must never run with another version
         self.place = str(Location.of(V.graph.current_node))
         self.args = [self._realized(arg) if isinstance(arg, ir.TensorBox) else arg for arg in args]
         self.outputs = [self._realized(output) for output in outputs]

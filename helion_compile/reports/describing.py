@@ -61,7 +61,7 @@ def _fused(graph: Graph, record: GraphRecord) -> Iterator[FusedSite]:
 
 
 def _kernel(node: Node) -> tuple[str, Config]:
-    kernel = registry.find(node.kwargs["kernel"])
+    kernel = registry.find_kernel(node.kwargs["kernel"])
     values = [arg.meta["val"] if isinstance(arg, Node) else arg for arg in node.args]
     return kernel.key, config_of(kernel, values)
 

@@ -39,7 +39,7 @@ class CallSite:
     def __init__(
         self, key: str, inputs: int, outputs: int, arguments: Callable[..., tuple[Any, ...]], place: str = ""
     ) -> None:
-        self.kernel = registry.find(key)
+        self.kernel = registry.find_kernel(key)
         self.name = f"{self.kernel.name} {place}".strip()
         self.inputs = inputs
         self.tensors = inputs + outputs
@@ -86,7 +86,7 @@ class CallSite:
     def _runner(self, args: tuple[Any, ...], outputs: tuple[torch.Tensor, ...], facts: Any) -> Runner:
         if dispatch.runs_reference(args):
             return self._reference
-        reason = self.kernel.refuse(*args)
+        reason = self.kernel.check_supported(*args)
         if reason:
             dispatch.warn_once(self.kernel, f"runs its reference in a compiled graph: {reason}.")
             return self._reference

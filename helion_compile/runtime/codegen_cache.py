@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from helion_compile.helion_kernel import HelionKernel
+    from helion_compile.definitions.spec import KernelSpec
 
 __all__ = ["keep", "load"]
 
@@ -43,7 +43,7 @@ _places_of: dict[str, list[Place]] = {}
 _hosts: dict[str, Callable[..., Any]] = {}
 
 
-def load(kernel: HelionKernel, args: tuple[Any, ...], config: Mapping[str, Any] | None) -> Callable[..., Any] | None:
+def load(kernel: KernelSpec, args: tuple[Any, ...], config: Mapping[str, Any] | None) -> Callable[..., Any] | None:
     """The host function that Helion generated for such a call in an earlier process, or None."""
     try:
         facts = _facts(kernel, args)
@@ -63,7 +63,7 @@ def load(kernel: HelionKernel, args: tuple[Any, ...], config: Mapping[str, Any] 
         return None
 
 
-def keep(kernel: HelionKernel, args: tuple[Any, ...], config: Mapping[str, Any] | None, bound: Any, chosen: Any) -> None:
+def keep(kernel: KernelSpec, args: tuple[Any, ...], config: Mapping[str, Any] | None, bound: Any, chosen: Any) -> None:
     """Keep what Helion generated for ``args`` and the config ``chosen``; failing to is no error.
 
     Args:
@@ -111,13 +111,13 @@ def _values(args: tuple[Any, ...], places: list[Place]) -> list[Any]:
     return [read[kind](args[index], dimension) for index, kind, dimension in places]
 
 
-def _facts(kernel: HelionKernel, args: tuple[Any, ...]) -> str:
+def _facts(kernel: KernelSpec, args: tuple[Any, ...]) -> str:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     return _digest(_circumstances(kernel), gpu, kernel.helion._base_specialization_key(args))
 
 
 @functools.cache
-def _circumstances(kernel: HelionKernel) -> str:
+def _circumstances(kernel: KernelSpec) -> str:
     import helion
     import triton
 

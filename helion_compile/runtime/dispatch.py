@@ -30,7 +30,7 @@ from helion_compile.runtime.record import NotReplayable, Plan, record
 
 if TYPE_CHECKING:
     from helion_compile.configs.table import Pick
-    from helion_compile.helion_kernel import HelionKernel
+    from helion_compile.definitions.spec import KernelSpec
     from helion_compile.runtime.call_site import CallSite
 
 __all__ = [
@@ -80,7 +80,7 @@ _current_device = getattr(torch._C, "_cuda_getDevice", None)
 # --- eager calls --------------------------------------------------------------------------------------------------------
 
 
-def replay(kernel: HelionKernel, args: tuple[Any, ...]) -> Any:
+def replay(kernel: KernelSpec, args: tuple[Any, ...]) -> Any:
     """Replay the plan of a call like this one, the way of almost all eager calls; ``NOT_REPLAYED`` if there is none.
 
     The facts by which plans are found cover what :func:`call` checks: arguments like these were accepted before.
@@ -136,7 +136,7 @@ def is_tracing(args: tuple[Any, ...]) -> bool:
     return any(isinstance(arg, torch.Tensor) and type(arg) not in _PLAIN for arg in args)
 
 
-def call(kernel: HelionKernel, args: tuple[Any, ...]) -> Any:
+def call(kernel: KernelSpec, args: tuple[Any, ...]) -> Any:
     """Run on real tensors; arguments that the kernel declares as written are written in place.
 
     Raises:
@@ -147,14 +147,14 @@ def call(kernel: HelionKernel, args: tuple[Any, ...]) -> Any:
     """
     args = tuple(map(_plain, args))
     check_no_grad(kernel, args)
-    kernel.check(args)
+    kernel.require_supported(args)
     if not is_checking():
         return _run(kernel, args)
     with watch_arguments(kernel, args):
         return _run(kernel, args)
 
 
-def call_functional(kernel: HelionKernel, args: tuple[Any, ...]) -> Any:
+def call_functional(kernel: KernelSpec, args: tuple[Any, ...]) -> Any:
     """What the graph node means: written arguments are copied first, and returned after the results."""
     args = kernel.copy_mutated(args)
     return kernel.node_value(call(kernel, args), args)
@@ -175,7 +175,7 @@ def _plain(arg: Any) -> Any:
     return str.__str__(arg)
 
 
-def _run(kernel: HelionKernel, args: tuple[Any, ...]) -> Any:
+def _run(kernel: KernelSpec, args: tuple[Any, ...]) -> Any:
     if runs_reference(args):
         value = reference(kernel, args)
         kernel.results(value)  # what no graph could hold is no result of an eager call either
@@ -202,7 +202,7 @@ def runs_reference(args: Sequence[Any]) -> bool:
     return not tensors or any(not tensor.is_cuda or tensor.numel() == 0 for tensor in tensors)
 
 
-def reference(kernel: HelionKernel, args: tuple[Any, ...]) -> Any:
+def reference(kernel: KernelSpec, args: tuple[Any, ...]) -> Any:
     """What the kernel's ``reference`` gives; the kernel has no gradient, and neither has this."""
     with torch.no_grad():
         return kernel.reference(*args)
@@ -212,7 +212,7 @@ def reference(kernel: HelionKernel, args: tuple[Any, ...]) -> Any:
 
 
 def make_runner(
-    kernel: HelionKernel,
+    kernel: KernelSpec,
     args: tuple[Any, ...],
     store: Plans | CallSite,
     facts: Any,
@@ -258,7 +258,7 @@ def make_runner(
     return runner
 
 
-def _alternative(kernel: HelionKernel, pick: Pick) -> Alternative | None:
+def _alternative(kernel: KernelSpec, pick: Pick) -> Alternative | None:
     """What the tables, or the default config, chose instead of the kernel.
 
     Raises:
@@ -268,12 +268,12 @@ def _alternative(kernel: HelionKernel, pick: Pick) -> Alternative | None:
     if name is None:
         return None
     if name not in kernel.fallbacks:
-        where = "default_config" if pick.row is None else "a row"
+        where = "Configs.default" if pick.row is None else "a row"
         raise ValueError(f"{kernel.name}: {where} names an alternative {name!r}, and fallbacks= has none such.")
     return Alternative(kernel.fallbacks[name])
 
 
-def _refuse_to_compile_in_a_capture(kernel: HelionKernel, args: tuple[Any, ...]) -> None:
+def _refuse_to_compile_in_a_capture(kernel: KernelSpec, args: tuple[Any, ...]) -> None:
     if torch.cuda.is_current_stream_capturing():
         raise UnpreparedCaptureError(
             f"{kernel.name} was called for the first time with case ({kernel.case(*args)}) while a CUDA graph is being "
@@ -298,7 +298,7 @@ def _eager_facts(args: tuple[Any, ...]) -> Any:
 
 
 def _explained(
-    kernel: HelionKernel, host: Callable[..., Any], args: tuple[Any, ...], outputs: tuple[torch.Tensor, ...] | None
+    kernel: KernelSpec, host: Callable[..., Any], args: tuple[Any, ...], outputs: tuple[torch.Tensor, ...] | None
 ) -> Runner:
     try:
         plan = record(host, args, kernel.zeroed_workspace)
@@ -315,7 +315,7 @@ def _explained(
 _warned: set[tuple[str, str]] = set()
 
 
-def warn_once(kernel: HelionKernel, what: str) -> None:
+def warn_once(kernel: KernelSpec, what: str) -> None:
     """One warning for each kernel and kind of trouble, which comes first in ``what``; the details may differ each time."""
     kind = (kernel.key, what.partition(":")[0])
     if kind not in _warned:
@@ -323,7 +323,7 @@ def warn_once(kernel: HelionKernel, what: str) -> None:
         log.warning("%s %s", kernel.name, what)
 
 
-def host_function(kernel: HelionKernel, args: tuple[Any, ...], config: Mapping[str, Any] | None) -> Callable[..., Any]:
+def host_function(kernel: KernelSpec, args: tuple[Any, ...], config: Mapping[str, Any] | None) -> Callable[..., Any]:
     """Helion's generated host function for a config, None for Helion's default one; from disk if it was generated before."""
     kept = codegen_cache.load(kernel, args, config)
     if kept is not None:

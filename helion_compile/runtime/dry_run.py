@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from helion_compile.helion_kernel import HelionKernel
+    from helion_compile.definitions.spec import KernelSpec
 
 __all__ = ["PlanRequest", "collect", "collecting"]
 
@@ -52,7 +52,7 @@ class PlanRequest:
         outputs: how many tensors generated code gives it to fill, or None.
     """
 
-    kernel: HelionKernel
+    kernel: KernelSpec
     arguments: tuple[Any, ...]
     store: Any
     facts: Any
@@ -82,7 +82,7 @@ def collect(found: Callable[[PlanRequest], None]) -> Iterator[None]:
 
 
 def collecting(
-    kernel: HelionKernel,
+    kernel: KernelSpec,
     args: tuple[Any, ...],
     store: Any,
     facts: Any,

@@ -52,7 +52,7 @@ def _work(options: argparse.Namespace) -> list:
     layers = [read_model(path) for path in options.model]
     shapes = [read_shapes(text) for text in options.shapes]
     tokens = read_tokens(options.tokens) if options.tokens else TOKENS
-    kernels = [registry.named(name) for name in dict.fromkeys(options.kernels)]
+    kernels = [registry.get_kernel(name) for name in dict.fromkeys(options.kernels)]
     work = [(kernel, case) for kernel in kernels for case in cases_of(kernel, layers, shapes, tokens, options.dtype)]
     if not work:
         raise TuneError(f"{', '.join(options.kernels)} takes none of the model's shapes; name some by hand with --shapes")

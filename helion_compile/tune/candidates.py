@@ -25,7 +25,9 @@ class Space:
     """The configs that Helion allows for a kernel and its exact facts."""
 
     def __init__(self, kernel: HelionKernel, case: Case) -> None:
-        case = representative(case.replace(**{name: 16 for name in kernel.rounded if name in case}), kernel.rounded)
+        case = representative(
+            case.replace(**{name: 16 for name in kernel.configs.bucketed if name in case}), kernel.configs.bucketed
+        )
         self.bound = kernel.helion.bind(inputs_without_values(kernel, case))
         self.spec = self.bound.config_spec
         self.generation = self.spec.create_config_generation()

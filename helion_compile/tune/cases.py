@@ -122,16 +122,17 @@ def cases_of(
     Raises:
         TuneError: the kernel does not say how its inputs are made, or a shape lacks a fact or has one too many.
     """
-    if kernel.inputs is None or (kernel.shapes is None and not shapes):
-        lacks, parameter = ("its inputs are made", "inputs=") if kernel.inputs is None else ("its cases follow", "shapes=")
-        raise TuneError(f"{kernel.name} cannot be tuned: it does not say how {lacks}; give {parameter} to @kernel")
-    found = {Case(**{"dtype": dtype, **facts}) for layer in layers for facts in (kernel.shapes or (lambda _: ()))(layer)}
+    if kernel.tuning.inputs is None or (kernel.tuning.shapes is None and not shapes):
+        lacks, field = ("its inputs are made", "inputs") if kernel.tuning.inputs is None else ("its cases follow", "shapes")
+        raise TuneError(f"{kernel.name} cannot be tuned: it does not say how {lacks}; give @kernel tuning=Tuning({field}=…)")
+    shapes_of = kernel.tuning.shapes or (lambda _: ())
+    found = {Case(**{"dtype": dtype, **facts}) for layer in layers for facts in shapes_of(layer)}
     for facts in shapes:
         try:
             found.add(Case(**{"dtype": dtype, **facts}))
         except ValueError as error:
             raise TuneError(f"--shapes names no case: {error}") from None
-    rounded = kernel.rounded[0] if kernel.rounded else None
+    rounded = kernel.configs.bucketed[0] if kernel.configs.bucketed else None
     every = found if rounded is None else {case.replace(**{rounded: count}) for case in found for count in tokens}
     for case in every:
         _check(kernel, case)
@@ -144,7 +145,7 @@ def _check(kernel: HelionKernel, case: Case) -> None:
 
     try:
         with torch.device("meta"):
-            found = kernel.case(*kernel.inputs(case, torch.device("meta")))
+            found = kernel.case(*kernel.tuning.inputs(case, torch.device("meta")))
     except KeyError as error:
         raise TuneError(f"{kernel.name} needs more facts than ({case}): {error.args[0]}; add it to --shapes") from None
     except Exception as error:  # of the functions that the kernel gives, about a value that none of them expects

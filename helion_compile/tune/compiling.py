@@ -115,13 +115,13 @@ def inputs_without_values(kernel: HelionKernel, case: Case) -> tuple[Any, ...]:
     To fill the weight of a large product takes a second, in each process and for each kind of case.
     """
     with torch.device("meta"):
-        args = kernel.inputs(case, torch.device("meta"))
+        args = kernel.tuning.inputs(case, torch.device("meta"))
     return tuple(torch.empty_like(arg, device="cpu") if isinstance(arg, torch.Tensor) else arg for arg in args)
 
 
 @functools.lru_cache(8)
 def _bound(name: str, case: Case) -> tuple[Any, tuple[Any, ...]]:
-    kernel = registry.named(name)
+    kernel = registry.get_kernel(name)
     args = inputs_without_values(kernel, case)
     return kernel.helion.bind(args), args
 
@@ -148,8 +148,8 @@ def compile_config(target: Target, name: str, facts: Mapping[str, Any], config: 
     source = entry = ""
     try:
         case = Case.from_json(dict(facts))
-        kernel = registry.named(name)
-        bound, args = _bound(name, representative(case, kernel.rounded))
+        kernel = registry.get_kernel(name)
+        bound, args = _bound(name, representative(case, kernel.configs.bucketed))
         entry = kernel.helion.name
         source = bound.to_triton_code(helion.Config(**config))
         kernels: list[Any] = []

@@ -83,9 +83,9 @@ class Family:
 
     def start(self) -> None:
         """Ask for the seeds, or the configs that the kernel names, to be compiled."""
-        seeds = [] if self.kernel.candidates else self.space.seeds(self.seeds)
+        seeds = [] if self.kernel.tuning.candidates else self.space.seeds(self.seeds)
         seeds += [{"alternative": name} for name in self.kernel.fallbacks]
-        self.named = {case: self._named(case) for case in self.cases} if self.kernel.candidates else {}
+        self.named = {case: self._named(case) for case in self.cases} if self.kernel.tuning.candidates else {}
         for case in self.cases:
             self.times[case] = {}
             known = [
@@ -130,7 +130,7 @@ class Family:
         if hurry:
             self._borrow()
         elif self.round < self.effort.rounds:
-            self._follow() if self.kernel.candidates else self._next_round()
+            self._follow() if self.kernel.tuning.candidates else self._next_round()
             self.round += 1
         if not any(self.wanted.values()):
             self._ask_for_finalists()
@@ -144,7 +144,7 @@ class Family:
             # The alternatives are what the others have to beat, so they are timed as carefully.
             others = [text for text in self.times[case] if "alternative" in self.configs[text] and text not in best]
             self.wanted[case] = [*best, *others]
-            if lost and (not self.kernel.candidates or self.named[case]):
+            if lost and (not self.kernel.tuning.candidates or self.named[case]):
                 # Otherwise the alternatives would win wherever something is wrong with the machine.
                 self.wanted[case] = []
                 self.failed.setdefault(case, lost)
@@ -181,7 +181,7 @@ class Family:
                 self.times[case][text] = entry["us"]
 
     def _future(self, case: Case, text: str) -> Any:
-        key = representative(case, self.kernel.rounded), text
+        key = representative(case, self.kernel.configs.bucketed), text
         if key not in self.futures:
             alternative = self.configs[text].get("alternative")
             self.futures[key] = _done(alternative) if alternative else self.compile(key[0], self.configs[text])
@@ -192,7 +192,7 @@ class Family:
 
     def _named(self, case: Case) -> dict[str, dict[str, Any]]:
         """The configs that the kernel names for a case, as Helion completes them, by their texts."""
-        whole = filter(None, map(self.space.whole, self.kernel.candidates(case)))
+        whole = filter(None, map(self.space.whole, self.kernel.tuning.candidates(case)))
         return {config_text(config): config for config in whole}
 
     def _first_to_try(self, text: str) -> Case:
@@ -268,7 +268,7 @@ class Family:
             self.journal.time(case, self.configs[text], us)
 
     def _code(self, case: Case, text: str) -> str:
-        future = self.futures.get((representative(case, self.kernel.rounded), text))
+        future = self.futures.get((representative(case, self.kernel.configs.bucketed), text))
         return future.result().source if future is not None and future.done() else text
 
     def _time(self, case: Case, text: str, compiled: Compiled, careful: bool, limit: float) -> float | None:

@@ -124,7 +124,7 @@ class Tuner:
         """Until all is tuned or the time is used up; the rows of this run."""
         todo = share(
             [item for item in self._work if item not in self.skipped],
-            {name: kernel.rounded for name, kernel in self._kernels.items()},
+            {name: kernel.configs.bucketed for name, kernel in self._kernels.items()},
             self.settings.rank,
             self.settings.ranks,
         )
@@ -188,8 +188,8 @@ class Tuner:
     def _start(self, number: int, kernel: HelionKernel, cases: list[Case]) -> Family:
         journal = self._journal(kernel.name)
         table = self._table(kernel)
-        seeds = [kernel.default_config(cases[0])] if kernel.default_config else []
-        seeds += [kernel.default_config(cases[-1])] if kernel.default_config else []
+        seeds = [kernel.configs.default(cases[0])] if kernel.configs.default else []
+        seeds += [kernel.configs.default(cases[-1])] if kernel.configs.default else []
         seeds += self._won.get(kernel.name, [])
         seeds += [pick.config for case in cases if (pick := table.pick(case, self.gpu)).row is not None]
         family = Family(
@@ -220,7 +220,7 @@ class Tuner:
                 self.failed[name, case] = reason
         self._write()
         self.advance(len(family.cases) - family.phases * self._share_of_phase(family))
-        facts = family.cases[0].without(family.kernel.rounded)
+        facts = family.cases[0].without(family.kernel.configs.bucketed)
         lost = f", {self._worker.deaths} measuring processes lost so far" if self._worker.deaths else ""
         self.report(f"{name} {facts}: {len(family.winners)} of {len(family.cases)} cases tuned{lost}")
 
@@ -266,10 +266,10 @@ class Tuner:
                 folders = (self.settings.out, *folders)
             self._tables[kernel.name] = ConfigTable(
                 kernel.name,
-                kernel.rounded,
+                kernel.configs.bucketed,
                 folders=folders,
                 kernel_fingerprint=kernel.config_fingerprint,
-                nearest=kernel.nearest,
+                nearest=kernel.configs.nearest,
             )
         return self._tables[kernel.name]
 

@@ -103,11 +103,11 @@ def _last_dim_contiguous(x):
     return x * 3
 
 
-def _refuse_strided(x):
+def _check_contiguous(x):
     return None if x.stride(-1) == 1 else f"the last dimension of x has stride {x.stride(-1)}; call x.contiguous() before"
 
 
-@helion_compile.kernel(reference=_last_dim_contiguous, refuse=_refuse_strided, name="test_last_dim_contiguous")
+@helion_compile.kernel(reference=_last_dim_contiguous, check_supported=_check_contiguous, name="test_last_dim_contiguous")
 def last_dim_contiguous(x):
     """Takes only tensors whose last dimension is contiguous."""
     out = torch.empty_like(x)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from launch_stub import StubKernel, host_of, install
 
-from helion_compile import kernel
+from helion_compile import Configs, kernel
 from helion_compile.configs.case import Case
 from helion_compile.configs.gpu import Gpu
 from helion_compile.configs.row import Row
@@ -34,7 +34,7 @@ called = []
     reference=_reference,
     case=lambda x: Case(num_tokens=x.size(0)),
     fallbacks={"library": _library},
-    default_config=lambda case: {"alternative": "library"} if case.get("num_tokens", 0) > 64 else None,
+    configs=Configs(default=lambda case: {"alternative": "library"} if case.get("num_tokens", 0) > 64 else None),
 )
 def test_alternatives_stub(x):
     raise AssertionError("no test runs it")
@@ -48,7 +48,7 @@ def stub(monkeypatch, tmp_path):
     called.clear()
     device = StubKernel(6)
     install(monkeypatch, lambda kernel, args, config: host_of(device))
-    table = ConfigTable("test_alternatives_stub", default=test_alternatives_stub.default_config, folders=[tmp_path])
+    table = ConfigTable("test_alternatives_stub", default=test_alternatives_stub.configs.default, folders=[tmp_path])
     monkeypatch.setattr(test_alternatives_stub, "table", table)
     test_alternatives_stub.plans.clear()
     yield test_alternatives_stub
@@ -97,7 +97,7 @@ def test_a_row_that_names_an_unknown_one_is_skipped(stub, caplog):
 
 def test_an_unknown_one_in_the_default_config_is_the_authors_error(stub, monkeypatch):
     monkeypatch.setattr(stub, "fallbacks", {})
-    with pytest.raises(ValueError, match="default_config names an alternative 'library', and fallbacks= has none such"):
+    with pytest.raises(ValueError, match="Configs.default names an alternative 'library', and fallbacks= has none such"):
         stub(torch.ones(65, 3))
 
 

@@ -37,11 +37,11 @@ def _reference(x):
     return below(imported(helper(x)))
 
 
-def _refuse(x):
+def _check_supported(x):
     return None
 
 
-@helion_compile.kernel(reference=_reference, refuse=_refuse, name="NAME")
+@helion_compile.kernel(reference=_reference, check_supported=_check_supported, name="NAME")
 def kernel(x):
     """Docstring."""
     out = torch.empty_like(x)

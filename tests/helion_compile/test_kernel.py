@@ -13,6 +13,7 @@ from small_kernels import accumulate, add, affine, bump, fill_optional, last_dim
 import helion_compile
 from helion_compile import (
     Case,
+    Configs,
     DuplicateKernelError,
     GradientError,
     HelionKernel,
@@ -214,7 +215,7 @@ def test_two_kernels_of_one_name_are_an_error_that_names_both_places():
         a_kernel(name="test_add")
     message = str(error.value)
     assert add.place in message and "test_kernel.py:" in message and "kernel(name=...)" in message
-    assert registry.find(add.key) is add
+    assert registry.find_kernel(add.key) is add
 
 
 def test_the_same_function_defined_again_takes_the_name():
@@ -222,7 +223,7 @@ def test_the_same_function_defined_again_takes_the_name():
     key = first.key
     second = a_kernel(torch.neg, name="test_again")
     assert second.key != key
-    assert registry.find(key) is first and registry.find(second.key) is second
+    assert registry.find_kernel(key) is first and registry.find_kernel(second.key) is second
 
 
 def test_a_module_run_as_main_and_imported_too_defines_its_kernels_twice():
@@ -240,7 +241,7 @@ def test_a_module_run_as_main_and_imported_too_defines_its_kernels_twice():
     [
         ({"mutates": ("y",)}, r"mutates=\('y',\) names y, but the parameters are x"),
         ({"mutates": "x"}, r"mutates='x', where a tuple of names belongs, such as mutates=\('x',\)"),
-        ({"rounded": "num_tokens"}, r"rounded='num_tokens', where a tuple of names belongs"),
+        ({"configs": Configs(bucketed="num_tokens")}, r"Configs.bucketed='num_tokens', where a tuple of names belongs"),
         ({"name": "no-identifier"}, r"the name 'no-identifier'; .* need an identifier"),
     ],
 )
@@ -306,7 +307,7 @@ def test_a_pickle_of_an_unknown_version_says_so():
     with pytest.raises(LookupError, match="another version of it, test_add@"):
         pickle.loads(text)
     with pytest.raises(LookupError, match="has not defined it.*import the kernel's module first"):
-        registry.find("nowhere@00000000")
+        registry.find_kernel("nowhere@00000000")
 
 
 # --- tuned configs ----------------------------------------------------------------------------------------------------
@@ -319,11 +320,11 @@ def test_rows_are_for_the_version_that_helion_makes_code_of(tmp_path, monkeypatc
     tuned = helion_compile.kernel(body, reference=lambda x: x.clone(), name="test_tuned")
     made_with = {"kernel": tuned.config_fingerprint}
     tuned.table.add([Row(Case(), {"num_warps": 2}, made_with=made_with)], h200)
-    again = helion_compile.kernel(body, reference=lambda x: x + 0, refuse=lambda x: None, name="test_tuned")
+    again = helion_compile.kernel(body, reference=lambda x: x + 0, check_supported=lambda x: None, name="test_tuned")
     assert again.key != tuned.key
     assert again.table.pick(Case(), h200).config == {"num_warps": 2}
     assert a_kernel(name="test_tuned_other").config_fingerprint != tuned.config_fingerprint
-    coarser = helion_compile.kernel(body, reference=again.reference, name="test_tuned", rounded=("n",))
+    coarser = helion_compile.kernel(body, reference=again.reference, name="test_tuned", configs=Configs(bucketed=("n",)))
     assert coarser.table.pick(Case(), h200).config is None
 
 

@@ -99,7 +99,7 @@ def test_views_are_passed_without_a_copy():
 
 
 def test_strides_are_those_that_were_traced():
-    """`refuse` saw these strides; Inductor, free to choose, would lay the copy out as its input is."""
+    """`check_supported` saw these strides; Inductor, free to choose, would lay the copy out as its input is."""
     seen = []
     kernel = spy(lambda x: seen.append(x.stride()) or x + 1)
     generated(lambda x: kernel((x + 1).contiguous()), square(4, 6).t())

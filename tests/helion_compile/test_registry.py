@@ -20,7 +20,7 @@ def version(body, helper=None):
 
 
 def test_a_kernel_is_found_by_its_key():
-    assert registry.find(add.key) is add
+    assert registry.find_kernel(add.key) is add
 
 
 def test_graphs_compiled_before_a_redefinition_go_on_with_the_old_kernel():
@@ -36,7 +36,7 @@ def test_a_kernel_whose_key_was_never_asked_for_is_found_by_the_key_it_has():
     kernel = version(torch.exp)
     assert "key" not in vars(kernel)
     twin = version(torch.exp)
-    assert registry.find(twin.key) is twin
+    assert registry.find_kernel(twin.key) is twin
 
 
 def test_what_a_kernel_reaches_may_be_defined_below_it():
@@ -46,18 +46,18 @@ def test_what_a_kernel_reaches_may_be_defined_below_it():
 
 def test_an_unknown_key_says_what_there_is():
     with pytest.raises(UnknownKernelError, match=r"test_add@00000000, but this process has another version of it, test_add@"):
-        registry.find("test_add@00000000")
+        registry.find_kernel("test_add@00000000")
     with pytest.raises(UnknownKernelError, match="nothing@0, but this process has not defined it; it has .*quant.*import"):
-        registry.find("nothing@0")
+        registry.find_kernel("nothing@0")
 
 
 def test_kernels_of_the_package_are_imported_when_a_graph_names_one():
     """A graph from a cache may be the first to do so; importing the package alone loads none."""
     code = (
         "import sys\n"
-        "from helion_compile import registry\n"
+        "from helion_compile.definitions import registry\n"
         "assert 'quant' not in registry._by_name, 'loaded too early to show anything'\n"
-        "try: registry.find('quant@00000000')\n"
+        "try: registry.find_kernel('quant@00000000')\n"
         "except LookupError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": ":".join(sys.path)})
@@ -66,6 +66,6 @@ def test_kernels_of_the_package_are_imported_when_a_graph_names_one():
 
 def test_a_name_alone_is_the_version_of_now():
     first, second = version(torch.abs), version(torch.neg)
-    assert registry.find("test_versioned") is second and registry.find(first.key) is not second
+    assert registry.find_kernel("test_versioned") is second and registry.find_kernel(first.key) is not second
     with pytest.raises(UnknownKernelError, match="no Helion kernel is named 'nothing'"):
-        registry.find("nothing")
+        registry.find_kernel("nothing")

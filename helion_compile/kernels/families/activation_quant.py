@@ -12,7 +12,7 @@ import helion.language as hl
 import torch
 
 from helion_compile.configs.case import Case
-from helion_compile.helion_kernel import kernel
+from helion_compile.helion_kernel import Configs, Tuning, kernel
 from helion_compile.kernels.device.activation import FUNCTIONS, ROUNDINGS, activated, activated_reference
 from helion_compile.kernels.device.pdl import grid_dependency_wait, launch_dependents
 from helion_compile.kernels.device.quantize import quantize_rows, quantize_rows_reference
@@ -48,7 +48,7 @@ def _case(x, up, scale, scale_ub, function, rounding, quantizer, *_):
     )
 
 
-def _refuse(x, up, scale, scale_ub, function, rounding, quantizer, exact, keep):
+def _check_supported(x, up, scale, scale_ub, function, rounding, quantizer, exact, keep):
     if function not in FUNCTIONS or rounding not in ROUNDINGS:
         return f"function {function!r} rounded {rounding!r} is none of {FUNCTIONS} and {ROUNDINGS}"
     if exact and function.startswith("gelu") and x.is_cuda:
@@ -90,10 +90,9 @@ def _shapes(layer):
 @kernel(
     reference=_reference,
     case=_case,
-    refuse=_refuse,
-    default_config=_default_config,
-    inputs=_inputs,
-    shapes=_shapes,
+    check_supported=_check_supported,
+    configs=Configs(default=_default_config),
+    tuning=Tuning(inputs=_inputs, shapes=_shapes),
 )
 def activation_quant(
     x: torch.Tensor,

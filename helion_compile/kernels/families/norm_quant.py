@@ -9,7 +9,7 @@ import helion.language as hl
 import torch
 
 from helion_compile.configs.case import Case
-from helion_compile.helion_kernel import kernel
+from helion_compile.helion_kernel import Configs, Tuning, kernel
 from helion_compile.kernels.device.normalize import (
     Normalization,
     add_residual,
@@ -56,7 +56,7 @@ def _case(x, weight, bias, residual, scale, scale_ub, eps, norm, quantizer, *_):
     )
 
 
-def _refuse(x, weight, bias, residual, scale, scale_ub, eps, norm, quantizer, exact, keep_norm):
+def _check_supported(x, weight, bias, residual, scale, scale_ub, eps, norm, quantizer, exact, keep_norm):
     if residual is not None and residual.dtype != x.dtype:
         return f"residual is {residual.dtype} and x is {x.dtype}; both must have one dtype"
     return (
@@ -90,10 +90,9 @@ def _shapes(layer):
 @kernel(
     reference=_reference,
     case=_case,
-    refuse=_refuse,
-    default_config=_default_config,
-    inputs=_inputs,
-    shapes=_shapes,
+    check_supported=_check_supported,
+    configs=Configs(default=_default_config),
+    tuning=Tuning(inputs=_inputs, shapes=_shapes),
 )
 def norm_quant(
     x: torch.Tensor,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import helion.language as hl
 import torch
 
-from helion_compile.helion_kernel import kernel
+from helion_compile.helion_kernel import Configs, Tuning, kernel
 from helion_compile.kernels.device.pdl import grid_dependency_wait, launch_dependents
 from helion_compile.kernels.device.rope import (
     case_of,
@@ -62,7 +62,7 @@ def _case(x, weight, cos1, sin1, cos2, sin2, eps, weight_offset, cast_then_scale
     return case_of(x, cos1, pairs).replace(over_heads=over_heads)
 
 
-def _refuse(x, weight, cos1, sin1, cos2, sin2, eps, weight_offset, cast_then_scale, over_heads, pairs, *_):
+def _check_supported(x, weight, cos1, sin1, cos2, sin2, eps, weight_offset, cast_then_scale, over_heads, pairs, *_):
     if reason := refuse_heads(x, {"cos1": cos1, "sin1": sin1, "cos2": cos2, "sin2": sin2}, pairs):
         return reason
     if 2 * cos1.size(-1) != x.size(3):
@@ -84,10 +84,9 @@ def _inputs(case, device):
 @kernel(
     reference=_reference,
     case=_case,
-    refuse=_refuse,
-    default_config=default_config,
-    inputs=_inputs,
-    shapes=lambda layer: [{**facts, "over_heads": False} for facts in shapes(layer)],
+    check_supported=_check_supported,
+    configs=Configs(default=default_config),
+    tuning=Tuning(inputs=_inputs, shapes=lambda layer: [{**facts, "over_heads": False} for facts in shapes(layer)]),
 )
 def norm_rope(
     x: torch.Tensor,

@@ -9,7 +9,7 @@ import helion.language as hl
 import torch
 
 from helion_compile.configs.case import Case
-from helion_compile.helion_kernel import kernel
+from helion_compile.helion_kernel import Configs, Tuning, kernel
 from helion_compile.kernels.device.pdl import grid_dependency_wait, launch_dependents
 from helion_compile.kernels.device.quantize import quantize_rows, quantize_rows_reference
 from helion_compile.kernels.device.quantize_attrs import Quantization, group_of, new_results, quantization
@@ -55,7 +55,7 @@ def _case(x, scale, scale_ub, quantizer, *_):
     return Case(hidden_size=x.size(-1), num_tokens=x.size(0), dtype=x.dtype, **quantizer_facts(scale, quantizer))
 
 
-def _refuse(x, scale, scale_ub, quantizer, exact):
+def _check_supported(x, scale, scale_ub, quantizer, exact):
     return (
         refuse_rows(x=x) or refuse_number(scale=scale, scale_ub=scale_ub) or Quantization(quantizer).refuse(x.size(-1), exact)
     )
@@ -81,10 +81,9 @@ def _shapes(layer):
 @kernel(
     reference=_reference,
     case=_case,
-    refuse=_refuse,
-    default_config=_default_config,
-    inputs=_inputs,
-    shapes=_shapes,
+    check_supported=_check_supported,
+    configs=Configs(default=_default_config),
+    tuning=Tuning(inputs=_inputs, shapes=_shapes),
 )
 def quant(
     x: torch.Tensor,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import helion.language as hl
 import torch
 
-from helion_compile.helion_kernel import kernel
+from helion_compile.helion_kernel import Configs, Tuning, kernel
 from helion_compile.kernels.device.pdl import grid_dependency_wait, launch_dependents
 from helion_compile.kernels.device.rope import (
     case_of,
@@ -36,7 +36,7 @@ def _case(x, cos1, sin1, cos2, sin2, pairs, *_):
     return case_of(x, cos1, pairs)
 
 
-def _refuse(x, cos1, sin1, cos2, sin2, pairs, *_):
+def _check_supported(x, cos1, sin1, cos2, sin2, pairs, *_):
     return refuse_heads(x, {"cos1": cos1, "sin1": sin1, "cos2": cos2, "sin2": sin2}, pairs)
 
 
@@ -47,10 +47,9 @@ def _inputs(case, device):
 @kernel(
     reference=_reference,
     case=_case,
-    refuse=_refuse,
-    default_config=default_config,
-    inputs=_inputs,
-    shapes=shapes,
+    check_supported=_check_supported,
+    configs=Configs(default=default_config),
+    tuning=Tuning(inputs=_inputs, shapes=shapes),
 )
 def rope(
     x: torch.Tensor,

@@ -23,7 +23,7 @@ from helion.autotuner import EnumFragment
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from helion_compile.configs.case import Case
-from helion_compile.helion_kernel import kernel
+from helion_compile.helion_kernel import Configs, Tuning, kernel
 from helion_compile.kernels.device.pdl import grid_dependency_wait, launch_dependents
 from helion_compile.kernels.device.split_k import COLLECT, DRAW_TICKET, IS_LAST, SEND
 
@@ -88,7 +88,7 @@ def _case(a, w, a_scale, w_scale, bias, dtype, fast_accum, library="torch"):
     )
 
 
-def _refuse(a, w, a_scale, w_scale, bias, dtype, fast_accum, library="torch"):
+def _check_supported(a, w, a_scale, w_scale, bias, dtype, fast_accum, library="torch"):
     for name, tensor in (("a", a), ("w", w)):
         if tensor.dtype not in _OPERANDS or tensor.dtype != a.dtype:
             return f"{name} is {tensor.dtype}; both operands are torch.float8_e4m3fn, or both torch.int8"
@@ -231,13 +231,10 @@ def _shapes(layer):
 @kernel(
     reference=_reference,
     case=_case,
-    refuse=_refuse,
-    default_config=_default_config,
+    check_supported=_check_supported,
     # Rows of 4096 by 1024 made the product of 4096 by 24576 slower than the library's, which the default config is not (H200).
-    nearest=(),
-    inputs=_inputs,
-    shapes=_shapes,
-    candidates=_candidates,
+    configs=Configs(default=_default_config, nearest=()),
+    tuning=Tuning(inputs=_inputs, shapes=_shapes, candidates=_candidates),
     fallbacks={"library": _library},
     zeroed_workspace=True,
 )

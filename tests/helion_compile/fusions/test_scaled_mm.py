@@ -23,7 +23,7 @@ def row_wise_products_on_a_cpu():
 def on_a_cpu(monkeypatch):
     """As if the kernel could be the faster one on a CPU, with the choice that it makes there without a table."""
     monkeypatch.setattr(fusion, "DEVICES", ("cuda", "cpu"))
-    monkeypatch.setattr(scaled_mm, "pick", lambda args: Chosen(scaled_mm.default_config(scaled_mm.case(*args))))
+    monkeypatch.setattr(scaled_mm, "pick", lambda args: Chosen(scaled_mm.configs.default(scaled_mm.case(*args))))
 
 
 class Chosen:

@@ -66,7 +66,7 @@ def test_arguments_that_it_refuses():
     x = torch.randn(8, 64).bfloat16()
 
     def reason(x, up=None, function="silu", rounding="function", exact=False):
-        return activation_quant.refuse(x, up, None, None, function, rounding, TORCHAO, exact, False)
+        return activation_quant.check_supported(x, up, None, None, function, rounding, TORCHAO, exact, False)
 
     assert reason(x, x) is None
     assert reason(x, x[:, :32]).endswith("both must be alike")
@@ -83,7 +83,7 @@ def test_its_default_config_holds_every_row_in_registers(tmp_path):
         done = {}
         for hidden_size in ROWS:
             case = Case(hidden_size=hidden_size, num_tokens=16, dtype=torch.bfloat16, gated=True)
-            done[hidden_size] = pool.submit("activation_quant", case, activation_quant.default_config(case))
+            done[hidden_size] = pool.submit("activation_quant", case, activation_quant.configs.default(case))
         for hidden_size, future in done.items():
             compiled = future.result(timeout=250)
             assert not compiled.error and compiled.spills == 0, (hidden_size, compiled.error, compiled.spills)

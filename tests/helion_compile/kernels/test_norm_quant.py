@@ -127,7 +127,7 @@ def test_what_no_kernel_computes_is_refused():
     weight, text = torch.empty(K, dtype=torch.float32), QUANTISERS["vllm"].text(x.dtype)
 
     def reason(residual=None, weight=weight, norm="rms", text=text):
-        return norm_quant.refuse(x, weight, None, residual, None, None, EPS, norm, text, True, False)
+        return norm_quant.check_supported(x, weight, None, residual, None, None, EPS, norm, text, True, False)
 
     assert reason() is None
     assert "residual is torch.float32 and x is torch.bfloat16" in reason(residual=x.float())

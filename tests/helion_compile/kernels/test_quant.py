@@ -75,11 +75,11 @@ def test_rows_whose_scale_has_no_reciprocal_in_fp32(exact, bodies):
     ],
 )
 def test_what_no_kernel_computes_is_refused(text, reason):
-    assert reason in quant.refuse(torch.empty(4, 256), None, None, text, True)
+    assert reason in quant.check_supported(torch.empty(4, 256), None, None, text, True)
 
 
 def test_what_is_no_number_is_refused():
     text, x = "float8_e4m3fn clamp=-448:448", torch.empty(4, 256)
-    assert quant.refuse(x, torch.ones(1), torch.ones(()), text, True) is None
-    assert "scale is float32 [4, 1]" in quant.refuse(x, torch.ones(4, 1), None, text, True)
-    assert "scale_ub is bfloat16 [1]" in quant.refuse(x, None, torch.ones(1, dtype=torch.bfloat16), text, True)
+    assert quant.check_supported(x, torch.ones(1), torch.ones(()), text, True) is None
+    assert "scale is float32 [4, 1]" in quant.check_supported(x, torch.ones(4, 1), None, text, True)
+    assert "scale_ub is bfloat16 [1]" in quant.check_supported(x, None, torch.ones(1, dtype=torch.bfloat16), text, True)

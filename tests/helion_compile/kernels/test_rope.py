@@ -100,7 +100,7 @@ def test_what_they_refuse():
     x, four = heads(torch.bfloat16, 16), tables(torch.bfloat16, 8)
 
     def reason(x=x, four=four, pairs="halves"):
-        return rope.refuse(x, *four, pairs, True, False, False)
+        return rope.check_supported(x, *four, pairs, True, False, False)
 
     assert reason() is None
     assert reason(pairs="thirds").startswith("pairs is 'thirds'")
@@ -113,7 +113,7 @@ def test_what_they_refuse():
     assert "it takes at most 65536" in reason(huge)
 
     def behind_norm(weight, four=four):
-        return norm_rope.refuse(x, weight, *four, 1e-6, 0.0, True, False, "halves", True, False, False)
+        return norm_rope.check_supported(x, weight, *four, 1e-6, 0.0, True, False, "halves", True, False, False)
 
     assert behind_norm(torch.ones(16).bfloat16()) is None and behind_norm(None) is None
     assert "it takes torch.bfloat16 (16,)" in behind_norm(torch.ones(16))
@@ -129,7 +129,7 @@ def test_their_default_configs_hold_a_token_in_registers(tmp_path):
             for count, d in shapes:
                 case = Case(num_heads=count, head_dim=d, turned=d, num_tokens=16, dtype=torch.bfloat16, pairs=pairs)
                 case = case.replace(over_heads=False) if kernel is norm_rope else case
-                done.append((kernel.name, case, pool.submit(kernel.name, case, kernel.default_config(case))))
+                done.append((kernel.name, case, pool.submit(kernel.name, case, kernel.configs.default(case))))
         for name, case, future in done:
             compiled = future.result(timeout=250)
             assert not compiled.error and compiled.spills == 0, (name, case, compiled.error, compiled.spills)

@@ -100,14 +100,14 @@ def without(position, value):
     ],
 )
 def test_what_it_refuses(args, reason):
-    assert scaled_mm.refuse(*arguments()) is None
-    assert scaled_mm.refuse(*args).startswith(reason)
+    assert scaled_mm.check_supported(*arguments()) is None
+    assert scaled_mm.check_supported(*args).startswith(reason)
 
 
 def test_the_case_of_its_inputs():
     for changes in ({}, {"operands": "int8", "dtype": "fp32"}, {"scales": "tensor", "fast_accum": False}, {"num_tokens": 1}):
         case = CASE.replace(**changes)
-        assert scaled_mm.case(*scaled_mm.inputs(case, torch.device("meta"))) == case
+        assert scaled_mm.case(*scaled_mm.tuning.inputs(case, torch.device("meta"))) == case
 
 
 # --- configs
@@ -117,7 +117,7 @@ def test_the_case_of_its_inputs():
 @pytest.mark.parametrize(("n", "k"), [(1024, 4096), (4096, 12288), (6144, 4096), (24576, 4096), (16, 16), (256, 512)])
 @pytest.mark.parametrize("fast_accum", [False, True])
 def test_default_configs(tokens, n, k, fast_accum):
-    config = scaled_mm.default_config(CASE.replace(num_tokens=tokens, n=n, k=k, fast_accum=fast_accum))
+    config = scaled_mm.configs.default(CASE.replace(num_tokens=tokens, n=n, k=k, fast_accum=fast_accum))
     if tokens > FEW_TOKENS:
         assert config == {"alternative": "library"}
         return
@@ -130,10 +130,10 @@ def test_default_configs(tokens, n, k, fast_accum):
 
 def test_every_token_count_has_candidates_or_the_library():
     for tokens in (1, 16, 64, 256):
-        candidates = list(scaled_mm.candidates(CASE.replace(num_tokens=tokens)))
+        candidates = list(scaled_mm.tuning.candidates(CASE.replace(num_tokens=tokens)))
         assert 3 <= len(candidates) <= 100
-    assert not list(scaled_mm.candidates(CASE.replace(num_tokens=512)))
-    assert all(c["block_sizes"][3] <= MOST_UNPROMOTED for c in scaled_mm.candidates(CASE.replace(fast_accum=False)))
+    assert not list(scaled_mm.tuning.candidates(CASE.replace(num_tokens=512)))
+    assert all(c["block_sizes"][3] <= MOST_UNPROMOTED for c in scaled_mm.tuning.candidates(CASE.replace(fast_accum=False)))
 
 
 WON = {  # measured: docs/measurements/scaled-mm-4096-1024-h200.json, of a larger set of candidates
@@ -148,13 +148,13 @@ WON = {  # measured: docs/measurements/scaled-mm-4096-1024-h200.json, of a large
 @pytest.mark.parametrize("tokens", WON)
 def test_what_won_before_is_a_candidate_still(tokens):
     blocks, stages = WON[tokens]
-    candidates = scaled_mm.candidates(CASE.replace(num_tokens=tokens, k=4096, n=1024))
+    candidates = scaled_mm.tuning.candidates(CASE.replace(num_tokens=tokens, k=4096, n=1024))
     assert {"block_sizes": blocks, "num_warps": 4, "num_stages": stages, "prefetch": 0} in list(candidates)
 
 
 def test_no_candidate_holds_more_than_its_registers():
     for tokens, n in itertools.product((1, 16, 32, 64, 128, 256), (1024, 4096, 24576)):
-        for config in scaled_mm.candidates(CASE.replace(num_tokens=tokens, n=n)):
+        for config in scaled_mm.tuning.candidates(CASE.replace(num_tokens=tokens, n=n)):
             block_n, block_m, split, _ = config["block_sizes"]
             held = block_n * block_m * (split + 1 if split > 1 else 1) // (32 * config["num_warps"])
             assert held <= 128, config
@@ -163,19 +163,19 @@ def test_no_candidate_holds_more_than_its_registers():
 def test_a_row_of_another_product_is_never_used(tmp_path, monkeypatch):
     """They made the products of a whole model slower than the library's; the default config is the better guess."""
     rows = [Row(CASE.replace(k=4096, n=1024, num_tokens=m), {"num_warps": 4}, 5.0) for m in (1, 16)]
-    table = ConfigTable("scaled_mm", default=scaled_mm.default_config, folders=[tmp_path], nearest=scaled_mm.nearest)
+    table = ConfigTable("scaled_mm", default=scaled_mm.configs.default, folders=[tmp_path], nearest=scaled_mm.configs.nearest)
     table.add(rows, H200)
     assert table.pick(CASE.replace(k=4096, n=1024, num_tokens=3), H200).origin == "rounded"
     for other in ({"n": 24576}, {"k": 12288}, {"n": 1040}):
         pick = table.pick(CASE.replace(**{"k": 4096, "n": 1024, "num_tokens": 16, **other}), H200)
         assert pick.origin == "default" and "the kernel's own default config" in pick.sentence
-        assert pick.config == scaled_mm.default_config(pick.case)
+        assert pick.config == scaled_mm.configs.default(pick.case)
     assert scaled_mm.table.nearest == frozenset()
     monkeypatch.setattr(scaled_mm, "table", table)
     monkeypatch.setattr(Gpu, "current", staticmethod(lambda: H200))
     for n, origin in ((1024, "exact"), (1040, "default")):
         with FakeTensorMode():
-            reported = config_of(scaled_mm, list(scaled_mm.inputs(CASE.replace(k=4096, n=n), torch.device("cuda"))))
+            reported = config_of(scaled_mm, list(scaled_mm.tuning.inputs(CASE.replace(k=4096, n=n), torch.device("cuda"))))
         assert reported.origin == origin and f"n={n}" in str(reported)
 
 

@@ -26,7 +26,7 @@ CASES = [
 
 
 def configs(kernel, case):
-    default = kernel.default_config(case)
+    default = kernel.configs.default(case)
     if len(default["block_sizes"]) == 1:
         return [default]
     return [default, {**default, "block_sizes": [8, 1]}]
@@ -62,21 +62,21 @@ def test_every_quantiser_has_a_case_that_can_be_tuned(name):
         ),
     ):
         case = kernel.case(*args)
-        assert kernel.case(*kernel.inputs(case, torch.device("meta"))) == case
+        assert kernel.case(*kernel.tuning.inputs(case, torch.device("meta"))) == case
 
 
 def test_no_config_of_the_longest_rows_takes_a_compiler_minutes(tmp_path):
     """With one or two warps a thread would hold 512 and more elements: 68 and 14 s, and all of them spilled."""
     case = Case(hidden_size=28672, gated=True, **BASE)
     space = Space(activation_quant, case)
-    seeds = space.seeds([activation_quant.default_config(case)])
+    seeds = space.seeds([activation_quant.configs.default(case)])
     near = [config for seed in seeds for _, config in space.steps(seed)]
     unrolled = [config for config in [*seeds, *near] if not any(config["reduction_loops"])]
     assert {config["num_warps"] for config in unrolled} == {4, 8, 16, 32}
     assert all(config["block_sizes"][0] * 32768 <= 256 * 32 * config["num_warps"] for config in unrolled)
     pool = CompilePool(1, ("helion_compile.kernels",), H200, {"TRITON_CACHE_DIR": str(tmp_path)})
     try:
-        chosen = [{**activation_quant.default_config(case), "num_warps": warps} for warps in (16, 32)]
+        chosen = [{**activation_quant.configs.default(case), "num_warps": warps} for warps in (16, 32)]
         for compiled in [pool.submit("activation_quant", case, config) for config in chosen]:
             done = compiled.result(timeout=250)
             assert not done.error and not done.spills

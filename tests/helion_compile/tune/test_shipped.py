@@ -63,7 +63,7 @@ def test_tables_are_sound_and_of_these_kernels():
     tables = list(shipped())
     assert {name for name, _ in tables} == {"activation_quant", "quant", "norm_quant", "scaled_mm"}
     for name, file in tables:
-        kernel = registry.named(name)
+        kernel = registry.get_kernel(name)
         assert not file.problems
         assert {row.kernel for row in file.rows} == {kernel.config_fingerprint}, f"{name} was edited: tune it again"
         assert len({row.case for row in file.rows}) == len(file.rows)
@@ -79,7 +79,7 @@ def test_every_promised_shape_is_tuned():
     norms = [dict(hidden_size=k, residual=r) for k in (2048, 4096, 5120, 8192) for r in (False, True)]
     quants = [dict(hidden_size=k) for k in (2048, 4096, 5120, 6144, 8192, 12288, 14336, 25600, 28672)]
     for name, shapes in (("norm_quant", norms), ("quant", quants)):
-        table = registry.named(name).table
+        table = registry.get_kernel(name).table
         for facts in shapes:
             for count in tokens:
                 case = Case(dtype="bf16", num_tokens=count, **facts)
@@ -92,7 +92,7 @@ def test_products_of_two_models_are_tuned_against_both_libraries():
     merged = {(4096, 6144), (4096, 4096), (4096, 24576), (12288, 4096), (4096, 28672), (14336, 4096)}
     apart = {(4096, 1024), (4096, 12288), (4096, 14336)}
     facts = {"dtype": "bf16", "operands": "e4m3", "scales": "row", "fast_accum": True}
-    table = registry.named("scaled_mm").table
+    table = registry.get_kernel("scaled_mm").table
     for library, sizes in (("torch", merged | apart), ("cutlass", merged)):
         for k, n in sizes:
             for power in range(14):

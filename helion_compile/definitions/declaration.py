@@ -1,0 +1,44 @@
+"""What the author of a kernel states of it in groups: how its configs are found, and what the tuner has to know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from helion_compile.configs.case import Case
+
+__all__ = ["Configs", "Tuning"]
+
+
+@dataclass(frozen=True)
+class Configs:
+    """How a kernel's config is found for a case.
+
+    Attributes:
+        default: takes a case, gives the Helion config to use when no table has one, or None for Helion's default.
+        bucketed: facts of a case that look-up rounds up to the next tuned value; the others must match.
+        nearest: facts that need not match where nothing tuned does, so that the nearest in size is taken before the default
+            config; all numbers by default, and () where the config of one size is worthless for another.
+    """
+
+    default: Callable[[Case], Mapping[str, Any] | None] | None = None
+    bucketed: Sequence[str] = ("num_tokens",)
+    nearest: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What the tuner has to know of a kernel.
+
+    Attributes:
+        inputs: takes a case and a device, gives arguments of that case with fresh random values; the tuner measures on them.
+        shapes: takes a :class:`helion_compile.tune.cases.Layer`, gives the exact facts that its model calls the kernel with.
+        candidates: takes a case, gives all configs that the tuner tries for it, instead of searching Helion's space.
+    """
+
+    inputs: Callable[[Case, torch.device], tuple[Any, ...]] | None = None
+    shapes: Callable[[Any], Iterable[Mapping[str, Any]]] | None = None
+    candidates: Callable[[Case], Iterable[Mapping[str, Any]]] | None = None

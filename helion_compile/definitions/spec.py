@@ -1,0 +1,289 @@
+"""KernelSpec: what a kernel is, without running it.  Everything below HelionKernel is written against it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+
+from helion_compile.configs.case import Case
+from helion_compile.configs.table import ConfigTable, Gpu, Pick
+from helion_compile.definitions.declaration import Configs, Tuning
+from helion_compile.definitions.fingerprint import config_fingerprint, digest_packages, fingerprint
+from helion_compile.definitions.validation import (
+    check_names,
+    check_same_parameters,
+    checked_name,
+    checked_signature,
+    given_config,
+    settings_that_make_code,
+)
+from helion_compile.errors import KernelArgumentError
+
+__all__ = ["KernelSpec", "PlanStore"]
+
+
+class PlanStore(Protocol):
+    """Where a kernel's launch plans are kept, as far as a kernel has to know it; see ``runtime/plan_cache.py``."""
+
+    @property
+    def generation(self) -> int:
+        """Grows whenever all plans are dropped."""
+
+    def __getitem__(self, key: Any, /) -> Any:
+        """The plan of this key, or None."""
+
+    def keep(self, key: Hashable, plan: Any, generation: int) -> bool:
+        """Store ``plan`` unless all were dropped since ``generation``; whether it was stored."""
+
+    def clear(self) -> None:
+        """Drop all plans."""
+
+    def also_clear(self, place: Any) -> None:
+        """From now on :meth:`clear` also calls ``place.clear()``."""
+
+
+class KernelSpec:
+    """A Helion function, the same in plain torch, and what its author states of it.
+
+    Args:
+        fn: the function, written with ``helion.language``, or a ``helion.kernel`` object.  It takes tensors, optional
+            tensors and Python scalars by position or keyword, and returns one tensor, a tuple of tensors, or None.
+        name: how graphs, config files and reports call it; the function's name by default.
+        reference: the same function in plain torch, with the same parameters.  It defines what the kernel means: it gives
+            the shapes while tracing, the result on a CPU and the expected values in tests.  It makes its results with the
+            strides that the kernel's have, and writes to its arguments exactly where the kernel does.
+        case: takes the arguments, gives the :class:`Case` its configs are stored under; by default one case for all.
+        check_supported: takes the arguments, gives a sentence when they are outside what the kernel handles, else None.
+            Called while tracing too: it may look at shapes, strides and dtypes, not at values.
+        mutates: names of the arguments the kernel writes to.
+        configs: how a config is found for a case; see :class:`Configs`.
+        tuning: what the tuner has to know of the kernel; see :class:`Tuning`.
+        fallbacks: library functions with the same results, by name.  They take the kernel's parameters and ``out``: a tuple
+            of tensors to write the results to, or None to return new ones.  The config ``{"alternative": name}`` calls one.
+        zeroed_workspace: the kernel leaves zeros in all memory that its host function makes with ``torch.zeros``, so that the
+            memory is made once and used again (:mod:`helion_compile.runtime.zeroed_workspace`).
+
+    Attributes:
+        name, fingerprint, key: "norm_quant", "1f3a5c77", and both joined by "@".
+        config_fingerprint: the version that its tuned configs are for.
+        signature: of ``fn``.
+        mutated_positions: where the arguments that it writes to stand in the signature.
+        table: the :class:`ConfigTable` its configs come from.
+        plans: the launch plans of its calls outside of graphs.
+
+    Raises:
+        TypeError: no reference, or a signature that cannot be called from a graph.
+    """
+
+    plans: PlanStore
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        *,
+        name: str | None = None,
+        reference: Callable[..., Any] | None = None,
+        case: Callable[..., Case] | None = None,
+        check_supported: Callable[..., str | None] | None = None,
+        mutates: Sequence[str] = (),
+        configs: Configs = Configs(),  # noqa: B008  frozen
+        tuning: Tuning = Tuning(),  # noqa: B008
+        fallbacks: Mapping[str, Callable[..., Any]] | None = None,
+        zeroed_workspace: bool = False,
+    ) -> None:
+        inner = getattr(fn, "fn", fn)  # a helion.Kernel holds its function there
+        if not inspect.isfunction(inner):
+            raise TypeError(f"kernel() takes a function or a helion.kernel, got {type(fn).__name__}.")
+        self.fn = inner
+        self.name = checked_name(name or inner.__name__)
+        self.signature = checked_signature(self.name, inner)
+        if reference is None:
+            raise TypeError(
+                f"{self.name}: kernel() needs reference=, the same function in plain torch: it gives shapes while tracing "
+                f"and results where there is no GPU."
+            )
+        check_same_parameters(self.name, "reference", reference, self.signature)
+        check_names(self.name, "mutates", mutates)
+        check_names(self.name, "Configs.bucketed", configs.bucketed)
+        check_names(self.name, "Configs.nearest", configs.nearest or ())
+        unknown = set(mutates) - self.signature.parameters.keys()
+        if unknown:
+            raise TypeError(
+                f"{self.name}: mutates={tuple(mutates)!r} names {', '.join(sorted(unknown))}, but the parameters are "
+                f"{', '.join(self.signature.parameters)}."
+            )
+        if fallbacks and mutates:
+            raise TypeError(f"{self.name}: a kernel that writes to its arguments has no fallbacks; drop one of the two.")
+        self.reference = reference
+        self.case = case or (lambda *args: Case())
+        self._check_supported = check_supported
+        self.mutates = tuple(n for n in self.signature.parameters if n in mutates)
+        self.mutated_positions = tuple(i for i, n in enumerate(self.signature.parameters) if n in mutates)
+        self.configs = replace(configs, default=configs.default or given_config(fn), bucketed=tuple(configs.bucketed))
+        self.tuning = tuning
+        self.fallbacks = dict(fallbacks or {})
+        self.zeroed_workspace = zeroed_workspace
+        self._given = fn if fn is not inner else None
+        self._settings = settings_that_make_code(self._given)
+        self.fingerprint_roots = (inner, reference, case, check_supported, configs.default, *self.fallbacks.values())
+        functools.update_wrapper(self, inner)
+
+    # Both are taken at first use: what the kernel reaches may be defined below it in its module.
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Changes with every edit of what the kernel reaches; part of every key of a compile cache."""
+        extra = (self.mutates, self.configs.bucketed, self._settings, digest_packages())
+        return fingerprint(*self.fingerprint_roots, extra=extra)
+
+    @functools.cached_property
+    def config_fingerprint(self) -> str:
+        """Changes with an edit that can change which config is best; rows of config tables name it.
+
+        It follows ``fn`` alone: no word of a reference, a support check or a config rule voids a table.
+        """
+        return config_fingerprint(self.fn, extra=(self.configs.bucketed, self._settings))
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Name and fingerprint, as graph nodes and generated code name the kernel."""
+        return f"{self.name}@{self.fingerprint}"
+
+    @property
+    def place(self) -> str:
+        """Where the kernel is defined: "file.py:12"."""
+        return f"{self.fn.__code__.co_filename}:{self.fn.__code__.co_firstlineno}"
+
+    @functools.cached_property
+    def helion(self) -> Any:
+        """The ``helion.Kernel`` behind it; configs come from the table, so Helion itself never tunes."""
+        if self._given is not None:
+            return self._given
+        # Its heuristics ask for a GPU where code is made, which need not have one.
+        return self.new_helion_kernel(autotune_effort="none", disable_autotuner_heuristics=True)
+
+    def new_helion_kernel(self, **settings: Any) -> Any:
+        """Another ``helion.Kernel`` of the same function, with more of Helion's settings."""
+        import helion
+
+        # What a host function may compute besides launching is watched where its plan is recorded.
+        quiet = [helion.exc.TensorOperationInWrapper]
+        return helion.kernel(self.fn, static_shapes=False, ignore_warnings=quiet, key=_sizes_that_are_one, **settings)
+
+    @functools.cached_property
+    def table(self) -> ConfigTable:
+        return ConfigTable(
+            self.name,
+            rounded=self.configs.bucketed,
+            default=self.configs.default,
+            kernel_fingerprint=self.config_fingerprint,
+            nearest=self.configs.nearest,
+        )
+
+    def bind(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], default: Callable[[Any], Any] = lambda value: value
+    ) -> tuple[Any, ...]:
+        """The arguments of a call, flat and in the signature's order; ``default`` makes the missing ones.
+
+        Raises:
+            KernelArgumentError: too few, too many, or unknown names.
+        """
+        if not kwargs and len(args) == len(self.signature.parameters):
+            return args
+        try:
+            given = self.signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise KernelArgumentError(f"{self.name}{self.signature} was called with wrong arguments: {error}.") from None
+        return tuple(
+            given[name] if name in given else default(parameter.default)
+            for name, parameter in self.signature.parameters.items()
+        )
+
+    def check_supported(self, *args: Any) -> str | None:
+        """Why the kernel cannot take these arguments, as a sentence, or None."""
+        devices = {arg.device for arg in args if isinstance(arg, torch.Tensor)}
+        if len(devices) > 1:
+            return f"the tensors are on different devices: {', '.join(sorted(map(str, devices)))}"
+        return self._check_supported(*args) if self._check_supported else None
+
+    def require_supported(self, args: tuple[Any, ...]) -> None:
+        """Raise KernelArgumentError when :meth:`check_supported` has a sentence for these arguments."""
+        reason = self.check_supported(*args)
+        if reason:
+            raise KernelArgumentError(f"{self.name} cannot take these arguments: {reason}.")
+
+    def results(self, value: Any) -> tuple[torch.Tensor, ...]:
+        """What the kernel or its reference returned, as a tuple: none, one or several tensors.
+
+        Raises:
+            TypeError: something else; a tuple of one is among them, since a graph could not tell it from its element.
+        """
+        if value is None:
+            return ()
+        if isinstance(value, torch.Tensor):
+            return (value,)
+        if isinstance(value, tuple) and len(value) > 1 and all(isinstance(item, torch.Tensor) for item in value):
+            return value
+        what = f"a {type(value).__name__}" + (f" of {len(value)} elements" if isinstance(value, (tuple, list)) else "")
+        raise TypeError(f"{self.name}: a kernel returns one tensor, a tuple of two or more tensors, or None; got {what}.")
+
+    def copy_mutated(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """``args`` with a copy in the place of each tensor that the kernel writes to."""
+        return tuple(arg.clone() if i in self.mutated_positions and arg is not None else arg for i, arg in enumerate(args))
+
+    def mutated(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Those of ``args`` that the kernel writes to."""
+        return tuple(args[i] for i in self.mutated_positions if args[i] is not None)
+
+    def node_value(self, value: Any, args: tuple[Any, ...]) -> Any:
+        """The graph node's value: what the kernel returns, or for one that writes to arguments its results and those."""
+        results = self.results(value)
+        return (*results, *self.mutated(args)) if self.mutates else value
+
+    def traced(self, args: tuple[Any, ...]) -> Any:
+        """The node's value on fake tensors.
+
+        Raises:
+            KernelArgumentError: the kernel refuses these arguments.
+            TypeError: the reference returns what a graph cannot hold, or one of its arguments.
+        """
+        self.require_supported(args)
+        args = self.copy_mutated(args)
+        value = self.reference(*args)
+        results = self.results(value)
+        if not results and not self.mutates:
+            raise TypeError(
+                f"{self.name}: the reference returns None and mutates=() names no argument, so a graph would drop the call. "
+                f"Name what the kernel writes to in mutates=, or return its results."
+            )
+        named = zip(self.signature.parameters, args, strict=True)
+        owners = {_memory(arg): f"its argument {name!r}" for name, arg in named if isinstance(arg, torch.Tensor)}
+        for index, result in enumerate(results):
+            if owner := owners.get(_memory(result)):
+                raise TypeError(
+                    f"{self.name}: the reference returns {owner} or a view of it. Return new tensors; name arguments that "
+                    f"are written to in mutates= instead of returning them."
+                )
+            owners[_memory(result)] = f"its result {index} again"
+        return self.node_value(value, args)
+
+    def pick(self, args: tuple[Any, ...]) -> Pick:
+        """The config for these arguments on the current GPU, and where it comes from."""
+        return self.table.pick(self.case(*args), Gpu.current())
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _sizes_that_are_one(*args: Any) -> tuple[tuple[bool, ...], ...]:
+    """A part of Helion's key for compiled code.
+
+    Helion keeps one compilation for sizes of one and more, and tracing broadcasts takes a size of one for granted: code that
+    was first made for one row would then serve many, and compute one.
+    """
+    return tuple(tuple(size == 1 for size in arg.shape) for arg in args if isinstance(arg, torch.Tensor))
