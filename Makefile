@@ -57,7 +57,7 @@ test-long: $(INSTALLED)
 	$(PYTEST_CPU) -m "not gpu" $(ARGS)
 
 test-vllm: .venv-vllm/.installed
-	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/vllm/test_in_vllm.py $(ARGS)
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/helion_compile/vllm/test_in_vllm.py $(ARGS)
 
 test-gpu: $(INSTALLED)
 	@$(PYTHON) .ci/preflight.py gpu

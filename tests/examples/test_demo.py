@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import fp8_models
 import pytest
 
-DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
+from tests.support import ROOT
+
+DEMO = ROOT / "examples" / "demo.py"
 
 
 @pytest.mark.timeout(600)
@@ -19,7 +20,7 @@ def test_the_demo_runs_on_a_checkpoint_folder(tmp_path):
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(DEMO.parents[1]), os.environ.get("PYTHONPATH", "")])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
     )
     assert demo.returncode == 0, demo.stdout + demo.stderr
     for heading in ("What was rewritten", "The FX graph of one layer", "Numbers", "Times"):

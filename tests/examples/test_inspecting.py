@@ -2,7 +2,8 @@
 
 import inspect_graphs
 import why_was_it_not_fused
-from needs import row_wise_products
+
+from tests.support.needs import row_wise_products
 
 
 def test_why_was_it_not_fused(capsys):

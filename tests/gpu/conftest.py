@@ -1,13 +1,11 @@
 """All tests in this folder need a CUDA GPU; `make test-gpu` refuses to start without one, so no skip hides them."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 HERE = Path(__file__).parent
-sys.path.append(str(HERE))  # helpers beside the tests are imported by name
 
 
 def pytest_sessionstart():

@@ -6,17 +6,15 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import fp8_models
 import pytest
 import torch
-from numerics import relative_error
 from torch._inductor.utils import fresh_cache, run_and_get_code
 
 import helion_compile
-
-HERE = Path(__file__).parent
+from tests.support import ROOT
+from tests.support.numerics import relative_error
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +106,7 @@ print(json.dumps({"graphs": graphs, **vars(helion_compile.counters)}))
 def test_the_next_process_compiles_nothing(tmp_path):
     names = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "HELION_COMPILE_CACHE_DIR")
     environment = os.environ | {name: str(tmp_path / name.lower()) for name in names}
-    paths = [HERE.parents[1], HERE.parents[1] / "examples", os.environ.get("PYTHONPATH", "")]
+    paths = [ROOT, ROOT / "examples", os.environ.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(map(str, paths))
     told, files = [], []
     for logits in ("first.pt", "second.pt"):

@@ -9,7 +9,6 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from launch_kernels import mixed, mixed_rows, rows_of_view, scale_in_place
 
 import helion_compile
 from helion_compile import Case, UnpreparedCaptureError, counters
@@ -17,6 +16,7 @@ from helion_compile.configs.table import Gpu, Row
 from helion_compile.runtime import dispatch, triton_launch
 from helion_compile.runtime.call_site import CallSite
 from helion_compile.runtime.record import NotReplayable, Plan, record
+from tests.support.launch_kernels import mixed, mixed_rows, rows_of_view, scale_in_place
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from launch_kernels import mixed, rows_of_view, scale_in_place
 
 from helion_compile import counters
 from helion_compile.kernels import norm_quant, quant
@@ -20,6 +19,7 @@ from helion_compile.runtime.dispatch import facts_of, host_function, make_runner
 from helion_compile.runtime.dry_run import PlanRequest, collect
 from helion_compile.runtime.plan_cache import making
 from helion_compile.runtime.record import NotReplayable, compile_noted, launches
+from tests.support.launch_kernels import mixed, rows_of_view, scale_in_place
 
 CALLS = int(os.environ.get("HELION_COMPILE_LAUNCH_CALLS", 3000))
 SEED = int(os.environ.get("HELION_COMPILE_LAUNCH_SEED", 1))

@@ -5,17 +5,16 @@ import subprocess
 import sys
 import textwrap
 import threading
-from pathlib import Path
 
 import pytest
 import torch
-from launch_kernels import mixed
 
 from helion_compile import UnpreparedCaptureError, counters
 from helion_compile.runtime import dispatch
 from helion_compile.runtime.call_site import CallSite
+from tests.support import ROOT
+from tests.support.launch_kernels import mixed
 
-HERE = Path(__file__).parent
 REST = (None, 2.0, 3, False)
 
 several_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
@@ -103,7 +102,7 @@ def test_a_graphs_call_may_use_in_a_capture_what_an_eager_call_prepared():
 FORKED = """
 import os, sys
 import torch
-from launch_kernels import mixed
+from tests.support.launch_kernels import mixed
 
 def right():
     x = torch.randn(16, 64, device="cuda")
@@ -137,7 +136,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 @pytest.mark.parametrize("parent", ["fresh", "used"])
 def test_a_forked_child(parent):
     """It launches like any process, or gets torch's own error where CUDA was in use; never the plans of its parent."""
-    paths = [HERE, HERE.parents[1], os.environ.get("PYTHONPATH", "")]
+    paths = [ROOT, os.environ.get("PYTHONPATH", "")]
     # Importing Inductor, as Helion does, asks how many GPUs there are; torch 2.11 otherwise asks CUDA, and thereby uses it.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
     command = [sys.executable, "-c", textwrap.dedent(FORKED), parent]

@@ -1,9 +1,9 @@
 import torch
-from launch_kernels import mixed
 
 import helion_compile
 from helion_compile import counters
 from helion_compile.kernels import norm_quant
+from tests.support.launch_kernels import mixed
 
 ATTRIBUTES = (
     None,

@@ -14,12 +14,12 @@ import fp8_models
 import pytest
 import torch
 import transformers
-from numerics import relative_error
 
 import helion_compile
 from helion_compile.frontend.capture import inspect, inspecting_backend
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.passes.ir.values import RESHAPES
+from tests.support.numerics import relative_error
 
 aten = torch.ops.aten
 

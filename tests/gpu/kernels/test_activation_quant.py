@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from numerics import fp8_steps, relative_error, rows_with_special_values
 
 from helion_compile.errors import KernelArgumentError
 from helion_compile.kernels import activation_quant
 from helion_compile.kernels.device.quantize_attrs import quantization
+from tests.support.numerics import fp8_steps, relative_error, rows_with_special_values
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 # Each hidden size and dtype is a compilation of seconds; rows are free.

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from norms import EPS, NORMS, UNROUNDED
-from numerics import fp8_steps, quantised_steps, relative_error, rows_with_special_values
-from quantisers import QUANTISERS
 
 from helion_compile.errors import KernelArgumentError
 from helion_compile.kernels import norm_quant
+from tests.support.corpus.kernel_norms import EPS, NORMS, UNROUNDED
+from tests.support.corpus.kernel_quantisers import QUANTISERS
+from tests.support.numerics import fp8_steps, quantised_steps, relative_error, rows_with_special_values
 
 ALL = {**NORMS, "vLLM's unrounded sum": UNROUNDED}
 # Each hidden size, dtype, norm and quantiser is a compilation of seconds; rows are free.

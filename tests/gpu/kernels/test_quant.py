@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from numerics import fp8_steps, quantised_steps, rows_with_special_values
-from quantisers import QUANTISERS
 
 from helion_compile.errors import KernelArgumentError
 from helion_compile.kernels import quant
+from tests.support.corpus.kernel_quantisers import QUANTISERS
+from tests.support.numerics import fp8_steps, quantised_steps, rows_with_special_values
 
 # Each hidden size, dtype and quantiser is a compilation of seconds; rows are free.
 SHAPES = {

@@ -5,9 +5,9 @@ Letters: B sequences, S tokens, H heads, D elements of a head, R of them turned.
 
 import pytest
 import torch
-from numerics import relative_error
 
 from helion_compile.kernels import norm_rope, rope
+from tests.support.numerics import relative_error
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 DTYPES = [BF16, FP16, FP32]

@@ -9,9 +9,10 @@ import pytest
 from helion_compile.bench import plot, plots
 from helion_compile.bench.work import Limits
 from helion_compile.configs.files import shipped_folder
+from tests.support import ROOT
 
 TABLE = shipped_folder() / "norm_quant" / "nvidia_h200.json"
-DOCS = Path(__file__).parents[3] / "docs" / "measurements"
+DOCS = ROOT / "docs" / "measurements"
 
 
 def row(kernel="k", m=1, us=2.0, **baselines):

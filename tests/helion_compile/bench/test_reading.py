@@ -4,10 +4,11 @@ import json
 import sys
 
 import pytest
-from helion_compile.bench.reading import layers, main, measure, share_of_compiling
 
+from helion_compile.bench.reading import layers, main, measure, share_of_compiling
 from helion_compile.fusions import fusions
 from helion_compile.passes import FusionPass
+from helion_compile.passes.match.matched_graph import match_graph
 
 
 def test_everything_in_the_graph_is_read_and_fused():

@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from needs import row_wise_products
 
 from helion_compile.bench import chains, kernels, layers, rows, vllm_library
 from helion_compile.bench.rows import Baseline, Rows, distance, measure, steps_apart, summary
@@ -15,6 +14,7 @@ from helion_compile.configs.case import Case
 from helion_compile.configs.gpu import Gpu
 from helion_compile.fusions import CATALOGUE
 from helion_compile.kernels import norm_quant, scaled_mm
+from tests.support.needs import row_wise_products
 
 LIMITS = Limits(4e12, 1e15)
 SMALL = {"scaled_mm": 4096}  # K; weights come in the sizes of real models

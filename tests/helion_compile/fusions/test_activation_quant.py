@@ -6,13 +6,13 @@ import operator
 import pytest
 import torch
 import torch.nn.functional as F
-from fusing import assert_bit_equal, fused, randn, refused, run, torchao
-from needs import row_wise_products
-from numerics import fp8_steps, relative_error, rows_with_special_values
 from torch._inductor.utils import run_and_get_code
 
 from helion_compile.frontend.capture import inspecting_backend
 from helion_compile.graph.hop import helion_kernel
+from tests.support.fusing import assert_bit_equal, fused, randn, refused, run, torchao
+from tests.support.needs import row_wise_products
+from tests.support.numerics import fp8_steps, relative_error, rows_with_special_values
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 K = 256

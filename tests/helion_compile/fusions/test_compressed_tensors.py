@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from fusing import E4M3, assert_bit_equal, fused, randn, refused, run
-from needs import row_wise_products
-from numerics import assert_products_near
+
+from tests.support.fusing import E4M3, assert_bit_equal, fused, randn, refused, run
+from tests.support.needs import row_wise_products
+from tests.support.numerics import assert_products_near
 
 integration = pytest.importorskip("transformers.integrations.compressed_tensors")
 pytestmark = row_wise_products

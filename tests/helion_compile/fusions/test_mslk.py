@@ -4,12 +4,13 @@ The operators stand here as plain torch, as the libraries need a GPU.
 """
 
 import pytest
-import stubs
 import torch
 import torchao.quantization
-from fusing import assert_bit_equal, fused, randn, refused, run
-from numerics import assert_products_near
 from torchao.quantization.quantize_.workflows.float8 import float8_tensor
+
+from tests.support import stubs
+from tests.support.fusing import assert_bit_equal, fused, randn, refused, run
+from tests.support.numerics import assert_products_near
 
 E4M3 = torch.float8_e4m3fn
 K, N = 64, 48

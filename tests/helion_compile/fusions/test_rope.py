@@ -6,10 +6,11 @@ Letters: B sequences, S tokens, H heads, D elements of a head.
 import pytest
 import torch
 import torch.nn.functional as F
-from fusing import assert_bit_equal, fused, randn, refused, run
-from numerics import relative_error
 from torch._inductor.utils import run_and_get_code
 from transformers.models.llama4.modeling_llama4 import apply_rotary_emb
+
+from tests.support.fusing import assert_bit_equal, fused, randn, refused, run
+from tests.support.numerics import relative_error
 
 B, S, H, D = 2, 6, 4, 64
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]

@@ -3,12 +3,12 @@
 import fp8_models
 import pytest
 import torch
-from needs import HAS_ROW_WISE_PRODUCTS
 
 from helion_compile import fusions
 from helion_compile.frontend.capture import inspecting_backend
 from helion_compile.fusions import scaled_mm as fusion
 from helion_compile.kernels import scaled_mm
+from tests.support.needs import HAS_ROW_WISE_PRODUCTS
 
 E4M3 = torch.float8_e4m3fn
 K, N = 64, 48

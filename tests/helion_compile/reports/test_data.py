@@ -4,20 +4,16 @@ import copy
 import dataclasses
 import json
 import math
-from pathlib import Path
 
 import fp8_models
 import pytest
 import torch
-from schema import problems
 from torch import nn
 
-import helion_compile
 from helion_compile import explain
 from helion_compile.reports.model import Report
 from helion_compile.verify import Compared
-
-SCHEMA = json.loads((Path(helion_compile.__file__).parent / "reports" / "report.schema.json").read_text())
+from tests.support.report_schema import SCHEMA, problems
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,15 @@ from pathlib import Path
 import fp8_models
 import pytest
 import torch
-from chromium import CHROMIUM, open_page
 
 from helion_compile import explain
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.reports.model import Report
 from helion_compile.verify import Compared
+from tests.support import ROOT
+from tests.support.chromium import CHROMIUM, open_page
 
-DOCS = Path(__file__).parents[3] / "docs" / "inspecting"
+DOCS = ROOT / "docs" / "inspecting"
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
 
 

@@ -8,8 +8,6 @@ import math
 
 import pytest
 import torch
-from schema import problems
-from test_data import SCHEMA
 from torch._inductor.utils import fresh_cache
 
 import helion_compile
@@ -17,6 +15,7 @@ from helion_compile import explain, report
 from helion_compile.frontend.backend import HOOK, Options
 from helion_compile.reports import stored
 from helion_compile.verify import Compared
+from tests.support.report_schema import SCHEMA, problems
 
 X = torch.randn(8, 64).bfloat16()
 

@@ -6,14 +6,14 @@
 import os
 
 import pytest
-from norms import NORMS
-from quantisers import QUANTISERS
 
 from helion_compile.configs.case import Case
 from helion_compile.kernels import activation_quant, norm_quant, quant
 from helion_compile.tune.candidates import Space
 from helion_compile.tune.compiling import Target
 from helion_compile.tune.pool import CompilePool
+from tests.support.corpus.kernel_norms import NORMS
+from tests.support.corpus.kernel_quantisers import QUANTISERS
 
 H200 = Target(90, 132)
 BASE = {"dtype": "bf16", "num_tokens": 2048}

@@ -36,7 +36,7 @@ def test_the_summary_leaves_out_what_was_not_compared_and_says_so():
 
 
 def test_without_a_process_that_can_measure_a_sentence(tmp_path):
-    settings = Settings(journal=tmp_path, measurer="tune_fakes:NoSuchMeasurer", start="forkserver")
+    settings = Settings(journal=tmp_path, measurer="tests.support.tune_fakes:NoSuchMeasurer", start="forkserver")
     with pytest.raises(TuneError, match="nothing can be compared here: the process ended with exit code 1; what was tuned is"):
         on_this_gpu([], settings, 1.0, print, None)
 

@@ -4,13 +4,13 @@ import concurrent.futures
 import json
 
 import pytest
-import tune_fakes
 
 from helion_compile.configs.case import Case
 from helion_compile.tune.candidates import Moves
 from helion_compile.tune.compiling import Compiled
 from helion_compile.tune.family import Effort, Family
 from helion_compile.tune.journal import Journal
+from tests.support import tune_fakes
 
 TOKENS = (16, 64, 256, 1024, 8192)
 

@@ -10,7 +10,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import tune_fakes
 
 from helion_compile.configs.case import Case
 from helion_compile.tune import __main__ as command
@@ -20,8 +19,8 @@ from helion_compile.tune.compiling import Target
 from helion_compile.tune.journal import Journal, config_text
 from helion_compile.tune.tuner import share
 from helion_compile.tune.worker import Worker, WorkerDied
+from tests.support import ROOT, tune_fakes
 
-TESTS = Path(__file__).parents[2]
 BEST = {"block_sizes": [1], "num_warps": 8, "pid_type": "persistent_interleaved"}
 
 
@@ -33,10 +32,9 @@ class Folder:
         self.log = path / "log"
 
     def command(self, *options, launcher=(), **environment):
-        paths = f"{TESTS.parent}{os.pathsep}{TESTS}"
-        variables = {**os.environ, "PYTHONPATH": paths, "FAKE_LOG": str(self.log), "COLUMNS": "200", **environment}
+        variables = {**os.environ, "PYTHONPATH": str(ROOT), "FAKE_LOG": str(self.log), "COLUMNS": "200", **environment}
         places = ("--out", str(self.path / "out"), "--journal", str(self.path / "journal"))
-        arguments = [sys.executable, *launcher, "-m", "tune_fakes", *places, *options]
+        arguments = [sys.executable, *launcher, "-m", "tests.support.tune_fakes", *places, *options]
         return subprocess.Popen(
             arguments, env=variables, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=_heeds_ctrl_c
         )
@@ -292,7 +290,7 @@ def test_a_model_without_shapes_for_the_kernel_is_a_sentence(tmp_path, capsys, m
 
 
 def test_a_worker_outlives_errors_and_is_replaced_after_death():
-    worker = Worker("tune_fakes:Measurer", (), {"FAKE_CRASH": "4"}, start="forkserver")
+    worker = Worker("tests.support.tune_fakes:Measurer", (), {"FAKE_CRASH": "4"}, start="forkserver")
     try:
         assert worker.request("sleep", 0.0) == "awake"
         with pytest.raises(ValueError, match="KeyError: 'no such thing'"):
@@ -315,7 +313,7 @@ def test_a_forked_worker_sees_no_gpu_and_others_still_do(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     seen = {}
     for start in ("forkserver", "spawn"):
-        worker = Worker("tune_fakes:Measurer", (), {}, start)
+        worker = Worker("tests.support.tune_fakes:Measurer", (), {}, start)
         try:
             seen[start] = worker.request("variable", "CUDA_VISIBLE_DEVICES")
         finally:
@@ -328,7 +326,11 @@ def pool_of_one(monkeypatch):
     made = []
 
     def make(**environment):
-        made.append(pool.CompilePool(1, ["tune_fakes"], Target(90, 132), environment, "tune_fakes:Compiler"))
+        made.append(
+            pool.CompilePool(
+                1, ["tests.support.tune_fakes"], Target(90, 132), environment, "tests.support.tune_fakes:Compiler"
+            )
+        )
         return made[-1]
 
     yield make

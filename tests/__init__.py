@@ -1,0 +1,1 @@
+"""Tests of what this repository holds; a package, so that they find ``tests.support`` wherever the checkout lies."""

@@ -1,0 +1,338 @@
+"""Whatever happens to a table file, no row is lost or half-written, and the user sees sentences, not tracebacks."""
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import filelock
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from helion_compile.configs import files
+from helion_compile.configs.table import Case, ConfigError, ConfigTable, Gpu, Row
+
+H200 = Gpu("NVIDIA H200", (9, 0))
+ASKED = Case(k=4096, num_tokens=8)
+SOUND = {"case": {"k": 4096, "num_tokens": 8}, "config": {"name": "sound"}}
+fork = multiprocessing.get_context("fork")
+
+
+def row(n, name="row"):
+    return Row(Case(k=4096, num_tokens=n), {"name": name, "padding": [n] * 50}, made_with={"kernel": "v1"})
+
+
+def numbers(folder):
+    return sorted(found.case["num_tokens"] for found in ConfigTable("quant", folders=[folder]).rows(H200))
+
+
+def put(folder, content):
+    path = folder / "quant" / "nvidia_h200.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    return path
+
+
+def pick_with_shipped(own, shipped):
+    put(shipped, [{**SOUND, "config": {"name": "shipped"}}])
+    table = ConfigTable("quant", folders=[own, shipped], kernel_fingerprint="v1")
+    return table, table.pick(ASKED, H200)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+WHOLE = json.dumps([SOUND, {**SOUND, "case": {"k": 1, "num_tokens": 1}}], indent=1).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        WHOLE[: len(WHOLE) // 2],
+        WHOLE[:-1],
+        b"\xff\xfe\x00 not text",
+        b"{}",
+        b'"rows"',
+        b"null",
+        b"[" * 100_000,
+        WHOLE.replace(b'"sound"', b"NaN"),
+        WHOLE + b"]",
+        b'[{"case": {"n": ' + b"9" * 5000 + b"}}]",
+    ],
+    ids=["empty", "half", "last byte", "binary", "object", "text", "null", "deep", "nan", "twice", "huge number"],
+)
+def test_a_file_that_is_no_table_is_passed_over_with_one_sentence(tmp_path, caplog, content):
+    path = put(tmp_path / "own", content)
+    table, pick = pick_with_shipped(tmp_path / "own", tmp_path / "shipped")
+    assert pick.config == {"name": "shipped"}
+    (sentence,) = caplog.messages
+    assert sentence.startswith(f"the table {path} is passed over: ") and "\n" not in sentence
+    assert table.problems == [sentence]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        7,
+        "row",
+        [],
+        {},
+        {"config": {"a": 1}},
+        {"case": None, "config": {"a": 1}},
+        {"case": {"k": [4096]}, "config": {"a": 1}},
+        {"case": {"../k": 1}, "config": {"a": 1}},
+        {"case": {"k": 10**400}, "config": {"a": 1}},
+        {"case": {"k": 1}},
+        {"case": {"k": 1}, "config": {}},
+        {"case": {"k": 1}, "config": "num_warps=4"},
+        {"case": {"k": 1}, "config": {"a": 1}, "us": "fast"},
+        {"case": {"k": 1}, "config": {"a": 1}, "us": -1},
+        {"case": {"k": 1}, "config": {"a": 1}, "us": True},
+        {"case": {"k": 1}, "config": {"a": 1}, "baselines": [1]},
+        {"case": {"k": 1}, "config": {"a": 1}, "baselines": {"inductor": None}},
+        {"case": {"k": 1}, "config": {"a": 1}, "made_with": "helion 1.4"},
+        {"case": {"k": "\u001b[31m\nred"}, "config": 3},
+    ],
+)
+def test_a_damaged_row_is_skipped_with_one_sentence_and_the_others_are_used(tmp_path, caplog, entry):
+    path = put(tmp_path / "own", [entry, SOUND])
+    _, pick = pick_with_shipped(tmp_path / "own", tmp_path / "shipped")
+    assert pick.config == {"name": "sound"}
+    (sentence,) = caplog.messages
+    assert sentence.startswith(f"{path}: row 0 ") and sentence.isprintable()
+
+
+def test_many_damaged_rows_still_make_one_sentence(tmp_path, caplog):
+    put(tmp_path / "own", [7] * 50 + [SOUND])
+    pick_with_shipped(tmp_path / "own", tmp_path / "shipped")
+    (sentence,) = caplog.messages
+    assert "(and 49 more rows like it)" in sentence
+
+
+def test_an_unknown_field_is_told_kept_and_harmless(tmp_path, caplog):
+    path = put(tmp_path / "own", [{**SOUND, "spills": 3}])
+    table, pick = pick_with_shipped(tmp_path / "own", tmp_path / "shipped")
+    assert pick.config == {"name": "sound"}
+    assert caplog.messages == [f"{path}: row 0 has 'spills', which this version does not know; used without it"]
+    table.add([row(1)], H200)
+    assert {"spills": 3}.items() <= json.loads(path.read_text())[1].items()
+
+
+def test_a_config_for_another_kernel_is_skipped(tmp_path, caplog):
+    put(tmp_path / "own", [{**SOUND, "made_with": {"kernel": "scaled_mm@77"}}])
+    _, pick = pick_with_shipped(tmp_path / "own", tmp_path / "shipped")
+    assert pick.config == {"name": "shipped"}
+    assert "1 of 1 rows were made by another version of quant (row 0: 'scaled_mm@77', now: v1)" in caplog.text
+
+
+def test_of_two_rows_for_one_case_the_faster_is_used_and_both_are_named(tmp_path, caplog):
+    path = put(tmp_path / "own", [{**SOUND, "us": 3}, {**SOUND, "us": 2, "config": {"name": "faster"}}])
+    _, pick = pick_with_shipped(tmp_path / "own", tmp_path / "shipped")
+    assert pick.config == {"name": "faster"}
+    assert [f"{path}: rows 0 and 1 are both for (k=4096 num_tokens=8)" in text for text in caplog.messages] == [True]
+
+
+def test_things_that_are_no_files_are_passed_over(tmp_path):
+    kernel = tmp_path / "own" / "quant"
+    (kernel / "nvidia_h200.json").mkdir(parents=True)
+    os.mkfifo(kernel / "nvidia_h100.json")  # reading it would wait for a writer for ever
+    (kernel / "nvidia_gh200.json").symlink_to(tmp_path / "nowhere")
+    assert pick_with_shipped(tmp_path / "own", tmp_path / "shipped")[1].config == {"name": "shipped"}
+
+
+def test_a_table_too_large_to_be_one_is_not_read(tmp_path, caplog):
+    path = put(tmp_path / "own", b"")
+    os.truncate(path, 2**40)  # sparse
+    assert pick_with_shipped(tmp_path / "own", tmp_path / "shipped")[1].config == {"name": "shipped"}
+    assert "it is larger than 64 MiB" in caplog.text
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+fields = ("case", "config", "us", "baselines", "made_with", "other")
+odd_rows = st.dictionaries(st.sampled_from(fields), json_values | st.just({"k": 1, "num_tokens": 2}), max_size=6)
+
+
+@given(st.lists(odd_rows | json_values, max_size=4))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
+def test_no_content_makes_a_pick_or_an_add_fail(tmp_path, entries):
+    put(tmp_path, entries)
+    table = ConfigTable("quant", folders=[tmp_path], kernel_fingerprint="v1")
+    for gpu in (H200, Gpu("NVIDIA H100", (9, 0))):
+        for n in (1, 2, 3):
+            assert table.pick(Case(k=1, num_tokens=n), gpu).sentence
+    before = [found for found in table.rows(H200) if found.case != ASKED]
+    table.add([row(8)], H200)
+    assert all(any(a.to_json() == b.to_json() for b in table.rows(H200)) for a in before)
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_no_table_is_set_aside_not_overwritten(tmp_path):
+    path = put(tmp_path, WHOLE[:-1])
+    table = ConfigTable("quant", folders=[tmp_path])
+    table.add([row(1)], H200)
+    path.write_bytes(b"broken again")
+    table.add([row(2)], H200)
+    aside = {file.read_bytes() for file in path.parent.glob("nvidia_h200.json.damaged-*")}
+    assert aside == {WHOLE[:-1], b"broken again"} and numbers(tmp_path) == [2]
+
+
+def test_damaged_rows_outlive_a_write(tmp_path):
+    path = put(tmp_path, [{"case": 3, "note": "mine"}, SOUND])
+    ConfigTable("quant", folders=[tmp_path]).add([row(1)], H200)
+    assert {"case": 3, "note": "mine"} in json.loads(path.read_text()) and numbers(tmp_path) == [1, 8]
+
+
+def add_some(folder, worker):
+    table = ConfigTable("quant", folders=[folder])
+    for step in range(4):
+        table.add([row(100 * worker + step)], H200)
+
+
+def test_sixteen_processes_write_one_table_without_losing_a_row(tmp_path):
+    workers = [fork.Process(target=add_some, args=(tmp_path, worker)) for worker in range(16)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0] * 16
+    assert numbers(tmp_path) == sorted(100 * worker + step for worker in range(16) for step in range(4))
+
+
+def add_and_die(folder, at, reached):
+    """Kills this process at line event ``at`` of the module that writes, before the line runs."""
+    left = at
+
+    def trace(frame, event, arg):
+        nonlocal left
+        if frame.f_code.co_filename != files.__file__:
+            return None
+        left -= event == "line"
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    table = ConfigTable("quant", folders=[folder])
+    sys.settrace(trace)
+    files.write_rows(folder, "quant", H200.slug, [row(2), row(3, "new")])
+    sys.settrace(None)
+    reached.value = 1
+    del table
+
+
+def test_kill_at_every_line_of_a_write_leaves_the_old_rows_or_all_the_new(tmp_path):
+    reached = fork.Value("i", 0)
+    seen = set()
+    for at in range(1000):
+        folder = tmp_path / str(at)
+        ConfigTable("quant", folders=[folder]).add([row(1), row(3, "old")], H200)
+        writer = fork.Process(target=add_and_die, args=(folder, at, reached))
+        writer.start()
+        writer.join(60)
+        found = {each.case["num_tokens"]: each.config["name"] for each in ConfigTable("quant", folders=[folder]).rows(H200)}
+        assert found in ({1: "row", 3: "old"}, {1: "row", 2: "row", 3: "new"})
+        seen.add(len(found))
+        ConfigTable("quant", folders=[folder]).add([row(4)], H200)  # the lock is free again
+        assert set(numbers(folder)) == {*found, 4}
+        assert not list(folder.rglob("*.tmp"))
+        if reached.value:
+            break
+        assert writer.exitcode == -signal.SIGKILL
+    assert reached.value and at > 40 and seen == {2, 3}
+
+
+@pytest.mark.parametrize("written", [0, 1, 100, 4095])
+def test_kill_within_the_write_of_the_bytes(tmp_path, monkeypatch, written):
+    ConfigTable("quant", folders=[tmp_path]).add([row(1)], H200)
+
+    def fsync(descriptor):
+        os.ftruncate(descriptor, written)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def write():
+        monkeypatch.setattr(os, "fsync", fsync)
+        ConfigTable("quant", folders=[tmp_path]).add([row(n) for n in range(2, 50)], H200)
+
+    writer = fork.Process(target=write)
+    writer.start()
+    writer.join(60)
+    assert writer.exitcode == -signal.SIGKILL and numbers(tmp_path) == [1]
+    ConfigTable("quant", folders=[tmp_path]).add([row(2)], H200)
+    assert numbers(tmp_path) == [1, 2] and not list(tmp_path.rglob("*.tmp"))
+
+
+def add_with_little_room(folder, room, answer):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))  # the kernel refuses more bytes, as on a full disk
+    try:
+        ConfigTable("quant", folders=[folder]).add([row(n) for n in range(2, 50)], H200)
+    except ConfigError as error:
+        answer.put(str(error))
+
+
+@pytest.mark.parametrize("room", [0, 512, 4096])
+def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path, room):
+    ConfigTable("quant", folders=[tmp_path]).add([row(1)], H200)
+    answer = fork.Queue()
+    writer = fork.Process(target=add_with_little_room, args=(tmp_path, room, answer))
+    writer.start()
+    sentence = answer.get(timeout=60)
+    writer.join(60)
+    assert sentence == (
+        f"no rows were written to {tmp_path}/quant/nvidia_h200.json: File too large; its old rows are untouched, and "
+        "HELION_COMPILE_CONFIG_DIR chooses another folder"
+    )
+    assert writer.exitcode == 0 and numbers(tmp_path) == [1] and not list(tmp_path.rglob("*.tmp"))
+
+
+def add_without_rights(folder, answer):
+    if os.geteuid() == 0:  # root may write anywhere
+        os.setuid(65534)
+    try:
+        ConfigTable("quant", folders=[folder]).add([row(1)], H200)
+    except ConfigError as error:
+        answer.put((str(error), numbers(folder)))
+
+
+def test_a_read_only_folder_is_one_sentence_and_still_read():
+    with tempfile.TemporaryDirectory() as name:  # pytest's folders are closed to other users
+        folder = Path(name)
+        folder.chmod(0o755)
+        path = put(folder, [SOUND])
+        path.parent.chmod(0o555)
+        answer = fork.Queue()
+        writer = fork.Process(target=add_without_rights, args=(folder, answer))
+        writer.start()
+        sentence, rows = answer.get(timeout=60)
+        writer.join(60)
+        path.parent.chmod(0o755)
+    assert sentence == (
+        f"no rows were written to {path}: the folder is read-only; its old rows are untouched, and "
+        "HELION_COMPILE_CONFIG_DIR chooses another folder"
+    )
+    assert rows == [8]
+
+
+@pytest.mark.parametrize("folder", ["/proc/tables", "/dev/null/tables"])
+def test_a_folder_that_cannot_be_made_is_one_sentence(folder):
+    with pytest.raises(ConfigError, match="no rows were written to .*; .* HELION_COMPILE_CONFIG_DIR chooses another folder"):
+        ConfigTable("quant", folders=[folder]).add([row(1)], H200)
+    assert ConfigTable("quant", folders=[folder]).pick(ASKED, H200).origin == "default"
+
+
+def test_a_lock_that_is_never_freed_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_LOCK_SECONDS", 0.2)
+    path = put(tmp_path, [SOUND])
+    with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+        with pytest.raises(ConfigError, match="another process has held its lock for 0.2 s"):
+            ConfigTable("quant", folders=[tmp_path]).add([row(1)], H200)

@@ -1,0 +1,394 @@
+"""What becomes a kernel and what does not, from torch code through ``backend="helion"``'s pass to results.
+
+Functions spell norms and quantisers as models do.  Each runs up to code generation, which is where what a fusion does ends.
+Letters: M rows, K hidden size.
+"""
+
+import pytest
+import torch
+from torch import nn
+
+from helion_compile.frontend.capture import inspecting_backend
+from tests.support import fusing
+from tests.support.fusing import E4M3, assert_bit_equal, bits, fused, randn, run, torchao
+from tests.support.needs import uint8_products
+from tests.support.numerics import fp8_steps, relative_error, rows_with_special_values
+
+FILES = (__file__, fusing.__file__)  # where the functions stand
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+EPS = 1e-6
+K = 256
+
+
+def rms_norm(x, weight, eps=EPS):
+    x32 = x.float()
+    return weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def vllm(x):
+    scale = (x.abs().amax(-1, keepdim=True).float() / 448.0).clamp_min(1 / (448.0 * 512.0))
+    return (x.float() * scale.reciprocal()).clamp(-448.0, 448.0).to(E4M3), scale
+
+
+def plain(x):
+    scale = x.float().abs().max(dim=-1, keepdim=True).values.clamp_min(1e-12) / 448.0
+    return (x.float() / scale).to(E4M3), scale
+
+
+def weight_of(k, dtype=torch.bfloat16):
+    return (1 + 0.1 * randn(k, seed=9, dtype=torch.float32)).to(dtype)
+
+
+class TestLeftAlone:
+    """Near misses: each keeps its graph, with a reason that says what was found, and so keeps its results."""
+
+    def refused(self, function, *args, reason, still=(), **options):
+        result, record = run(function, *args, **options)
+        assert fused(record) == list(still)
+        reasons = [refusal.reason for refusal in record.refusals]
+        assert any(reason in found for found in reasons), reasons
+        assert all(refusal.location.file in FILES and refusal.location.line for refusal in record.refusals)
+        unfused, _ = run(function, *args, only=[])
+        assert_bit_equal(result, unfused)
+
+    def test_bytes_that_something_else_reads(self):
+        def function(x, weight):
+            q, scale = torchao(rms_norm(x, weight))
+            return q.float().topk(4).values, scale
+
+        self.refused(function, randn(8, K), weight_of(K), reason="a fused kernel may change a byte by one step")
+
+    def test_bytes_that_reach_a_product_as_something_else(self):
+        def function(x, weight, b):
+            q, scale = torchao(rms_norm(x, weight))
+            return q.float().abs() @ b, scale
+
+        self.refused(
+            function, randn(8, K), weight_of(K), randn(K, 16).float(), reason="with only matmuls reading them it fuses"
+        )
+
+    def test_a_static_scale_for_each_of_several_linears(self):
+        def function(x, weight, *scales):
+            norm = rms_norm(x, weight)
+            return [(norm.float() / scale).clamp(-448.0, 448.0).to(E4M3) for scale in scales]
+
+        scales = [torch.tensor(scale) for scale in (0.1, 0.2, 0.3)]
+        reason = "3 static scales quantise one tensor, of which Inductor makes one kernel"
+        self.refused(function, randn(8, K), weight_of(K), *scales, reason=reason)
+        _, record = run(lambda *args: function(*args, args[-1]), randn(8, K), weight_of(K), scales[0])
+        assert [(site.fusion, site.merged) for site in record.sites] == [("norm_quant", 2)]
+
+    def test_a_last_dimension_that_is_not_contiguous(self):
+        def function(x):
+            return torchao(x.t())
+
+        self.refused(function, randn(K, 8), reason="the last dimension of x is not contiguous")
+
+    def test_rows_that_are_no_view(self):
+        def function(x):
+            return torchao(x.transpose(0, 1))
+
+        self.refused(function, randn(4, 8, K), reason="is no view of rows; make it contiguous before")
+
+    def test_rows_that_are_quantised_in_other_rows(self):
+        """A norm of each head, quantised by the token: the row that has one scale is not the one that has one mean."""
+
+        def function(x, weight):
+            return torchao(rms_norm(x.view(-1, 4, K // 4), weight).view(-1, K))
+
+        reason = f"rows of {K // 4} elements are quantised in rows of {K}"
+        self.refused(function, randn(8, K), weight_of(K // 4), reason=reason, still=["quant"], numerics="exact")
+
+    def test_a_norm_over_another_dimension(self):
+        def function(x, weight):
+            x32 = x.float()
+            norm = weight[:, None] * (x32 * torch.rsqrt(x32.pow(2).mean(0, keepdim=True) + EPS)).to(x.dtype)
+            return torchao(norm)
+
+        self.refused(
+            function,
+            randn(K, 8),
+            weight_of(K),
+            reason="a mean over the last dimension fuses",
+            still=["quant"],
+            numerics="exact",
+        )
+
+    def test_an_eps_known_at_run_time(self):
+        def function(x, weight, eps):
+            return torchao(rms_norm(x, weight, eps))
+
+        self.refused(
+            function,
+            randn(8, K),
+            weight_of(K),
+            torch.tensor(1e-5),
+            reason="eps is known at run time only",
+            still=["quant"],
+            numerics="exact",
+        )
+
+    def test_one_scale_a_tensor(self):
+        def function(x):
+            scale = x.abs().max().float() / 448.0
+            return (x.float() / scale).clamp(-448.0, 448.0).to(E4M3), scale
+
+        self.refused(function, randn(8, K), reason="one scale a tensor is known when all of it was read")
+
+    def test_another_fp8_that_nothing_bounds(self):
+        def function(x):
+            scale = x.abs().amax(-1, keepdim=True).float() / 57344.0
+            return (x.float() / scale).to(torch.float8_e5m2), scale
+
+        self.refused(function, randn(8, K), reason="nothing bounds the values before the cast to torch.float8_e5m2")
+
+    def test_a_range_beyond_the_formats(self):
+        def function(x):
+            scale = x.abs().amax(-1, keepdim=True).float() / 480.0
+            return (x.float() / scale).clamp(-480.0, 480.0).to(E4M3), scale
+
+        self.refused(function, randn(8, K), reason="the values are clamped to [-480, 480], beyond the range of")
+
+    def test_a_scale_in_fp64_in_exact_numerics(self):
+        def function(x):
+            scale = (x.abs().amax(-1, keepdim=True).double().clamp(min=1e-12) / 448.0).float()
+            return (x.float() / scale).clamp(-448.0, 448.0).to(E4M3), scale
+
+        self.refused(function, randn(8, K), reason="torch.float64", numerics="exact")
+        assert fused(run(function, randn(8, K))[1]) == ["quant"]
+
+    def test_a_size_that_is_dynamic_in_the_last_dimension(self):
+        def function(x):
+            return torchao(x)
+
+        self.refused(function, randn(8, K), reason="the last dimension of x has a symbolic size", dynamic=True)
+
+    def test_a_graph_for_training(self):
+        norm = nn.RMSNorm(K, eps=EPS, dtype=torch.bfloat16)
+        x = randn(8, K).requires_grad_()
+
+        def function(x):
+            y = norm(x)
+            q, scale = torchao(y.detach())
+            return y.float().sum(), q, scale
+
+        found = []
+        (total, q, scale) = torch.compile(function, backend=inspecting_backend(found), fullgraph=True)(x)
+        assert all(graph.training for graph in found)
+        assert "norm_quant" not in [site.fusion for graph in found for site in graph.record.sites]
+        assert fp8_steps(q, torchao(norm(x).detach())[0]).max() <= 1  # nn.RMSNorm sums in another order on a CPU
+        total.backward()
+        compiled, x.grad = x.grad, None
+        norm(x).float().sum().backward()
+        assert relative_error(compiled, x.grad) < 2**-8  # bf16 gradients, computed in another order
+
+
+class TestSpellings:
+    """The same meaning in any order of words becomes the same kernel, bit-equal in exact numerics."""
+
+    @pytest.mark.parametrize("quantize", [torchao, vllm, plain])
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    def test_quantisers(self, quantize, dtype):
+        x = randn(13, 250, dtype=dtype)
+        results, record = run(quantize, x, numerics="exact")
+        assert fused(record) == ["quant"]
+        assert_bit_equal(results, quantize(x))
+
+    def test_another_fp8_and_another_range(self):
+        def function(x):
+            scale = x.abs().amax(-1, keepdim=True).float() / 57344.0
+            narrow = x.abs().amax(-1, keepdim=True).float() / 240.0
+            return (
+                *((x.float() / scale).clamp(-57344.0, 57344.0).to(torch.float8_e5m2), scale),
+                *((x.float() / narrow).clamp(-240.0, 240.0).to(E4M3), narrow),
+            )
+
+        results, record = run(function, randn(8, K), numerics="exact")
+        assert fused(record) == ["quant", "quant"]
+        assert_bit_equal(results, function(randn(8, K)))
+
+    @pytest.mark.parametrize("rounded_with_the_result", [False, True])
+    def test_an_fp32_weight_on_a_bf16_input(self, rounded_with_the_result):
+        def function(x, weight):
+            if not rounded_with_the_result:
+                norm = rms_norm(x, weight)  # fp32
+            else:
+                x32 = x.float()
+                norm = (weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + EPS))).to(x.dtype)
+            return *torchao(norm), norm * 2
+
+        args = randn(8, K), weight_of(K, torch.float32)
+        results, record = run(function, *args, numerics="exact")
+        assert fused(record) == ["norm_quant"]
+        assert_bit_equal(results, function(*args))
+
+    @pytest.mark.parametrize("swapped", [False, True])
+    @pytest.mark.parametrize("read", ["sum", "norm", "both", "neither"])
+    def test_the_sum_and_the_norm_read_elsewhere(self, swapped, read):
+        def function(x, residual, weight):
+            total = residual + x if swapped else x + residual
+            norm = rms_norm(total, weight)
+            return (
+                *torchao(norm),
+                *((total * 2,) if read in ("sum", "both") else ()),
+                *((norm * 2,) if read in ("norm", "both") else ()),
+            )
+
+        args = randn(2, 8, K), randn(2, 8, K, seed=1), weight_of(K)
+        results, record = run(function, *args, numerics="exact")
+        assert fused(record) == ["norm_quant"]
+        assert ("sum" in record.sites[0].shapes) == (read in ("sum", "both"))
+        assert ("out" in record.sites[0].shapes) == (read in ("norm", "both"))
+        assert_bit_equal(results, function(*args))
+
+    def test_nn_rms_norm(self):
+        norm = nn.RMSNorm(K, eps=EPS, dtype=torch.bfloat16).requires_grad_(False)
+        norm.weight.copy_(weight_of(K))
+        x = randn(8, K)
+        results, record = run(lambda x: torchao(norm(x)), x, numerics="exact")
+        assert fused(record) == ["norm_quant"]
+        # nn.RMSNorm's own CPU kernel sums in another order: up to the last bit of the mean.
+        expected_q, _ = torchao(norm(x))
+        assert fp8_steps(results[0], expected_q).max() <= 1
+
+    @pytest.mark.parametrize(
+        "product",
+        [
+            lambda q, b: torch._int_mm(q, b),
+            pytest.param(lambda q, b: torch._int_mm((q.to(torch.int32) + 128).to(torch.uint8), b), marks=uint8_products),
+            lambda q, b: torch.mm(q.to(torch.int32), b.to(torch.int32)),
+            lambda q, b: q.float() @ b.float(),
+        ],
+    )
+    def test_products_of_integers_as_a_cpu_computes_them(self, product):
+        def function(x, weight, b):
+            norm = rms_norm(x, weight)
+            scale = (norm.abs().amax(-1, keepdim=True).float() / 127.0).clamp_min(1e-7)
+            return product((norm.float() / scale).round().clamp(-128, 127).to(torch.int8), b), scale
+
+        b = (16 * randn(K, 32, dtype=torch.float32)).to(torch.int8)
+        args = randn(32, K), weight_of(K), b
+        result, record = run(function, *args, numerics="exact")
+        assert fused(record) == ["norm_quant"]
+        assert_bit_equal(result, run(function, *args, only=[])[0])
+
+    def test_a_weight_computed_in_the_graph(self):
+        def function(x, weight):
+            return torchao(rms_norm(x, weight + 1))
+
+        args = randn(8, K), weight_of(K) - 1
+        results, record = run(function, *args, numerics="exact")
+        assert fused(record) == ["norm_quant"]
+        assert_bit_equal(results, function(*args))
+
+    def test_two_norms_of_one_sum(self):
+        def function(x, residual, w1, w2):
+            total = x + residual
+            return *torchao(rms_norm(total, w1)), *torchao(rms_norm(total, w2)), total
+
+        args = randn(8, K), randn(8, K, seed=1), weight_of(K), weight_of(K) + 1
+        results, record = run(function, *args, numerics="exact")
+        assert fused(record) == ["norm_quant", "norm_quant"]
+        assert_bit_equal(results, function(*args))
+
+
+def chain(x, residual, weight):
+    total = x + residual
+    return *torchao(rms_norm(total, weight)), total
+
+
+class TestSizes:
+    @pytest.mark.parametrize("numerics", ["default", "exact"])
+    def test_any_number_of_rows_through_one_graph(self, numerics):
+        found = []
+        backend = inspecting_backend(found, options={"strict": True, "numerics": numerics})
+        compiled = torch.compile(chain, backend=backend, dynamic=True, fullgraph=True)
+        for m in (13, 257, 2, 1, 0):
+            args = randn(m, K), randn(m, K, seed=1), weight_of(K)
+            for tensor in args:
+                torch._dynamo.mark_static(tensor, tensor.dim() - 1)
+            q, scale, total = compiled(*args)
+            expected_q, _, expected_total = chain(*args)
+            assert q.shape == (m, K) and scale.shape == (m, 1)
+            assert torch.equal(total, expected_total)
+            assert m == 0 or fp8_steps(q, expected_q).max() <= (1 if numerics == "default" else 0)
+        assert [fused(graph.record) for graph in found] == [["norm_quant"]] * 3  # Dynamo makes its own for 1 and for 0
+
+    @pytest.mark.parametrize("shape", [(K,), (2, 3, K), (1, 1, K)], ids=str)
+    def test_any_number_of_leading_dimensions(self, shape):
+        def function(x, weight):
+            return torchao(rms_norm(x, weight))
+
+        args = randn(*shape), weight_of(K)
+        results, record = run(function, *args, numerics="exact")
+        assert fused(record) == ["norm_quant"]
+        assert_bit_equal(results, function(*args))
+
+
+class TestNumerics:
+    """On a CPU a kernel is its reference; tests/gpu shows the same of the kernels themselves."""
+
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    @pytest.mark.parametrize("shape", [(13, 257), (257, 1000)], ids=str)
+    def test_exact_is_eager_bit_for_bit(self, dtype, shape):
+        """Also behind the mean, where a GPU kernel sums in its own order: the reference calls eager's torch.mean."""
+        args = randn(*shape, dtype=dtype), randn(*shape, dtype=dtype, seed=1), weight_of(shape[1], dtype)
+        results, record = run(chain, *args, numerics="exact")
+        assert fused(record) == ["norm_quant"]
+        assert_bit_equal(results, chain(*args))
+
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    def test_exact_keeps_the_bits_of_torchs_layer_norm(self, dtype):
+        """Its mean and variance come from one torch.var_mean, whose bits are not those of two torch.mean."""
+
+        def function(x, weight, bias):
+            return torchao(nn.functional.layer_norm(x, (K,), weight, bias))
+
+        args = randn(64, K, dtype=dtype) * 3 + 1, weight_of(K, dtype), randn(K, seed=3, dtype=dtype)
+        results, record = run(function, *args, numerics="exact")
+        assert fused(record) == ["norm_quant"]
+        assert_bit_equal(results, run(function, *args, only=[])[0])
+
+    @pytest.mark.parametrize("quantize", [torchao, vllm, plain])
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    def test_exact_is_eager_for_special_rows(self, quantize, dtype):
+        """All zero, inf, NaN, one huge outlier, tiny values: what eager makes of them, NaNs included."""
+
+        def function(x, weight):
+            return *quantize(x), *quantize(rms_norm(x, weight))
+
+        torch.manual_seed(0)
+        args = rows_with_special_values(K, dtype, "cpu"), weight_of(K, dtype)
+        results, record = run(function, *args, numerics="exact")
+        assert sorted(fused(record)) == ["quant", "norm_quant"]
+        assert_bit_equal(results, function(*args))
+
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    def test_default_is_as_near_to_fp64_as_inductor_and_one_step_from_it(self, dtype):
+        def function(x, residual, weight):
+            return *chain(x, residual, weight), *torchao(x)
+
+        torch.manual_seed(0)
+        k, special = 1000, slice(0, 8)
+        x, residual, weight = randn(257, k, dtype=dtype), randn(257, k, dtype=dtype, seed=1), weight_of(k, dtype)
+        x[special] = rows_with_special_values(k, dtype, "cpu")
+        residual[special] = 0
+        ours, record = run(function, x, residual, weight)
+        assert sorted(fused(record)) == ["quant", "norm_quant"]
+        inductor = torch.compile(function, backend="inductor", dynamic=False, fullgraph=True)
+        theirs = inductor(x, residual, weight)
+
+        q, scale, _, plain_q, plain_scale = (tensor[8:].double() for tensor in ours)
+        their_q, their_scale, _, their_plain_q, their_plain_scale = (tensor[8:].double() for tensor in theirs)
+        for index in (0, 3):
+            assert fp8_steps(ours[index], theirs[index]).max() <= 1
+        assert torch.equal(bits(ours[2]), bits(theirs[2]))
+        x64 = x[8:].double() + residual[8:].double()
+        truth = x64 * torch.rsqrt(x64.pow(2).mean(-1, keepdim=True) + EPS) * weight.double()
+        # Both round at the same places but for the last bits of fp32, which move single bytes up or down at random: of
+        # the error that fp8 makes, 1e-3 is more than such bytes can add.
+        assert relative_error(q * scale, truth) <= relative_error(their_q * their_scale, truth) * 1.001
+        error, their_error = (
+            relative_error(a * b, x[8:]) for a, b in ((plain_q, plain_scale), (their_plain_q, their_plain_scale))
+        )
+        assert error <= their_error * 1.001

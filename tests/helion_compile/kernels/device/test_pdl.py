@@ -1,0 +1,27 @@
+"""Kernels that wait for the one before compile for GPUs that know no dependent launch, too."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.support import ROOT
+
+PROGRAM = """
+import json, sys
+from helion_compile.tune.compiling import Target, compile_config
+facts = {"hidden_size": 4096, "num_tokens": 16, "dtype": "bf16", "residual": False}
+done = compile_config(Target(int(sys.argv[1]), 108), "norm_quant", facts, {"block_sizes": [1, 1], "num_warps": 8})
+print(json.dumps({"error": done.error, "registers": done.registers}))
+"""
+
+
+@pytest.mark.parametrize("arch", [89, 90])
+def test_it_compiles(arch, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", PROGRAM, str(arch)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["error"] is None and told["registers"] > 0

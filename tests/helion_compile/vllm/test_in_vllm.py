@@ -1,0 +1,356 @@
+"""The pass inside vLLM itself: its pass manager, its config's hash, its worker.  Needs vLLM (``make test-vllm``), no GPU."""
+
+import copy
+import logging
+import mmap
+import pickle
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.vllm import recorded
+
+pytest.importorskip("vllm.envs")  # "vllm" alone would find this folder
+
+import vllm
+from vllm.compilation.passes.inductor_pass import InductorPass, pass_context
+from vllm.compilation.passes.ir import clone_elimination
+from vllm.compilation.passes.pass_manager import PostGradPassManager
+from vllm.config import CompilationConfig, DeviceConfig, VllmConfig
+from vllm.config.utils import Range
+from vllm.platforms import current_platform
+from vllm.utils.import_utils import resolve_obj_by_qualname
+
+import helion_compile.vllm
+from helion_compile.configs.table import ConfigTable, Gpu
+from helion_compile.graph.hop import helion_kernel
+from helion_compile.kernels import quant
+from helion_compile.kernels.device.quantize_attrs import quantization
+from helion_compile.passes.patterns.custom_ops.vllm_schemas import OPERATORS, TRIED
+from helion_compile.vllm import fusion_pass as module
+from helion_compile.vllm import hooks, plugin, warming
+from helion_compile.vllm.options import OPTIONS, SWITCH
+from tests.support.vllm.calls import Calls
+from tests.support.vllm.recorded import SITES
+
+H200 = Gpu("NVIDIA H200", (9, 0))
+LAYER = SITES["token"][1]
+
+
+@pytest.fixture(autouse=True)
+def as_before(monkeypatch):
+    """Each test starts with vLLM as it comes, on a machine with an H200 as far as vLLM can tell."""
+    monkeypatch.setattr(type(current_platform), "get_pass_manager_cls", type(current_platform).get_pass_manager_cls)
+    monkeypatch.setattr(VllmConfig, "compute_hash", VllmConfig.compute_hash)
+    monkeypatch.setattr("helion_compile.vllm.log._said", set())
+    monkeypatch.setattr(module, "found_gpu", lambda: H200)
+    # Which kernels of the day are tuned is another matter.
+    monkeypatch.setattr(ConfigTable, "covers", lambda self, gpu: gpu == H200)
+    monkeypatch.delenv(OPTIONS, raising=False)
+    monkeypatch.setenv(SWITCH, "1")
+    plugin._identity.cache_clear()
+
+
+@pytest.fixture
+def config():
+    return VllmConfig(device_config=DeviceConfig(device="cpu"))
+
+
+def manager(config, *more):
+    made = resolve_obj_by_qualname(current_platform.get_pass_manager_cls())()
+    made.configure(config)
+    for each in more:
+        made.add(each)
+    return made
+
+
+def run(made, graph):
+    with pass_context(Range(1, 16384)):
+        made(graph)
+    graph.lint()
+    return Counter(
+        str(node.kwargs["kernel"]).partition("@")[0] for node in graph.find_nodes(op="call_function", target=helion_kernel)
+    )
+
+
+def ours(made):
+    (found,) = [each for each in made.passes if isinstance(each, helion_compile.vllm.FusionPass)]
+    return found
+
+
+@pytest.mark.parametrize("scheme", SITES)
+def test_plugin_route(config, scheme):
+    plugin.register()
+    plugin.register()
+    for graph, sites in zip(recorded.graphs(scheme), SITES[scheme], strict=True):
+        made = manager(config)
+        assert run(made, graph) == sites
+        assert Counter(site.fusion for site in ours(made).records[0].sites) == sites
+
+
+def test_slot_route(config):
+    fusion_pass = helion_compile.vllm.FusionPass()
+    given = CompilationConfig(inductor_compile_config={"post_grad_custom_post_pass": fusion_pass})
+    kept = given.inductor_compile_config["post_grad_custom_post_pass"]
+    assert isinstance(kept, InductorPass) and copy.deepcopy(kept) is kept
+    for graph, sites in zip(recorded.graphs("token"), SITES["token"], strict=True):
+        assert run(manager(config, kept), graph) == sites
+
+
+def test_both_routes(config):
+    plugin.register()
+    middle = recorded.graph("token", 1)
+    slot = helion_compile.vllm.FusionPass()
+    assert run(manager(config, slot), middle) == LAYER
+    assert not slot.records[0].sites
+
+
+def test_what_is_left_is_lowered_by_vllm(config):
+    plugin.register()
+    for scheme in ("token", "tensor", "block"):
+        middle = recorded.graph(scheme, 1)
+        assert run(manager(config), middle)["norm_quant"] == 2
+        assert not [node for node in middle.nodes if "vllm_ir" in str(node.target)]
+
+
+def test_in_front_of_fusions_and_behind_communication():
+    from helion_compile.vllm import manager as placing
+
+    order = ["NoOpEliminationPass", "AllReduceFusionPass", "RMSNormQuantFusionPass", "ActivationQuantFusionPass"]
+    passes = [type(name, (), {})() for name in order]
+    placing.place(passes, helion_compile.vllm.FusionPass())
+    assert [type(each).__name__ for each in passes] == [*order[:2], "FusionPass", *order[2:]]
+    passes = []
+    placing.place(passes, helion_compile.vllm.FusionPass())
+    assert len(passes) == 1
+
+
+def test_uuid_covers_what_decides_the_result(monkeypatch, tmp_path):
+    make = helion_compile.vllm.FusionPass
+    base = make().uuid()
+    assert make().uuid() == base == pickle.loads(pickle.dumps(make())).uuid()
+    assert len({base, make(disable=["quant"]).uuid(), make(numerics="exact").uuid(), make(gpu=H200).uuid()}) == 4
+    monkeypatch.setenv("HELION_COMPILE_CONFIG_DIR", str(tmp_path))
+    assert make().uuid() == base, "an empty folder of tables changes nothing"
+    (tmp_path / "quant").mkdir()
+    (tmp_path / "quant" / "nvidia_h200.json").write_text("[]")
+    assert make().uuid() != base
+
+
+def test_a_config_with_the_plugin_has_another_hash(config, monkeypatch):
+    before = config.compute_hash()
+    plugin.register()
+    first = config.compute_hash()
+    assert first != before and len(first) == len(before)
+    monkeypatch.setenv(OPTIONS, '{"disable": ["quant"]}')
+    plugin._identity.cache_clear()
+    assert config.compute_hash() not in (before, first)
+
+
+def test_options_of_the_plugin(config, monkeypatch):
+    monkeypatch.setenv(OPTIONS, '{"disable": ["quant"]}')
+    plugin.register()
+    assert "quant" not in run(manager(config), recorded.graph("token", 1))
+
+
+def warnings(caplog):
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.levelno >= logging.WARNING and record.name.startswith("vllm.helion_compile")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "warning"),
+    [
+        (None, "helion_compile: the fusions are off: vLLM runs on no NVIDIA GPU here"),
+        (Gpu("NVIDIA B200", (10, 0)), "for NVIDIA B200 or another sm_100"),
+    ],
+)
+def test_without_tables_for_the_gpu_one_warning_and_vllms_own_graph(config, monkeypatch, caplog, gpu, warning):
+    monkeypatch.setattr(module, "found_gpu", lambda: gpu)
+    plugin.register()
+    made = manager(config)
+    for graph in recorded.graphs("token"):
+        assert not run(made, graph)
+    (found,) = warnings(caplog)
+    assert warning in found
+
+
+def test_a_fusion_without_a_table_leaves_the_others(config, monkeypatch, caplog):
+    monkeypatch.setattr(quant.table, "covers", lambda gpu: False)
+    plugin.register()
+    assert run(manager(config), recorded.graph("token", 1)) == {name: LAYER[name] for name in LAYER if name != "quant"}
+    (found,) = warnings(caplog)
+    assert found.startswith("helion_compile: quant left to vLLM: no table has configs of quant for NVIDIA H200")
+
+
+def test_a_vllm_without_the_interfaces_starts(monkeypatch, caplog):
+    monkeypatch.delattr(type(current_platform), "get_pass_manager_cls")
+    monkeypatch.delattr("vllm.platforms.interface.Platform.get_pass_manager_cls")
+    plugin.register()
+    (found,) = warnings(caplog)
+    assert found.startswith("helion_compile: the plug-in is off: AttributeError")
+
+
+def test_a_vllm_whose_modules_moved_keeps_its_pass_manager(config, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "helion_compile.vllm.manager", None)
+    plugin.register()
+    plugin.register()
+    for _ in range(2):
+        assert type(manager(config)) is PostGradPassManager
+    (found,) = warnings(caplog)
+    assert found.startswith("helion_compile: the plug-in is off: ModuleNotFoundError")
+
+
+def test_a_vllm_that_cannot_be_asked_for_its_gpu_starts(config, monkeypatch, caplog):
+    def fail():
+        raise AttributeError("another platform")
+
+    before = config.compute_hash()
+    monkeypatch.setattr("helion_compile.vllm.identity.gpu", fail)
+    plugin.register()
+    assert config.compute_hash() == before and type(manager(config)) is PostGradPassManager
+    assert warnings(caplog) == ["helion_compile: the plug-in is off: AttributeError: another platform"]
+
+
+def test_an_operator_with_an_argument_that_is_not_known_stays_and_is_told_once(config, monkeypatch, caplog):
+    name = "_C.per_token_group_fp8_quant.default"
+    known = OPERATORS[name]
+    fewer = known.arguments.replace("scale_ue8m0 ", "")
+    monkeypatch.setitem(OPERATORS, name, known._replace(arguments=fewer))
+    plugin.register()
+    for index in (1, 2):
+        assert "quant" not in run(manager(config), recorded.graph("block", index))
+    assert warnings(caplog) == [
+        "helion_compile: operators stay as this vLLM has them: _C.per_token_group_fp8_quant is given scale_ue8m0=True: this "
+        "version of it is not known; one that docs/patterns.md names can be read"
+    ]
+
+
+def test_an_operator_that_was_renamed_leaves_the_other_fusions(config, monkeypatch, caplog):
+    monkeypatch.setattr("helion_compile.passes.patterns.custom_ops.vllm_norm.ANCHORS", frozenset())
+    plugin.register()
+    assert run(manager(config), recorded.graph("token", 1)) == {"activation_quant": 1, "quant": 3}
+    assert not warnings(caplog)
+
+
+@pytest.mark.parametrize(("version", "said"), [(TRIED[-1], 0), ("0.99.0", 1)])
+def test_another_version_is_tried(config, monkeypatch, caplog, version, said):
+    monkeypatch.setattr("vllm.__version__", version)
+    plugin.register()
+    with caplog.at_level(logging.INFO, "vllm.helion_compile"):
+        assert run(manager(config), recorded.graph("token", 1)) == LAYER
+    found = [record.getMessage() for record in caplog.records if "was not tested with" in record.getMessage()]
+    assert len(found) == said and all(text.startswith("helion_compile: vLLM 0.99.0 was not tested with") for text in found)
+    assert not warnings(caplog)
+
+
+@pytest.mark.parametrize(
+    ("options", "warning"),
+    [('{"fast": true}', "there is no option 'fast'"), ('{"verify": true}', "verify is no option inside vLLM")],
+)
+def test_bad_options_leave_vllm_alone(config, monkeypatch, caplog, options, warning):
+    monkeypatch.setenv(OPTIONS, options)
+    plugin.register()
+    assert not run(manager(config), recorded.graph("token", 0))
+    (found,) = warnings(caplog)
+    assert warning in found
+
+
+def test_every_rank_has_the_same_identity(monkeypatch):
+    found = set()
+    for rank in range(2):
+        for name in ("RANK", "LOCAL_RANK", "VLLM_DP_RANK"):
+            monkeypatch.setenv(name, str(rank))
+        found.add(helion_compile.vllm.FusionPass().uuid())
+    assert len(found) == 1
+
+
+def test_the_table_knows_the_operators_of_this_vllm():
+    """Those of its IR, and those of its CUDA library, which cannot be loaded here but holds its schemas as text."""
+    library = Path(vllm.__file__).parent / "_C_stable_libtorch.abi3.so"
+    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for name, operator in OPERATORS.items():
+            namespace, called, _ = name.split(".")
+            if vllm.__version__ not in operator.seen or namespace not in ("_C", "vllm_ir"):
+                continue
+            if namespace == "vllm_ir":
+                found = str(getattr(torch.ops.vllm_ir, called).default._schema)
+            else:
+                (found,) = {each.decode() for each in re.findall(rb"\0" + called.encode() + rb"\([^)]*\)", content)}
+            arguments = {
+                argument.partition("=")[0].split()[-1] for argument in found.split("(", 1)[1].split(")")[0].split(",")
+            }
+            assert arguments == set(operator.arguments.split()), name
+
+
+def test_enforce_eager_compiles_nothing_and_warms_nothing(caplog):
+    class Runner:
+        def _dummy_run(self, tokens, **_):
+            return torch.zeros(tokens)
+
+    class Worker:
+        vllm_config = VllmConfig(device_config=DeviceConfig(device="cpu"))
+        model_runner = Runner()
+
+    warming.warm(Worker())
+    assert not warnings(caplog)
+
+
+def test_a_pass_that_fails_leaves_the_graph_and_says_so_once(config, monkeypatch, caplog):
+    def fail(*args):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("helion_compile.passes.match.matched_graph.match_graph", fail)
+    plugin.register()
+    for graph in recorded.graphs("token"):
+        assert not run(manager(config), graph)
+    (found,) = warnings(caplog)
+    assert "RuntimeError: broken" in found
+
+
+def test_our_node_is_no_write_to_vllms_clone_elimination():
+    hooks.install()
+    calls = Calls()
+    clone = calls.call(torch.ops.aten.clone.default, calls.input(4, 64))
+    text = quantization(torch.float8_e4m3fn)
+    kernels = [calls.call(helion_kernel, clone, None, None, text, False, kernel=quant.key) for _ in range(2)]
+    calls.output(*kernels)
+    assert not any(clone_elimination.user_writes_to_node(kernel, clone) for kernel in kernels)
+
+
+def test_attention_keeps_the_quantiser_behind_it(config):
+    calls = Calls()
+    query, key, value = (calls.input(4, 64) for _ in range(3))
+    output = calls.empty(4, 64, dtype=torch.bfloat16)
+    attention = calls.functional(
+        torch.ops.vllm.unified_attention_with_output.default,
+        query=query,
+        key=key,
+        value=value,
+        output=output,
+        layer_name="layer",
+    )
+    (x,) = calls.items(attention, 1)
+    q, scale = calls.items(
+        calls.functional(
+            torch.ops._C.dynamic_per_token_scaled_fp8_quant.default,
+            result=calls.empty(4, 64, dtype=torch.float8_e4m3fn),
+            input=x,
+            scale=calls.empty(4, 1, dtype=torch.float32),
+            scale_ub=None,
+        ),
+        1,
+        2,
+    )
+    graph = calls.output(calls.matmul(q, scale))
+    fusion_pass = helion_compile.vllm.FusionPass()
+    fusion_pass(graph)
+    (refusal,) = fusion_pass.records[0].refusals
+    assert refusal.reason.startswith("x comes from attention in the same graph")

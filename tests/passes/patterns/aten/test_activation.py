@@ -1,0 +1,280 @@
+"""passes.patterns.aten.activation: how activation functions are written, and what they are then said to be."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from transformers.activations import ACT2FN
+from transformers.models.bloom.modeling_bloom import bloom_gelu_forward
+from transformers.models.esm.modeling_esm import gelu as esm_gelu
+from transformers.models.gemma3.modeling_gemma3 import Gemma3MLP
+from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXMLP
+from transformers.models.llama.modeling_llama import LlamaMLP
+from transformers.models.nemotron.modeling_nemotron import NemotronMLP
+from transformers.models.phi3.modeling_phi3 import Phi3MLP
+from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
+
+from helion_compile.passes.match.matched_graph import match_graph
+from helion_compile.passes.semantics import Activation, ActivationFunction, ActivationRounding
+from tests.support import checks, programs
+from tests.support.capture import capture
+from tests.support.corpus.activations import ACTIVATIONS
+
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+SILU, SIGMOID, GELU, GELU_DIVIDED, GELU_TANH, GELU_TANH_FACTORED, RELU_SQUARED = ActivationFunction
+FUNCTION, RESULT, EVERY_STEP = ActivationRounding
+
+
+def only_region(function, *args, dynamic=False):
+    matched = match_graph(capture(function, *args, dynamic=dynamic).graph)
+    assert not matched.refusals, matched.refusals
+    (match,) = matched.matches
+    return match
+
+
+def refused(function, *args):
+    return checks.refused("activation", function, *(args or (programs.tensor(8, 64),)))
+
+
+ALONE = {str(row): row for row in ACTIVATIONS if row.operands == ("x",)}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_up_as_the_first_factor(name):
+    def program(x, up):
+        return up * ALONE[name].function(x)
+
+    match = only_region(program, programs.tensor(3, 5, 64), programs.tensor(3, 5, 64, seed=1))
+    (gated,) = (row for row in ACTIVATIONS if str(row) == f"{name}_times_up")
+    assert match.op == gated.op(BF16)
+    assert [match.inputs[name].target for name in ("x", "up")] == ["arg0_1", "arg1_1"]
+
+
+# The activations that configs of transformers name, and what each is read as: a function, rounded once or at every step, or
+# why not.  The others are no functions of a meaning, nor near one.
+TAKEN = {
+    "gelu": (GELU, RESULT),
+    "gelu_fast": (GELU_TANH_FACTORED, EVERY_STEP),
+    "gelu_new": (GELU_TANH, EVERY_STEP),
+    "gelu_python": (GELU_DIVIDED, EVERY_STEP),
+    "gelu_pytorch_tanh": (GELU_TANH, RESULT),
+    "gelu_python_tanh": (GELU_TANH, EVERY_STEP),
+    "gelu_accurate": (GELU_TANH, EVERY_STEP),
+    "gelu_10": (GELU, RESULT),  # and a clamp behind it
+    "relu2": (RELU_SQUARED, RESULT),
+    "silu": (SILU, RESULT),
+    "swish": (SILU, RESULT),
+    "quick_gelu": "x * sigmoid(1.702 x) is not read; x * sigmoid(x) fuses",
+}
+OTHERS = "hardswish laplace leaky_relu linear mish prelu relu relu6 sigmoid sqrtsoftplus tanh xielu".split()
+# dynamic=True makes inputs of Python floats that are no literals, as math.pi; of which, depends on the torch.
+AT_RUN_TIME = "a factor of gelu's cubic is known at run time only; one that is a constant of the graph fuses"
+WITH_SUCH_A_FACTOR = ("gelu_new", "gelu_python_tanh", "gelu_accurate")
+
+
+@pytest.mark.parametrize("dynamic", [None, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [*TAKEN, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+def test_functions_of_transformers(name, dynamic):
+    """None: the number of rows is unknown.  True: every size, and every Python float that is no literal."""
+    x = programs.tensor(8, 64)
+    torch._dynamo.mark_dynamic(x, 0)
+    matched = match_graph(capture(ACT2FN[name].to(BF16), x, dynamic=dynamic).graph)
+    expected = TAKEN.get(name)
+    if dynamic and name in WITH_SUCH_A_FACTOR and not matched.matches:
+        expected = AT_RUN_TIME
+    if isinstance(expected, tuple):
+        (match,) = matched.matches
+        function, rounding = expected
+        # torch 2.11 rounds behind the clamp of gelu_10, later ones before it.
+        dtype = match.op.dtype if name == "gelu_10" else BF16
+        assert match.op == Activation(function=function, gated=False, x_dtype=BF16, dtype=dtype, rounding=rounding)
+    else:
+        assert not matched.matches
+    if isinstance(expected, str):
+        (refusal,) = matched.refusals
+        assert refusal.reason.startswith(expected) and refusal.found and refusal.remedy
+    else:
+        assert not matched.refusals
+
+
+def test_each_function_of_transformers_is_named_above():
+    assert set(ACT2FN) == {*TAKEN, *OTHERS}
+
+
+@pytest.mark.parametrize(("written", "function"), [(bloom_gelu_forward, GELU_TANH_FACTORED), (esm_gelu, GELU_DIVIDED)])
+def test_functions_of_models(written, function):
+    op = only_region(written, programs.tensor(8, 64)).op
+    assert op == Activation(function=function, gated=False, x_dtype=BF16, dtype=BF16, rounding=EVERY_STEP)
+
+
+@pytest.mark.parametrize(
+    "halves",
+    [
+        lambda x: x.chunk(2, dim=-1),
+        lambda x: x.split(64, dim=-1),
+        lambda x: (x[..., :64], x[..., 64:]),
+        lambda x: x.unflatten(-1, (2, 64)).unbind(-2),
+    ],
+)
+def test_halves_of_one_tensor_are_two_inputs(halves):
+    def program(x):
+        gate, up = halves(x)
+        return F.silu(gate) * up
+
+    match = only_region(program, programs.tensor(2, 4, 128))
+    assert match.op.gated
+    assert [tuple(node.meta["val"].stride()) for node in match.inputs.values()] == [(512, 128, 1)] * 2
+
+
+def test_other_factors_stay_outside():
+    def several_readers(x, up):
+        value = F.silu(x)
+        return value * up, value
+
+    def broadcast(x, up):
+        return F.silu(x) * up[..., :1]
+
+    def another_dtype(x, up):
+        return F.silu(x) * up.float()
+
+    def itself(x, up):
+        value = F.silu(x)
+        return value * value
+
+    for program in (several_readers, broadcast, another_dtype, itself):
+        match = only_region(program, programs.tensor(8, 64), programs.tensor(8, 64, seed=1))
+        assert not match.op.gated and match.op.rounding is RESULT, program
+
+
+def test_a_result_rounded_twice_has_two_copies():
+    def program(x):
+        value = F.silu(x.float())
+        return value.to(BF16).cos(), value.to(BF16).sin()
+
+    match = only_region(program, programs.tensor(8, 64))
+    assert match.op.dtype == BF16 and len(match.outputs["out"]) in (1, 2)  # torch may have merged them
+
+
+SIZES = dict(hidden_size=64, intermediate_size=128, num_attention_heads=2)
+
+
+@pytest.mark.parametrize(
+    ("module", "config", "function", "gated"),
+    [
+        (LlamaMLP, transformers.LlamaConfig(**SIZES), SILU, True),
+        (Qwen3MLP, transformers.Qwen3Config(**SIZES), SILU, True),
+        (Phi3MLP, transformers.Phi3Config(**SIZES, pad_token_id=0), SILU, True),
+        (Gemma3MLP, transformers.Gemma3TextConfig(**SIZES), GELU_TANH, True),
+        (GPTNeoXMLP, transformers.GPTNeoXConfig(**SIZES), GELU, False),
+        (NemotronMLP, transformers.NemotronConfig(**SIZES), RELU_SQUARED, False),
+    ],
+)
+def test_modules_of_transformers(module, config, function, gated):
+    module = module(config).to(BF16).requires_grad_(False)
+    op = only_region(module, programs.tensor(2, 4, 64)).op
+    rounding = FUNCTION if gated else RESULT
+    assert op == Activation(function=function, gated=gated, x_dtype=BF16, dtype=BF16, rounding=rounding)
+
+
+def test_equal_activations_are_one_region():
+    def program(x, up):
+        return F.silu(x) * up, (F.silu(x) * up).cos()
+
+    assert only_region(program, programs.tensor(8, 64), programs.tensor(8, 64, seed=1)).merged in (1, 2)
+
+
+def test_others_are_no_candidates():
+    def program(x):
+        return (
+            torch.sigmoid(x),
+            torch.tanh(x),
+            torch.erf(x),
+            torch.exp(-x),
+            torch.softmax(x, -1),
+            F.relu(x),
+            F.relu(x) * x,
+            F.relu(x).pow(3),
+            1 / (1 + torch.exp(-x)),
+            x * torch.sigmoid(x.roll(1)),
+        )
+
+    matched = match_graph(capture(program, programs.tensor(8, 64, dtype=FP32)).graph)
+    assert not matched.matches and not matched.refusals
+
+
+class TestRefused:
+    def test_quick_gelu(self):
+        reason = refused(lambda x: x * torch.sigmoid(1.702 * x))
+        assert reason == "x * sigmoid(1.702 x) is not read; x * sigmoid(x) fuses"
+
+    @pytest.mark.parametrize(
+        "inner",
+        [
+            lambda x: x * 0.7978845608 * (1.0 + 0.044715 * (x * x)),
+            lambda x: 0.7978845608 * (x * (1.0 + 0.044715 * x * x)),
+            lambda x: x * 0.7978845608 + 0.0356774081 * x * x * x,
+            lambda x: 2 * (0.7978845608 * x),
+            lambda x: x * 0.7978845608 * (1.0 + 0.044715 * x),
+        ],
+    )
+    def test_gelu_with_another_order_in_the_cubic(self, inner):
+        reason = refused(lambda x: 0.5 * x * (1.0 + torch.tanh(inner(x))))
+        assert "which round differently from other orders, it fuses" in reason
+
+    def test_gelu_with_other_factors(self):
+        reason = refused(lambda x: 0.5 * x * (1.0 + torch.tanh(x * 0.8 * (1.0 + 0.044715 * x * x))))
+        assert reason.startswith("gelu takes tanh(0.8 (x + 0.044715 x³)); with 0.797885 and 0.044715")
+
+    def test_a_factor_known_at_run_time(self):
+        """As dynamic=True makes it of ``math.sqrt(2.0 / math.pi)`` in transformers' gelu_new."""
+
+        def program(x, factor):
+            return 0.5 * x * (1.0 + torch.tanh(factor * (x + 0.044715 * torch.pow(x, 3.0))))
+
+        reason = refused(program, programs.tensor(8, 64), torch.tensor(0.7978845608))
+        assert reason.startswith("a factor of gelu's cubic is known at run time only")
+
+    def test_gelu_with_other_constants(self):
+        def program(x):
+            return 0.5 * x * (1.0 + torch.tanh(0.8 * (x + 0.044715 * torch.pow(x, 3.0))))
+
+        assert refused(program).startswith("gelu takes tanh(0.8 (x + 0.044715 x³)); with 0.797885 and 0.044715")
+
+    @pytest.mark.parametrize(
+        ("inner", "found"),
+        [
+            (lambda x: x / math.sqrt(0.5), "x / 0.707107"),
+            (lambda x: x * math.sqrt(2.0), "x * 1.41421"),
+            (lambda x: torch.full((), math.sqrt(2.0), dtype=BF16) / x, "1.41421 / x"),
+        ],
+    )
+    def test_gelu_of_another_quotient(self, inner, found):
+        reason = refused(lambda x: x * 0.5 * (1.0 + torch.erf(inner(x))))
+        assert reason == f"gelu takes erf({found}); erf(x * √½) and erf(x / √2) fuse"
+
+    def test_gelu_without_the_half(self):
+        reason = refused(lambda x: x * 2.0 * (1.0 + torch.erf(x * math.sqrt(0.5))))
+        assert reason == "expected x * 0.5 * (1 + erf(…)), found x * 2"
+
+    def test_silu_of_something_else(self):
+        reason = refused(lambda x: x.cos() / (1 + torch.exp(-x)))
+        assert reason.startswith("aten.cos.default (cos) is divided by 1 + exp(-the graph input arg0_1)")
+
+    def test_a_cube_that_is_rounded_after_each_product(self):
+        def program(x):
+            return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * (x * x * x))))
+
+        assert refused(program).startswith("the cube of bf16 is rounded after each product")
+
+    def test_fp64(self):
+        reason = refused(lambda x: F.silu(x), programs.tensor(8, 64, dtype=torch.float64))
+        assert reason == "silu of fp64 in fp64; bf16, fp16 and fp32 fuse"
+
+    def test_a_sigmoid_that_something_else_reads(self):
+        def program(x):
+            gate = torch.sigmoid(x)
+            return x * gate, gate
+
+        assert "an intermediate value, is also read by output" in refused(program)

@@ -1,0 +1,172 @@
+"""Every spelling of the table is found exactly once, with its attributes, and these say what it computes."""
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+
+from helion_compile.passes.match.matched_graph import match_graph
+from helion_compile.passes.patterns.aten import matmul
+from helion_compile.passes.patterns.custom_ops import library_matmul, library_quantize
+from helion_compile.passes.semantics import Activation, ComplexRope, Matmul, Norm, Quantize, Rope
+from tests.support import conformance, interpret, stubs
+from tests.support.capture import capture
+from tests.support.checks import assert_near, assert_same_bits
+from tests.support.conformance import argument, arguments, of_any_number_of_rows
+from tests.support.corpus.activations import ACTIVATIONS
+from tests.support.corpus.matmuls import PRODUCTS
+from tests.support.corpus.norms import NORMS
+from tests.support.corpus.quantisers import OPAQUE_QUANTISERS, QUANTISERS
+from tests.support.corpus.ropes import ROPES
+
+BF16, FP32 = torch.bfloat16, torch.float32
+
+
+def only(graph):
+    """The one region of a graph, in which nothing was refused."""
+    matched = match_graph(graph)
+    assert not matched.refusals, matched.refusals
+    (match,) = matched.matches
+    return match
+
+
+@pytest.fixture(autouse=True, scope="module")
+def libraries():
+    with stubs.libraries():
+        yield
+
+
+TABLES = NORMS, QUANTISERS + OPAQUE_QUANTISERS, ACTIVATIONS, ROPES, PRODUCTS
+CASES = [(row, dtype) for rows in TABLES for row in rows for dtype in row.dtypes]
+
+
+def traced():
+    """Each case with sizes known and unknown; of the latter, and of products, only a row's first dtype is no slow test."""
+    for row, dtype in CASES:
+        for dynamic in (False, True):
+            slow = dtype is not row.dtypes[0] and (dynamic or row in PRODUCTS)
+            yield pytest.param(row, dtype, dynamic, marks=[pytest.mark.slow] if slow else [])
+
+
+PROMISES = {
+    Norm: interpret.norm,
+    Quantize: interpret.quantize,
+    Activation: interpret.activation,
+    Rope: interpret.rope,
+    ComplexRope: interpret.rope,
+    Matmul: interpret.matmul,
+}
+
+
+@pytest.mark.parametrize(("row", "dtype", "dynamic"), traced(), ids=lambda value: str(value).removeprefix("torch."))
+def test_read_once(row, dtype, dynamic):
+    if not row.traced:
+        pytest.skip("this torch does not trace it")
+    given = arguments(row, dtype)
+    function = row.of(dtype)
+
+    def program(*tensors):
+        if dynamic and row.scales and given["a_scale"].shape[:1] == given["a"].shape[:1]:
+            # Where a quantiser gives both they have as many rows; torch 2.11's fake product does not ask for it.
+            torch._check(tensors[2].shape[0] == tensors[0].shape[0])
+        return function(*tensors)
+
+    if dynamic:
+        of_any_number_of_rows(row, given)
+    captured = capture(program, *given.values(), dynamic=None if dynamic else False)
+    match = only(captured.graph)
+    expected = row.op(dtype)
+    if "residual" in given:
+        expected = dataclasses.replace(expected, residual=True, unrounded_sum=str(row) == "unrounded_sum")
+    assert match.op == expected
+    if row in PRODUCTS:
+        assert row.who.startswith(f"`{match.anchor.target}`".replace(".default", ""))
+        assert list(match.outputs["out"]) == list(captured.graph.output_node().args[0])
+    placeholders = captured.graph.find_nodes(op="placeholder")
+    found = {name: captured.arguments[placeholders.index(node)] for name, node in match.inputs.items()}
+    assert {name: id(tensor) for name, tensor in found.items()} == {name: id(tensor) for name, tensor in given.items()}
+
+
+@pytest.mark.parametrize("row", [row for row in NORMS if row.residual], ids=str)
+@pytest.mark.parametrize("how", ["read elsewhere", "not read", "in place"])
+def test_read_behind_an_addition(row, how):
+    def program(residual, x, *others):
+        total = x.add_(residual) if how == "in place" else x + residual
+        out = row.function(total, *others)
+        return (out, total) if how == "read elsewhere" else out
+
+    given = arguments(row, BF16)
+    residual = argument("residual", row, BF16)
+    match = only(capture(program, residual, *given.values()).graph)
+    assert match.op == dataclasses.replace(row.op(BF16), residual=True)
+    assert set(match.inputs) == {"residual", *row.operands}
+    assert len(match.outputs["sum"]) == 1
+
+
+@pytest.mark.parametrize(("row", "dtype"), CASES, ids=str)
+def test_the_attributes_say_what_is_computed(row, dtype):
+    if not row.runs:
+        pytest.skip("nothing computes it on a CPU with this torch")
+    given = arguments(row, dtype)
+    op = row.op(dtype)
+    if "residual" in given:
+        op = dataclasses.replace(op, residual=True, unrounded_sum=str(row) == "unrounded_sum")
+    promised = list(PROMISES[type(op)](op, **given).values())
+    if str(row) == "gated":  # the gate is no part of the norm
+        promised[0] = promised[0] * torch.sigmoid(given["x"].to(FP32))
+    found = row.of(dtype)(*given.values())
+    found = found if isinstance(found, tuple) else (found,)
+    for eager, expected in zip(found, promised, strict=False):
+        assert eager.dtype == expected.dtype
+        if row.exact:
+            assert_same_bits(eager.reshape(expected.shape), expected)
+        else:
+            assert_near(eager, expected)
+
+
+def test_layouts_are_what_memory_has():
+    """The interpretation's strides are those of the spelled scales."""
+    for row in QUANTISERS:
+        if row.op(BF16).group is None:
+            continue
+        given = arguments(row, BF16)
+        _, spelled = row.function(*given.values())
+        promised = interpret.quantize(row.op(BF16), **given)["scale"]
+        if spelled.dim() == promised.dim() == 2:
+            assert spelled.stride() == promised.stride(), row
+
+
+def test_every_attribute_has_a_row_that_sets_it():
+    """No field of the meanings is without a spelling that needs it."""
+    # Others set these: a row behind an addition, an operator of vLLM.
+    elsewhere = {"eps", "residual", "unrounded_sum", "joined", "zero_points", "library"}
+    for rows in TABLES:
+        ops = [row.op(dtype) for row in rows for dtype in row.dtypes]
+        ops = [op for op in ops if type(op) is type(ops[0])]
+        fields = set(ops[0].__dataclass_fields__) - elsewhere
+        for field in fields:
+            assert len({getattr(op, field) for op in ops}) > 1, field
+
+
+def test_every_operator_has_a_row():
+    """No operator at which a product or a library's quantiser is read is without a spelling; vLLM's are in custom_ops/."""
+    named = {f"{row.who.split('`')[1]}.default" for row in PRODUCTS + OPAQUE_QUANTISERS if "`" in row.who}
+    # The second version is read where torch has it.
+    anchors = {str(target) for target in matmul.ANCHORS} | {"aten._scaled_mm_v2.default"}
+    assert named == anchors | library_matmul.ANCHORS | library_quantize.ANCHORS
+
+
+def test_different_meanings_have_different_texts():
+    """The report tells apart what is kept apart."""
+    ops = {row.op(dtype) for rows in TABLES for row in rows for dtype in row.dtypes}
+    # That of a product does not say which scale comes first, nor how b lies in memory.
+    products = {op for op in ops if isinstance(op, Matmul)}
+    ops -= products
+    ops |= {dataclasses.replace(product, a_scale_first=False, b_is_rows=False) for product in products}
+    for left, right in itertools.combinations(ops, 2):
+        assert str(left) != str(right)
+
+
+def test_the_page_is_current():
+    assert conformance.PAGE.read_text() == conformance.page(), "python -m tests.support.conformance writes the page anew"

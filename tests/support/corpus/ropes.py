@@ -1,0 +1,164 @@
+"""Rotary embeddings as real models write them, each with what it is to be read as: rows of the conformance table.
+
+x is [B, S, H, D], cos and sin [B, S, 1, R] or [B, S, 1, R / 2]; where x is transposed, [B, 1, S, R].
+"""
+
+from __future__ import annotations
+
+import torch
+
+from helion_compile.passes.semantics import ComplexRope, Rope, RopePairs, RopeRounding, RopeTable
+from tests.support.conformance import Spelled
+
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+HALVES, NEIGHBOURS = RopePairs
+ELEMENT, PAIR = RopeTable
+EVERY_STEP, RESULT = RopeRounding
+HEADS = (2, 5, 4, 64)
+
+ROPES: list[Spelled] = []
+
+
+def spelled(who, pairs, table, rounding=EVERY_STEP, *, turned=HEADS[-1], table_dtype=None, swapped=False):
+    """A row; cos and sin have x's dtype if ``table_dtype`` does not say another."""
+
+    def add(function):
+        def op(dtype):
+            return Rope(
+                pairs=pairs,
+                table=table,
+                turned=turned,
+                x_dtype=dtype,
+                dtype=dtype,
+                table_dtype=table_dtype or dtype,
+                rounding=RESULT if dtype is FP32 else rounding,
+                swapped=swapped,
+            )
+
+        ROPES.append(Spelled(who, function, ("x", "cos", "sin"), op, (BF16, FP16, FP32), sizes=HEADS))
+        return function
+
+    return add
+
+
+def halves(x):
+    return x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
+
+
+def even_odd(x):
+    return x[..., 0::2], x[..., 1::2]
+
+
+@spelled("transformers: Llama, Qwen, Mistral, Gemma and 110 others", HALVES, ELEMENT)
+def rotate_half(x, cos, sin):
+    x1, x2 = halves(x)
+    return x * cos + torch.cat((-x2, x1), -1) * sin
+
+
+@spelled("plain code: by chunk, operands the other way round", HALVES, ELEMENT)
+def rotate_half_by_chunk(x, cos, sin):
+    x1, x2 = x.chunk(2, dim=-1)
+    return sin * torch.cat([-x2, x1], dim=-1) + cos * x
+
+
+@spelled("transformers: the same of [B, H, S, D]", HALVES, ELEMENT, swapped=True)
+def rotate_half_heads_first(x, cos, sin):
+    return rotate_half(x.transpose(1, 2), cos, sin)
+
+
+@spelled("transformers: Olmo 2, with angles in fp32", HALVES, ELEMENT, RESULT, table_dtype=FP32)
+def olmo2_rope(x, cos, sin):
+    return rotate_half(x, cos, sin).to(x.dtype)
+
+
+@spelled("transformers: ModernBERT, ESM", HALVES, ELEMENT, RESULT)
+def in_fp32(x, cos, sin):
+    return rotate_half(x.float(), cos, sin).to(x.dtype)
+
+
+@spelled("transformers: GPT-NeoX, Phi-3, StableLM: a part of a head", HALVES, ELEMENT, turned=32)
+def partial(x, cos, sin):
+    return torch.cat((rotate_half(x[..., :32], cos, sin), x[..., 32:]), -1)
+
+
+@spelled("transformers: GLM, GPT-J, Helium", NEIGHBOURS, ELEMENT)
+def rotate_pairs(x, cos, sin):
+    x1, x2 = even_odd(x)
+    return x * cos + torch.stack((-x2, x1), -1).flatten(-2) * sin
+
+
+@spelled("transformers: Cohere", NEIGHBOURS, ELEMENT, RESULT)
+def rotate_pairs_in_fp32(x, cos, sin):
+    return rotate_pairs(x.float(), cos, sin).to(x.dtype)
+
+
+@spelled("diffusers: Flux, LTX", NEIGHBOURS, ELEMENT, RESULT, table_dtype=FP32)
+def rotate_unbound_pairs(x, cos, sin):
+    real, imaginary = x.reshape(*x.shape[:-1], -1, 2).unbind(-1)
+    rotated = torch.stack([-imaginary, real], dim=-1).flatten(3)
+    return (x.float() * cos + rotated.float() * sin).to(x.dtype)
+
+
+@spelled("transformers: GPT-OSS; vLLM", HALVES, PAIR)
+def chunked(x, cos, sin):
+    x1, x2 = x.chunk(2, dim=-1)
+    return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), -1)
+
+
+@spelled("plain code: each half rounded", HALVES, PAIR, RESULT, table_dtype=FP32)
+def chunked_and_rounded(x, cos, sin):
+    x1, x2 = x.float().chunk(2, dim=-1)
+    return torch.cat(((x1 * cos - x2 * sin).to(x.dtype), (x2 * cos + x1 * sin).to(x.dtype)), -1)
+
+
+@spelled("vLLM, not NeoX's style", NEIGHBOURS, PAIR)
+def stacked(x, cos, sin):
+    x1, x2 = even_odd(x)
+    return torch.stack((x1 * cos - sin * x2, x1 * sin + cos * x2), -1).flatten(-2)
+
+
+@spelled("plain code: by unbind", NEIGHBOURS, PAIR)
+def stacked_by_unbind(x, cos, sin):
+    x1, x2 = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((x1 * cos - x2 * sin, x2 * cos + x1 * sin), -1).flatten(-2)
+
+
+@spelled("plain code: strided writes", NEIGHBOURS, PAIR)
+def strided_writes(x, cos, sin):
+    x1, x2 = x.unflatten(-1, (-1, 2)).unbind(-1)
+    out = torch.empty_like(x)
+    out[..., 0::2] = x1 * cos - x2 * sin
+    out[..., 1::2] = x1 * sin + x2 * cos
+    return out
+
+
+@spelled("diffusers: Wan, strided writes that round", NEIGHBOURS, PAIR, RESULT, table_dtype=FP32)
+def rounding_writes(x, cos, sin):
+    return strided_writes(x, cos, sin).type_as(x)
+
+
+@spelled("plain code: writes to halves", HALVES, PAIR)
+def written_halves(x, cos, sin):
+    x1, x2 = halves(x)
+    out = torch.empty_like(x)
+    out[..., x.shape[-1] // 2 :] = x2 * cos + x1 * sin
+    out[..., : x.shape[-1] // 2] = x1 * cos - x2 * sin
+    return out
+
+
+def complex_products(x, freqs):
+    pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
+    return torch.view_as_real(pairs * freqs).flatten(3).type_as(x)
+
+
+ROPES.append(
+    Spelled(
+        "transformers: Llama 4, DeepSeek V2",
+        complex_products,
+        ("x", "freqs"),
+        lambda dtype: ComplexRope(turned=HEADS[-1], x_dtype=dtype, dtype=dtype),
+        (BF16, FP16, FP32),
+        exact=False,
+        sizes=HEADS,
+    )
+)

@@ -1,0 +1,1 @@
+"""vLLM's custom ops without vLLM: their schemas, calls of them, and recorded graphs."""
