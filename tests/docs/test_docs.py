@@ -3,8 +3,9 @@
 import importlib
 import re
 
-import prose
 import pytest
+
+from tests.support import prose
 
 LONGEST = 25  # words of a sentence
 GLOSSARY = prose.ROOT / "docs" / "glossary.md"

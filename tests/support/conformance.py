@@ -26,7 +26,8 @@ What is matched, and as which semantic op. Each row is a function that writes on
 for every dtype given, with static and dynamic sizes, and must match it exactly once, with these attributes. They compare what
 the attributes promise with the function run in eager mode. Both give the same bits. Where the order of a sum or a library's
 function differs, 16-bit results may differ by one unit in the last place. A norm is also matched behind an addition. Others
-may read that sum, and it may be written in place. Attributes are those for bf16. What a kernel takes of it is up to the fusions.
+may read that sum, and it may be written in place. Attributes are those for bf16. What a kernel takes of it is up to the
+fusions.
 
 This page is made by `python -m tests.support.conformance`.
 """
