@@ -1,4 +1,4 @@
-"""A model in vLLM, as it comes and with our pass: times of both, and whether they say the same.
+"""A model in vLLM, as it comes and with our pass: times of both, and whether their answers are equal.
 
     python examples/vllm_offline.py [MODEL] [--new 64] [--batch 16]
 

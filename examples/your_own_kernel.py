@@ -12,12 +12,12 @@ import helion_compile
 
 
 def silu_mul_reference(gate, up):
-    """The kernel's meaning, in plain torch: shapes while tracing, results on a CPU, expected values in tests."""
+    """The same function in plain torch: shapes while tracing, results on a CPU, expected values in tests."""
     return (torch.nn.functional.silu(gate.float()) * up.float()).to(gate.dtype)
 
 
 def silu_mul_case(gate, up):
-    """The facts on which the best config depends; configs are tuned and looked up by them."""
+    """The key fields on which the best config depends; configs are tuned and looked up by them."""
     return helion_compile.Case(hidden_size=gate.size(1), num_tokens=gate.size(0), dtype=gate.dtype)
 
 
