@@ -18,10 +18,10 @@ from vllm.compilation.passes.inductor_pass import InductorPass
 from helion_compile import passes
 from helion_compile.configs.gpu import Gpu
 from helion_compile.passes.account.records import GraphRecord
+from helion_compile.passes.compat import VLLM
 from helion_compile.passes.ir.values import VIEWS
 from helion_compile.passes.match.chain import Chain
 from helion_compile.passes.patterns.custom_ops.op_call import UNKNOWN, name_of
-from helion_compile.passes.patterns.custom_ops.vllm_schemas import TRIED
 from helion_compile.vllm import hooks
 from helion_compile.vllm.identity import gpu as found_gpu
 from helion_compile.vllm.identity import identity
@@ -94,12 +94,12 @@ class FusionPass(InductorPass):
     def _made(self) -> passes.FusionPass:
         from helion_compile.fusions import fusions
 
-        if vllm.__version__ not in TRIED:
+        if vllm.__version__ not in VLLM:
             log.info(
                 "helion_compile: vLLM %s was not tested with; operators with the names and arguments that they have in %s are "
                 "read, others stay",
                 vllm.__version__,
-                " and ".join(TRIED),
+                " and ".join(VLLM),
             )
         chosen = self._checked
         known = fusions(chosen.numerics)

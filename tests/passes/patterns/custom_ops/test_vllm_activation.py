@@ -48,12 +48,6 @@ def test_activation_of_one_input():
     assert op.rounding is ActivationRounding.RESULT
 
 
-def test_activation_of_vllms_ir():
-    calls = Calls()
-    out = calls.call(ops.vllm_ir.silu_and_mul.default, calls.input(4, 128))
-    assert only(calls.output(out), Activation).op == Activation(function=ActivationFunction.SILU, **GATED)
-
-
 def test_activation_of_rows_of_another_length_is_refused():
     calls = Calls()
     _, out = activation(calls, ops._C.silu_and_mul.default, "result", width=32)

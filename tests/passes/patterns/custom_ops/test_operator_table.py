@@ -1,32 +1,29 @@
-"""passes.patterns.custom_ops.vllm_schemas: the table of what is read, and operators as other versions of vLLM have them."""
+"""passes.patterns.custom_ops.operator_table: operators as other versions of vLLM have them."""
+
+import dataclasses
+from functools import partial
 
 import pytest
 import torch
 
 from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.patterns import PATTERNS
-from helion_compile.passes.patterns.custom_ops.op_call import UNKNOWN, name_of
-from helion_compile.passes.patterns.custom_ops.vllm_schemas import OPERATORS, TRIED
+from helion_compile.passes.patterns.custom_ops import library_table
+from helion_compile.passes.patterns.custom_ops.op_call import UNKNOWN
+from helion_compile.passes.patterns.custom_ops.operator_table import OperatorPattern
+from helion_compile.passes.patterns.custom_ops.vllm_table import OPERATORS
 from tests.support.vllm.calls import Calls
 from tests.support.vllm.matching import BF16, ops, reason, sites
 
 
-def test_every_operator_that_is_read_is_in_the_table():
-    anchors = set().union(*(pattern.ANCHORS for pattern in PATTERNS if pattern.__name__.rpartition(".")[2][:4] == "vllm"))
-    assert anchors == OPERATORS.keys()
-    assert all(set(operator.seen) <= set(TRIED) for operator in OPERATORS.values())
-
-
-@pytest.mark.parametrize("name", OPERATORS)
-def test_the_table_names_all_arguments(name):
-    namespace, operator, overload = name.split(".")
-    schema = getattr(getattr(getattr(ops, namespace), operator), overload)._schema
-    assert {argument.name for argument in schema.arguments} == set(OPERATORS[name].arguments.split())
+def test_no_row_is_left_without_a_pattern():
+    anchors = set().union(*(pattern.ANCHORS for pattern in PATTERNS if isinstance(pattern, OperatorPattern)))
+    assert anchors == OPERATORS.keys() | library_table.OPERATORS.keys()
 
 
 @pytest.fixture
 def another_version(monkeypatch):
-    """Defines an operator as some version of vLLM might have it, and lets it be read as if it had another one's name."""
+    """Defines an operator as some version of vLLM might have it, with the rows of the one that it stands for."""
 
     def define(schema, name):
         library = torch.library.Library("another_version", "FRAGMENT")
@@ -35,13 +32,8 @@ def another_version(monkeypatch):
         operator = schema.partition("(")[0]
         torch.library.register_fake(f"another_version::{operator}", lambda *args, **kwargs: None, lib=library)
         op = getattr(ops.another_version, operator).default
-        ours = lambda node: name if name_of(node) == str(op) else name_of(node)  # noqa: E731
-        for module in (
-            "helion_compile.passes.match.matched_graph",
-            "helion_compile.passes.patterns.custom_ops.vllm_schemas",
-            "helion_compile.passes.patterns.custom_ops.vllm_norm",
-        ):
-            monkeypatch.setattr(f"{module}.name_of", ours)
+        if name in OPERATORS:
+            monkeypatch.setitem(OPERATORS, str(op), OPERATORS[name])
         return op
 
     libraries = []
@@ -81,3 +73,19 @@ def test_an_operator_of_another_name_is_not_found(another_version):
     graph = normed(op)
     before = str(graph)
     assert sites(graph) == [] and str(graph) == before
+
+
+def test_a_form_of_another_version_is_a_row_of_its_own(another_version, monkeypatch):
+    """The row whose arguments fit is taken; what fits none is refused by the last."""
+    name = "_C.rms_norm.default"
+    (row,) = OPERATORS[name]
+    renamed = partial(row.builders["norm"], x="hidden")
+    newer = dataclasses.replace(row, arguments="result! hidden weight epsilon", builders={"norm": renamed})
+    monkeypatch.setitem(OPERATORS, name, (row, newer))
+    schema = "rms_norm(Tensor! result, Tensor {}, Tensor? weight, float epsilon) -> ()"
+    for argument, matches in (("input", 1), ("hidden", 1), ("x", 0)):
+        op = another_version(schema.format(argument).replace("rms_norm", f"rms_norm_{argument}"), name)
+        calls = Calls()
+        result, x = calls.empty(4, 64, dtype=BF16), calls.input(4, 64)
+        call = calls.functional(op, result=result, weight=calls.input(64), epsilon=1e-6, **{argument: x})
+        assert len(match_graph(calls.output(*calls.items(call, 1))).matches) == matches, argument
