@@ -20,6 +20,7 @@ COMMANDS = {
     "bench reading": ("helion_compile.bench.reading", "what the pass takes for graphs of up to 100 000 nodes"),
     "bench vllm": ("helion_compile.bench.vllm", "a Qwen3 in vLLM, with our pass and without"),
     "configs import": ("helion_compile.configs.import_vllm", "take over config files of vLLM"),
+    "configs restamp": ("helion_compile.tune.restamp", "rows of shipped tables for kernels whose code did not change"),
     "env": ("helion_compile.cli.env", "versions, GPU, tables, and what is on: for a bug report"),
     "explain": ("helion_compile.cli.explain", "what is fused in a Hugging Face model, what is not, and why"),
     "tune": ("helion_compile.tune.__main__", "measure configs on this GPU and write the tables"),

@@ -24,7 +24,16 @@ from helion_compile.definitions import registry
 from helion_compile.helion_kernel import HelionKernel
 from helion_compile.runtime.record import compile_noted
 
-__all__ = ["Compiled", "Compiler", "Target", "compile_config", "inputs_without_values", "pretend", "representative"]
+__all__ = [
+    "SHIPPED_TARGETS",
+    "Compiled",
+    "Compiler",
+    "Target",
+    "compile_config",
+    "inputs_without_values",
+    "pretend",
+    "representative",
+]
 
 
 class Target(NamedTuple):
@@ -32,6 +41,10 @@ class Target(NamedTuple):
 
     capability: int
     multiprocessors: int
+
+
+# Of the GPUs that have shipped tables; a persistent grid's size is part of its code.
+SHIPPED_TARGETS = {"nvidia_h200": Target(90, 132)}
 
 
 class Compiled(NamedTuple):

@@ -15,12 +15,10 @@ from helion_compile.configs.files import shipped_folder, table_files
 from helion_compile.configs.gpu import Gpu
 from helion_compile.definitions import registry
 from helion_compile.fusions.profitability import beaten_by_inductor
-from helion_compile.tune.compiling import Target
+from helion_compile.tune.compiling import SHIPPED_TARGETS
 from helion_compile.tune.pool import CompilePool
 
 SAMPLE = 8
-# capability and multiprocessors of the GPUs that have tables; a persistent grid's size is part of its code
-TARGETS = {"nvidia_h200": Target(90, 132)}
 
 
 def shipped():
@@ -40,7 +38,7 @@ def rows(request):
 def test_rows_compile_without_a_gpu_and_spill_no_more_than_recorded(rows, tmp_path):
     environment = {"TRITON_CACHE_DIR": str(tmp_path)}
     pools = {
-        gpu: CompilePool(min(4, os.cpu_count() or 1), ("helion_compile.kernels",), TARGETS[gpu], environment)
+        gpu: CompilePool(min(4, os.cpu_count() or 1), ("helion_compile.kernels",), SHIPPED_TARGETS[gpu], environment)
         for gpu in {gpu for _, gpu, _ in rows}
     }
     try:
