@@ -56,7 +56,7 @@ class Stale(NamedTuple):
         found: dict[str, Job] = {}
         for row in self.rows:
             if "alternative" not in row.config:  # a library's: no code of ours
-                case = representative(row.case, self.kernel.rounded).to_json()
+                case = representative(row.case, self.kernel.configs.bucketed).to_json()
                 job = Job(row.kernel or "", case, dict(row.config))
                 found.setdefault(_text(job), job)
         return _in_order(found.values())
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def find_stale(folder: Path) -> list[Stale]:
     names = sorted(path.name for path in folder.glob("*") if path.is_dir())
-    tables = [Stale(registry.named(name), file) for name in names for file in table_files([folder], name)]
+    tables = [Stale(registry.get_kernel(name), file) for name in names for file in table_files([folder], name)]
     return [table for table in tables if table.rows]
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from helion_compile.definitions.declaration import Configs
 from helion_compile.tune import restamp
 from helion_compile.tune.same_code import find_difference
 
@@ -12,6 +13,7 @@ import helion.language as hl
 import torch
 
 from helion_compile import Case, kernel
+from helion_compile.helion_kernel import Tuning
 
 
 def _case(x):
@@ -22,7 +24,7 @@ def _inputs(case, device):
     return (torch.zeros(case["num_tokens"], case["hidden_size"], device=device),)
 
 
-@kernel(reference=lambda x: x + 1.0, case=_case, inputs=_inputs)
+@kernel(reference=lambda x: x + 1.0, case=_case, tuning=Tuning(inputs=_inputs))
 def planted(x: torch.Tensor):
     out = torch.empty_like(x)
     for rows in hl.tile(x.size(0)):
@@ -116,9 +118,9 @@ def table(tmp_path, monkeypatch):
     path.write_text("[\n" + ",\n".join(map(json.dumps, ROWS)) + "\n]\n")
 
     class Kernel:
-        config_fingerprint, rounded = "new", ("num_tokens",)
+        config_fingerprint, configs = "new", Configs(bucketed=("num_tokens",))
 
-    monkeypatch.setattr(restamp.registry, "named", lambda name: Kernel)
+    monkeypatch.setattr(restamp.registry, "get_kernel", lambda name: Kernel)
     (stale,) = restamp.find_stale(tmp_path)
     return stale
 
