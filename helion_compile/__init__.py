@@ -7,6 +7,7 @@ helion_compile.report(compiled)            the same of a model that was compiled
 """
 
 from helion_compile.configs.case import Case
+from helion_compile.definitions import registry
 from helion_compile.definitions.mutation_check import checked
 from helion_compile.errors import (
     DuplicateKernelError,
@@ -24,6 +25,8 @@ from helion_compile.graph.hop import call
 from helion_compile.helion_kernel import Configs, HelionKernel, Tuning, kernel
 from helion_compile.runtime.counters import counters
 from helion_compile.runtime.profiler_ranges import profiling
+
+registry.name_module("helion_compile.kernels")
 
 __all__ = [
     "Case",

@@ -16,7 +16,7 @@ from helion_compile.definitions.declaration import Configs, Tuning
 from helion_compile.definitions.spec import KernelSpec
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.runtime import dispatch, profiler_ranges
-from helion_compile.runtime.plan_cache import Plans
+from helion_compile.runtime.plan_cache import PlanCache
 
 __all__ = ["Configs", "HelionKernel", "Tuning", "kernel"]
 
@@ -36,7 +36,7 @@ class HelionKernel(KernelSpec):
     @functools.wraps(KernelSpec.__init__)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.plans = Plans()
+        self.plans = PlanCache()
         registry.register_kernel(self)
         from helion_compile.graph import dynamo  # takes a second: paid by who makes a kernel, not by `import helion_compile`
 
@@ -55,7 +55,7 @@ class HelionKernel(KernelSpec):
         return table
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        args = self.bind(args, kwargs)
+        args = self.bind_arguments(args, kwargs)
         if profiler._is_profiler_enabled and not dispatch.is_tracing(args):
             check_types(self, args)
             with profiler_ranges.called_by(self.name, 1):
@@ -70,7 +70,7 @@ class HelionKernel(KernelSpec):
         value = helion_kernel(*args, kernel=self.key)
         if not self.mutates:
             return value
-        written = self.mutated(args)
+        written = self.select_mutated(args)
         results, new = value[: len(value) - len(written)], value[len(value) - len(written) :]
         for target, source in zip(written, new, strict=True):
             target.copy_(source)

@@ -55,7 +55,7 @@ def _run(how: str) -> dict[str, Any]:
     import helion_compile
     from helion_compile.configs.table import ConfigTable, Gpu, Row
     from helion_compile.kernels import norm_quant
-    from helion_compile.runtime.dispatch import host_function
+    from helion_compile.runtime.call_target import make_host_function
 
     torch.zeros(1, device="cuda")
     imports = time.perf_counter() - start
@@ -86,7 +86,7 @@ def _run(how: str) -> dict[str, Any]:
     else:
         for m, k in inputs:
             args = arguments(m, k)
-            host_function(norm_quant, args, norm_quant.pick(args).config)(*args)
+            make_host_function(norm_quant, args, norm_quant.pick(args).config)(*args)
     torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     counted = helion_compile.counters

@@ -20,7 +20,7 @@ from helion_compile.bench import cold_start, decode
 from helion_compile.bench.cold_start import ATTRIBUTES
 from helion_compile.bench.timing import host_us, machine, require_gpu
 from helion_compile.cli.options import count, output_file
-from helion_compile.runtime.dispatch import host_function
+from helion_compile.runtime.call_target import make_host_function
 
 __all__ = ["main"]
 
@@ -71,7 +71,7 @@ def eager(x: torch.Tensor, weight: torch.Tensor) -> dict[str, float]:
     arguments = (x, weight, *ATTRIBUTES)
     ours = kernels.norm_quant
     noted: list[tuple[Any, ...]] = []
-    host = host_function(ours, arguments, ours.pick(arguments).config)
+    host = make_host_function(ours, arguments, ours.pick(arguments).config)
     host(*arguments, _launcher=lambda kernel, grid, *args, **options: noted.append((kernel, grid, args, options)))
     kernel, grid, args, launch_options = noted[0]
     inputs = {x.data_ptr(), weight.data_ptr()}

@@ -66,7 +66,7 @@ def work_of(kernel: HelionKernel, args: tuple[Any, ...]) -> Work:
         for arg in args
     ]
     with _Counting() as counting:
-        results = kernel.results(kernel.reference(*given))
+        results = kernel.flatten_results(kernel.reference(*given))
     return Work(bytes_of((*meta.values(), *results)), counting.operations, counting.products)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,22 @@ from helion_compile.errors import DuplicateKernelError, UnknownKernelError
 if TYPE_CHECKING:
     from helion_compile.definitions.spec import KernelSpec
 
-__all__ = ["find_kernel", "get_kernel", "list_kernels", "register_kernel", "remember_version"]
+__all__ = ["find_kernel", "get_kernel", "list_kernels", "name_module", "register_kernel", "remember_version"]
 
 _lock = threading.Lock()
 _by_name: dict[str, KernelSpec] = {}
 _by_key: dict[str, KernelSpec] = {}
+_modules: list[str] = []
+
+
+def name_module(module: str) -> None:
+    """Have ``module`` imported before a kernel is said to be unknown: it defines some."""
+    _modules.append(module)
+
+
+def _load_known_modules() -> None:
+    for module in _modules:
+        importlib.import_module(module)
 
 
 def register_kernel(kernel: KernelSpec) -> None:
@@ -65,8 +77,7 @@ def find_kernel(key: str) -> KernelSpec:
     kernel = _by_key.get(key)
     if kernel is not None:
         return kernel
-    import helion_compile.kernels  # noqa: F401  a graph from a cache may be the first to name one of ours
-
+    _load_known_modules()  # a graph from a cache may be the first to name one of their kernels
     known = _by_name.get(key.partition("@")[0])
     if known is not None and known.key == key:
         return known
@@ -84,8 +95,7 @@ def get_kernel(name: str) -> KernelSpec:
     Raises:
         UnknownKernelError: no such kernel in this process.
     """
-    import helion_compile.kernels  # noqa: F401
-
+    _load_known_modules()
     if name not in _by_name:
         raise UnknownKernelError(
             f"no Helion kernel is named {name!r}; this process has {', '.join(sorted(_by_name))}: import the module of "

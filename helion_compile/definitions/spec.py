@@ -184,7 +184,7 @@ class KernelSpec:
             nearest=self.configs.nearest,
         )
 
-    def bind(
+    def bind_arguments(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], default: Callable[[Any], Any] = lambda value: value
     ) -> tuple[Any, ...]:
         """The arguments of a call, flat and in the signature's order; ``default`` makes the missing ones.
@@ -216,7 +216,7 @@ class KernelSpec:
         if reason:
             raise KernelArgumentError(f"{self.name} cannot take these arguments: {reason}.")
 
-    def results(self, value: Any) -> tuple[torch.Tensor, ...]:
+    def flatten_results(self, value: Any) -> tuple[torch.Tensor, ...]:
         """What the kernel or its reference returned, as a tuple: none, one or several tensors.
 
         Raises:
@@ -235,16 +235,16 @@ class KernelSpec:
         """``args`` with a copy in the place of each tensor that the kernel writes to."""
         return tuple(arg.clone() if i in self.mutated_positions and arg is not None else arg for i, arg in enumerate(args))
 
-    def mutated(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def select_mutated(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Those of ``args`` that the kernel writes to."""
         return tuple(args[i] for i in self.mutated_positions if args[i] is not None)
 
-    def node_value(self, value: Any, args: tuple[Any, ...]) -> Any:
+    def make_node_value(self, value: Any, args: tuple[Any, ...]) -> Any:
         """The graph node's value: what the kernel returns, or for one that writes to arguments its results and those."""
-        results = self.results(value)
-        return (*results, *self.mutated(args)) if self.mutates else value
+        results = self.flatten_results(value)
+        return (*results, *self.select_mutated(args)) if self.mutates else value
 
-    def traced(self, args: tuple[Any, ...]) -> Any:
+    def trace(self, args: tuple[Any, ...]) -> Any:
         """The node's value on fake tensors.
 
         Raises:
@@ -254,7 +254,7 @@ class KernelSpec:
         self.require_supported(args)
         args = self.copy_mutated(args)
         value = self.reference(*args)
-        results = self.results(value)
+        results = self.flatten_results(value)
         if not results and not self.mutates:
             raise TypeError(
                 f"{self.name}: the reference returns None and mutates=() names no argument, so a graph would drop the call. "
@@ -269,7 +269,7 @@ class KernelSpec:
                     f"are written to in mutates= instead of returning them."
                 )
             owners[_memory(result)] = f"its result {index} again"
-        return self.node_value(value, args)
+        return self.make_node_value(value, args)
 
     def pick(self, args: tuple[Any, ...]) -> Pick:
         """The config for these arguments on the current GPU, and where it comes from."""

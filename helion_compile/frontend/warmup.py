@@ -22,10 +22,10 @@ from helion_compile.configs.gpu import Gpu
 from helion_compile.definitions import registry
 from helion_compile.helion_kernel import HelionKernel
 from helion_compile.runtime.counters import Counters, counters
-from helion_compile.runtime.dispatch import host_function, make_runner
-from helion_compile.runtime.dry_run import PlanRequest, collect
-from helion_compile.runtime.plan_cache import making
-from helion_compile.runtime.record import RecordedLaunch, compile_noted, launches
+from helion_compile.runtime.call_target import make_call_target, make_host_function
+from helion_compile.runtime.dry_run import PlanRequest, collect_plan_requests
+from helion_compile.runtime.plan_cache import plan_lock
+from helion_compile.runtime.record import RecordedLaunch, compile_launch, list_launches
 from helion_compile.runtime.triton_launch import build_launcher
 
 __all__ = ["WarmUp", "warm_up"]
@@ -85,7 +85,7 @@ def warm_up(
     counts = _counts(tokens, between)
     before, start = counters.copy(), time.perf_counter()
     with torch.no_grad(), _Background(workers or os.cpu_count() or 1) as background:
-        with collect(background.add):
+        with collect_plan_requests(background.add):
             for count, call in itertools.product(counts, calls):
                 call(count)
         background.finish()
@@ -140,7 +140,7 @@ def _kernel_call(kernel: HelionKernel, make: Inputs, unaligned: tuple[str, ...])
 
     def call(count: int) -> None:
         arguments = make(count)
-        args = kernel.bind((), arguments) if isinstance(arguments, Mapping) else kernel.bind(tuple(arguments), {})
+        args = kernel.bind_arguments((), arguments) if isinstance(arguments, Mapping) else kernel.bind_arguments(tuple(arguments), {})
         named = dict(zip(kernel.signature.parameters, args, strict=True))
         for name in unaligned:
             if named[name] is not None and not isinstance(named[name], torch.Tensor):
@@ -217,17 +217,17 @@ class _Background:
         self._pool.shutdown(cancel_futures=True)
 
     def add(self, wanted: PlanRequest) -> None:
-        key = (id(wanted.store), wanted.facts)
+        key = (id(wanted.store), wanted.key)
         if key in self._wanted:
             return
         self._wanted[key] = wanted
-        with torch.cuda.device(wanted.device), making():
-            args = wanted.args()
+        with torch.cuda.device(wanted.device), plan_lock():
+            args = wanted.make_args()
             config = wanted.kernel.pick(args).config
             if config and "alternative" in config:  # nothing to compile
                 return
             try:
-                noted = launches(host_function(wanted.kernel, args, config), args, wanted.kernel.zeroed_workspace)
+                noted = list_launches(make_host_function(wanted.kernel, args, config), args, wanted.kernel.zeroed_workspace)
             except Exception as error:  # a config that does not compile: finish() meets it again and tries the next
                 log.debug("%s is left to the end of the warm-up: %s", wanted.kernel.name, error)
                 return
@@ -241,12 +241,12 @@ class _Background:
             job.exception()  # waits; an error comes again, and is dealt with, below
         for wanted in self._wanted.values():
             with torch.cuda.device(wanted.device):
-                make_runner(wanted.kernel, wanted.args(), wanted.store, wanted.facts, wanted.made_outputs())
+                make_call_target(wanted.kernel, wanted.make_args(), wanted.store, wanted.key, wanted.make_outputs())
 
 
 def _compile_on(device: torch.device, launch: RecordedLaunch) -> None:
     with torch.cuda.device(device):
-        build_launcher(compile_noted(*launch))
+        build_launcher(compile_launch(*launch))
 
 
 def _variant(launch: RecordedLaunch) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from helion_compile.fusions import activation_quant, norm_quant, norm_rope, quant, rope, scaled_mm
 from helion_compile.graph import lowering
+from helion_compile.graph.hop import helion_kernel
 from helion_compile.passes.rewrite.fusion import Fusion
 
 __all__ = ["CATALOGUE", "NUMERICS", "fusions", "identity"]
@@ -23,7 +24,7 @@ def fusions(numerics: str = "default") -> tuple[Fusion, ...]:
         numerics: "default", where kernels keep intermediate values in fp32 as Inductor's do, or "exact", where they keep
             every rounding step of the eager model.
     """
-    lowering.register()  # the pass makes nodes while Inductor is at work, past the op's own tracing
+    lowering.register_op(helion_kernel)  # the pass makes nodes while Inductor is at work, past the op's own tracing
     return tuple(module.fusion(exact=numerics == "exact") for module in CATALOGUE)
 
 

@@ -52,7 +52,7 @@ class HelionKernelVariable(VariableTracker):
     def call_function(self, tx: Any, args: Sequence[VariableTracker], kwargs: dict[str, VariableTracker]) -> VariableTracker:
         kernel = self.kernel
         try:
-            variables = kernel.bind(tuple(args), kwargs, default=ConstantVariable.create)
+            variables = kernel.bind_arguments(tuple(args), kwargs, default=ConstantVariable.create)
             proxies = tuple(map(_proxy, variables))
             examples = tuple(map(_example, proxies))
             check_types(kernel, examples)
@@ -64,7 +64,7 @@ class HelionKernelVariable(VariableTracker):
         value = wrap_fx_proxy(tx, node)
         if not kernel.mutates:
             return value
-        written = kernel.mutated(tuple(None if e is None else v for e, v in zip(examples, variables, strict=True)))
+        written = kernel.select_mutated(tuple(None if e is None else v for e, v in zip(examples, variables, strict=True)))
         items = value.unpack_var_sequence(tx)
         results, new = items[: len(items) - len(written)], items[len(items) - len(written) :]
         for target, source in zip(written, new, strict=True):

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 if TYPE_CHECKING:
     from helion_compile.definitions.spec import KernelSpec
 
-__all__ = ["traced"]
+__all__ = ["trace"]
 
 
 class _Facts(NamedTuple):
@@ -32,15 +32,15 @@ class _Facts(NamedTuple):
 _known: weakref.WeakKeyDictionary[FakeTensorMode, dict[Hashable, list[_Facts]]] = weakref.WeakKeyDictionary()
 
 
-def traced(mode: FakeTensorMode, kernel: KernelSpec, args: tuple[Any, ...]) -> Any:
-    """``kernel.traced(args)``, within ``mode``; of the same facts as before without running the reference again."""
+def trace(mode: FakeTensorMode, kernel: KernelSpec, args: tuple[Any, ...]) -> Any:
+    """``kernel.trace(args)``, within ``mode``; of the same facts as before without running the reference again."""
     key = _key(kernel, args)
     if key is None:
-        return kernel.traced(args)
+        return kernel.trace(args)
     known = _known.setdefault(mode, {})
     if key not in known:
-        value = kernel.traced(args)
-        results = kernel.results(value)
+        value = kernel.trace(args)
+        results = kernel.flatten_results(value)
         if all(each.storage_offset() == 0 and each.layout is torch.strided for each in results):
             known[key] = [_Facts(tuple(each.shape), each.stride(), each.dtype, each.device) for each in results]
         return value

@@ -26,6 +26,7 @@ from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, track_ten
 from helion_compile.definitions import registry
 from helion_compile.definitions.arguments import check_no_grad
 from helion_compile.graph import fake_cache
+from helion_compile.runtime import dispatch
 
 __all__ = ["call", "helion_kernel"]
 
@@ -54,8 +55,6 @@ def call(name: str, *args: Any) -> Any:
 
 @helion_kernel.py_impl(DispatchKey.CompositeExplicitAutograd)
 def _dense(*args: Any, kernel: str) -> Any:
-    from helion_compile.runtime import dispatch
-
     return dispatch.call_functional(registry.find_kernel(kernel), args)
 
 
@@ -69,7 +68,7 @@ def _autograd(*args: Any, kernel: str) -> Any:
 @helion_kernel.py_impl(FakeTensorMode)
 def _fake(mode: FakeTensorMode, *args: Any, kernel: str) -> Any:
     with mode:
-        return fake_cache.traced(mode, registry.find_kernel(kernel), args)
+        return fake_cache.trace(mode, registry.find_kernel(kernel), args)
 
 
 @helion_kernel.py_functionalize_impl
@@ -83,7 +82,7 @@ def _functionalize(ctx: Any, *args: Any, kernel: str) -> Any:
 def _proxy(mode: ProxyTorchDispatchMode, *args: Any, kernel: str) -> Any:
     from helion_compile.graph import lowering  # imports Inductor: paid only where a graph is made
 
-    lowering.register()
+    lowering.register_op(helion_kernel)
     out = helion_kernel(*args, kernel=kernel)
     kernel = registry.find_kernel(kernel).key
     proxies = torch.utils._pytree.tree_map(mode.tracer.unwrap_proxy, args)

@@ -27,19 +27,19 @@ import torch.fx
 from torch._inductor import ir
 from torch._inductor.lowering import clone, empty_strided, register_lowering
 from torch._inductor.virtualized import V
+from torch._ops import HigherOrderOperator
 from torch.utils._ordered_set import OrderedSet
 
 from helion_compile.definitions import registry
-from helion_compile.graph.hop import helion_kernel
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.runtime import profiler_ranges
 
-__all__ = ["register"]
+__all__ = ["register_op"]
 
 
 @functools.cache
-def register() -> None:
-    """Give Inductor the lowering of ``helion_kernel``; called when the first node is made."""
+def register_op(helion_kernel: HigherOrderOperator) -> None:
+    """Give Inductor the lowering of the op; called when the first node is made."""
     register_lowering(helion_kernel, type_promotion_kind=None)(_lower)
 
 
@@ -84,7 +84,7 @@ def _may_write_in_place(node: torch.fx.Node, target: torch.fx.Node, index: int) 
         copies = [user for user in target.users if user.target is torch.ops.aten.copy_.default and user.args[0] is target]
         if len(new) != 1 or len(copies) != 1 or copies[0].args[1] is not new[0]:
             return False
-    elif target.op != "call_function" or _is_view(target):
+    elif target.op != "call_function" or _is_view(target, node.target):
         return False
     else:
         copies = []
@@ -93,10 +93,12 @@ def _may_write_in_place(node: torch.fx.Node, target: torch.fx.Node, index: int) 
         if other is node:
             break
         before.add(other)
-    return all(user in before and not _is_view(user) for user in target.users if user is not node and user not in copies)
+    return all(
+        user in before and not _is_view(user, node.target) for user in target.users if user is not node and user not in copies
+    )
 
 
-def _is_view(node: torch.fx.Node) -> bool:
+def _is_view(node: torch.fx.Node, helion_kernel: Any) -> bool:
     """Whether the node's result may share memory with its argument; unknown targets count as if it did."""
     if node.target is operator.getitem:
         whole, index = node.args

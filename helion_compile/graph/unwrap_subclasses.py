@@ -28,7 +28,7 @@ from torch._dynamo.source import AttrSource
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from helion_compile.runtime.triton_launch import define
+from helion_compile.runtime.triton_launch import define_function
 
 __all__ = ["CACHEABLE", "needed", "rebuild", "take_apart"]
 
@@ -93,7 +93,7 @@ def take_apart(module: GraphModule, inputs: Sequence[Any]) -> tuple[GraphModule,
     result.meta = dict(module.meta)
     result._param_name_to_source = module._param_name_to_source
     parameters = [f"a{index}" for index in range(len(placeholders))]
-    return result, new_inputs, define("parts_of", parameters, [f"return ({', '.join(arguments)},)"], {})
+    return result, new_inputs, define_function("parts_of", parameters, [f"return ({', '.join(arguments)},)"], {})
 
 
 def _part(graph: Graph, weight: Node, name: str) -> Node:

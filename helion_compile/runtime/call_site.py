@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from helion_compile.definitions import registry
-from helion_compile.runtime import dispatch, profiler_ranges
-from helion_compile.runtime.dispatch import Alternative, Runner
-from helion_compile.runtime.dry_run import collecting
-from helion_compile.runtime.plan_cache import Plans
+from helion_compile.runtime import profiler_ranges, reference
+from helion_compile.runtime.call_target import CallTarget, Fallback, make_call_target, warn_once
+from helion_compile.runtime.dry_run import note_plan_request
+from helion_compile.runtime.plan_cache import PlanCache
+from helion_compile.runtime.plan_key import make_value_key
 from helion_compile.runtime.record import Plan
-from helion_compile.runtime.triton_launch import define
+from helion_compile.runtime.triton_launch import define_function
 
 __all__ = ["CallSite"]
 
@@ -44,7 +44,7 @@ class CallSite:
         self.inputs = inputs
         self.tensors = inputs + outputs
         self.arguments = arguments
-        self.plans = Plans()
+        self.plans = PlanCache()
         self._use(self.find)
         self.plans.also_clear(self)
         self.kernel.plans.also_clear(self.plans)
@@ -67,49 +67,49 @@ class CallSite:
         symbols = values[self.tensors :]
         addresses = [tensor.data_ptr() for tensor in values[: self.tensors]]
         offsets = tuple([address & 15 for address in addresses])
-        facts = (tuple([_settled(value) for value in symbols]), offsets if any(offsets) else None)
-        runner = self.plans[facts]
-        if type(runner) is Plan:
-            runner.launch(*addresses)
+        key = (tuple([make_value_key(value) for value in symbols]), offsets if any(offsets) else None)
+        target = self.plans[key]
+        if type(target) is Plan:
+            target.launch(*addresses)
             return
         args = self.arguments(*values[: self.inputs], *symbols)
         outputs = values[self.inputs : self.tensors]
-        if runner is None:
-            runner = self._runner(args, outputs, facts)
-        if type(runner) is Plan:
-            runner.launch(*addresses)
-        elif type(runner) is Alternative:
-            runner.function(*args, out=outputs)
+        if target is None:
+            target = self._make_target(args, outputs, key)
+        if type(target) is Plan:
+            target.launch(*addresses)
+        elif type(target) is Fallback:
+            target.function(*args, out=outputs)
         else:
-            _copy(self.kernel.results(runner(*args)), outputs)
+            _copy(self.kernel.flatten_results(target(*args)), outputs)
 
-    def _runner(self, args: tuple[Any, ...], outputs: tuple[torch.Tensor, ...], facts: Any) -> Runner:
-        if dispatch.runs_reference(args):
+    def _make_target(self, args: tuple[Any, ...], outputs: tuple[torch.Tensor, ...], key: Any) -> CallTarget:
+        if reference.needs_reference(args):
             return self._reference
         reason = self.kernel.check_supported(*args)
         if reason:
-            dispatch.warn_once(self.kernel, f"runs its reference in a compiled graph: {reason}.")
+            warn_once(self.kernel, f"runs its reference in a compiled graph: {reason}.")
             return self._reference
-        with torch.cuda.device(dispatch.device_of(args)):
-            if collecting(self.kernel, args, self, facts, outputs):
+        with torch.cuda.device(reference.find_device(args)):
+            if note_plan_request(self.kernel, args, self, key, outputs):
                 return self._reference
-            return dispatch.make_runner(self.kernel, args, self, facts, outputs)
+            return make_call_target(self.kernel, args, self, key, outputs)
 
     def _reference(self, *args: Any) -> Any:
-        return dispatch.reference(self.kernel, args)
+        return reference.run_reference(self.kernel, args)
 
     @property
     def generation(self) -> int:
         return self.plans.generation
 
-    def __getitem__(self, facts: Any) -> Runner | None:
-        return self.plans[facts]
+    def __getitem__(self, key: Any) -> CallTarget | None:
+        return self.plans[key]
 
-    def keep(self, facts: Any, runner: Runner, generation: int) -> bool:
-        """See :meth:`Plans.keep`."""
-        kept = self.plans.keep(facts, runner, generation)
-        if kept and isinstance(runner, Plan) and facts == ((), None):
-            self._use(self._only(runner))
+    def keep(self, key: Any, target: CallTarget, generation: int) -> bool:
+        """See :meth:`PlanCache.keep`."""
+        kept = self.plans.keep(key, target, generation)
+        if kept and isinstance(target, Plan) and key == ((), None):
+            self._use(self._only(target))
             if generation != self.plans.generation:  # dropped meanwhile
                 self.clear()
         return kept
@@ -123,12 +123,7 @@ class CallSite:
             f"    return find({', '.join(tensors)})",
             *plan.body,
         ]
-        return define("call", tensors, body, {**plan.names, "find": self.find})
-
-
-def _settled(value: Any) -> Any:
-    """A symbol's value as a fact; see :func:`facts_of`."""
-    return struct.pack("d", value) if type(value) is float else value
+        return define_function("call", tensors, body, {**plan.names, "find": self.find})
 
 
 def _copy(sources: tuple[torch.Tensor, ...], targets: tuple[torch.Tensor, ...]) -> None:

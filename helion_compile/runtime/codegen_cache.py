@@ -31,7 +31,7 @@ import torch
 if TYPE_CHECKING:
     from helion_compile.definitions.spec import KernelSpec
 
-__all__ = ["keep", "load"]
+__all__ = ["keep_host_function", "load_host_function"]
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,9 @@ _places_of: dict[str, list[Place]] = {}
 _hosts: dict[str, Callable[..., Any]] = {}
 
 
-def load(kernel: KernelSpec, args: tuple[Any, ...], config: Mapping[str, Any] | None) -> Callable[..., Any] | None:
+def load_host_function(
+    kernel: KernelSpec, args: tuple[Any, ...], config: Mapping[str, Any] | None
+) -> Callable[..., Any] | None:
     """The host function that Helion generated for such a call in an earlier process, or None."""
     try:
         facts = _facts(kernel, args)
@@ -63,7 +65,9 @@ def load(kernel: KernelSpec, args: tuple[Any, ...], config: Mapping[str, Any] | 
         return None
 
 
-def keep(kernel: KernelSpec, args: tuple[Any, ...], config: Mapping[str, Any] | None, bound: Any, chosen: Any) -> None:
+def keep_host_function(
+    kernel: KernelSpec, args: tuple[Any, ...], config: Mapping[str, Any] | None, bound: Any, chosen: Any
+) -> None:
     """Keep what Helion generated for ``args`` and the config ``chosen``; failing to is no error.
 
     Args:

@@ -16,7 +16,7 @@ import torch
 if TYPE_CHECKING:
     from helion_compile.definitions.spec import KernelSpec
 
-__all__ = ["PlanRequest", "collect", "collecting"]
+__all__ = ["PlanRequest", "collect_plan_requests", "note_plan_request"]
 
 _mode = threading.local()
 
@@ -48,31 +48,31 @@ class PlanRequest:
     """A call that needs a plan.
 
     Attributes:
-        store, facts: where the plan belongs; see ``launch.make_runner``.
+        store, key: where the plan belongs; see ``call_target.make_call_target``.
         outputs: how many tensors generated code gives it to fill, or None.
     """
 
     kernel: KernelSpec
     arguments: tuple[Any, ...]
     store: Any
-    facts: Any
+    key: Any
     outputs: tuple[Layout, ...] | None
 
     @property
     def device(self) -> torch.device:
         return next(arg.device for arg in self.arguments if isinstance(arg, Layout))
 
-    def args(self) -> tuple[Any, ...]:
+    def make_args(self) -> tuple[Any, ...]:
         """Arguments like those of the call; tensors with memory of their own."""
         return tuple(arg.tensor() if isinstance(arg, Layout) else arg for arg in self.arguments)
 
-    def made_outputs(self) -> tuple[torch.Tensor, ...] | None:
+    def make_outputs(self) -> tuple[torch.Tensor, ...] | None:
         return None if self.outputs is None else tuple(layout.tensor() for layout in self.outputs)
 
 
 @contextlib.contextmanager
-def collect(found: Callable[[PlanRequest], None]) -> Iterator[None]:
-    """Within it, in this thread, calls that need a new plan are told to ``found`` and run their reference."""
+def collect_plan_requests(found: Callable[[PlanRequest], None]) -> Iterator[None]:
+    """Within it, in this thread, a call that needs a new plan calls ``found`` with a request, and runs its reference."""
     before = getattr(_mode, "found", None)
     _mode.found = found
     try:
@@ -81,11 +81,11 @@ def collect(found: Callable[[PlanRequest], None]) -> Iterator[None]:
         _mode.found = before
 
 
-def collecting(
+def note_plan_request(
     kernel: KernelSpec,
     args: tuple[Any, ...],
     store: Any,
-    facts: Any,
+    key: Any,
     outputs: tuple[torch.Tensor, ...] | None = None,
 ) -> bool:
     """Whether calls are only noted at the moment; this one now is."""
@@ -94,5 +94,5 @@ def collecting(
         return False
     arguments = tuple(Layout.of(arg) if isinstance(arg, torch.Tensor) else arg for arg in args)
     layouts = None if outputs is None else tuple(map(Layout.of, outputs))
-    found(PlanRequest(kernel, arguments, store, facts, layouts))
+    found(PlanRequest(kernel, arguments, store, key, layouts))
     return True

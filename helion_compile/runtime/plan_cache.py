@@ -10,22 +10,22 @@ from typing import Any
 
 from helion_compile.lru import LRUCache
 
-__all__ = ["MAX_PLANS", "Plans", "making"]
+__all__ = ["MAX_PLANS", "PlanCache", "plan_lock"]
 
 MAX_PLANS = 2048  # a plan takes about 5 kB; twice as many are kept at most
 
-_everywhere: weakref.WeakSet[Plans] = weakref.WeakSet()
+_everywhere: weakref.WeakSet[PlanCache] = weakref.WeakSet()
 _watching_forks = False
 _making = threading.RLock()
 
 
-def making() -> threading.RLock:
+def plan_lock() -> threading.RLock:
     """The lock under which plans are made: Helion's tracing is not meant for several threads."""
     return _making
 
 
-class Plans(LRUCache):
-    """Plans by the facts they were made for; ``plans[facts]`` is None where there is none.
+class PlanCache(LRUCache):
+    """PlanCache by the facts they were made for; ``plans[facts]`` is None where there is none.
 
     About the ``MAX_PLANS`` used last are kept, so a server that sees every token count does not grow without end.  A forked
     child starts with none: the parent's CUDA modules are not its own.
@@ -63,7 +63,7 @@ class Plans(LRUCache):
             place.clear()
 
 
-def _forget_in_children(plans: Plans) -> None:
+def _forget_in_children(plans: PlanCache) -> None:
     global _watching_forks
     _everywhere.add(plans)
     if not _watching_forks:

@@ -26,7 +26,8 @@ __all__ = ["LOOK", "called_by", "follow", "follow_profiler", "in_range", "profil
 
 # The line of generated code, and the line it needs above.
 LOOK = (
-    "from helion_compile.runtime import profiler_ranges as helion_ranges; from torch.autograd import profiler as helion_profiler",
+    "from helion_compile.runtime import profiler_ranges as helion_ranges; "
+    "from torch.autograd import profiler as helion_profiler",
     "if helion_profiler._is_profiler_enabled is not helion_ranges.seen: helion_ranges.follow_profiler()",
 )
 

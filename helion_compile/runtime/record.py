@@ -20,9 +20,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from helion_compile.runtime import zeroed_workspace
-from helion_compile.runtime.triton_launch import LaunchSource, UnknownInterface, define, launch_source, waits
+from helion_compile.runtime.triton_launch import LaunchSource, UnknownInterface, define_function, launch_source, waits
 
-__all__ = ["Buffer", "RecordedLaunch", "Plan", "NotReplayable", "allocate", "compile_noted", "launches", "record"]
+__all__ = ["Buffer", "RecordedLaunch", "Plan", "NotReplayable", "allocate", "compile_launch", "list_launches", "record_plan"]
 
 
 def _allocate_publicly(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -118,8 +118,8 @@ def _plan(
     return Plan(
         index=device.index,
         outputs=outputs,
-        call=define("call", parameters[:inputs], [*allocations, *body, f"return {value}"], names),
-        launch=define("launch", parameters, body, names),
+        call=define_function("call", parameters[:inputs], [*allocations, *body, f"return {value}"], names),
+        launch=define_function("launch", parameters, body, names),
         body=tuple(body),
         names=names,
     )
@@ -138,7 +138,7 @@ def _zeroed(device: int, first: int, buffers: tuple[Buffer, ...], names: dict[st
         size += -(-allocate(buffer).nbytes // zeroed_workspace.ALIGNMENT) * zeroed_workspace.ALIGNMENT
     if not size:
         return ["zeros = 0", *lines] if lines else []
-    names["zeros_for"] = functools.partial(zeroed_workspace.address_of, device, size)
+    names["zeros_for"] = functools.partial(zeroed_workspace.get_zeros, device, size)
     return ["zeros = zeros_for(stream)", *lines]
 
 
@@ -151,7 +151,7 @@ def allocate(buffer: Buffer) -> torch.Tensor:
 RecordedLaunch = tuple[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]]
 
 
-def record(host: Callable[..., Any], args: tuple[Any, ...], zeroed_workspace: bool = False) -> Plan:
+def record_plan(host: Callable[..., Any], args: tuple[Any, ...], zeroed_workspace: bool = False) -> Plan:
     """The plan of ``host(*args)``; compiles its Triton kernels and launches nothing.
 
     Args:
@@ -160,7 +160,7 @@ def record(host: Callable[..., Any], args: tuple[Any, ...], zeroed_workspace: bo
         zeroed_workspace: its kernels leave zero what it makes with ``torch.zeros``; see ``zeroed_workspace``.
 
     Raises:
-        Unexplained: the call cannot be replayed from its inputs and outputs.
+        NotReplayable: the call cannot be replayed from its inputs and outputs.
     """
     args = _with_own_storage(args)
     result, allocated, zeroed, noted = _watched(host, args, zeroed_workspace)
@@ -187,11 +187,11 @@ def record(host: Callable[..., Any], args: tuple[Any, ...], zeroed_workspace: bo
     )
 
 
-def launches(host: Callable[..., Any], args: tuple[Any, ...], zeroed_workspace: bool = False) -> list[RecordedLaunch]:
+def list_launches(host: Callable[..., Any], args: tuple[Any, ...], zeroed_workspace: bool = False) -> list[RecordedLaunch]:
     """What ``host(*args)`` would launch.
 
     Raises:
-        Unexplained: the host function does more than launch.
+        NotReplayable: the host function does more than launch.
     """
     return _watched(host, _with_own_storage(args), zeroed_workspace)[-1]
 
@@ -210,7 +210,7 @@ def _watched(
     return result, watched.allocated, watched.zeroed, noted
 
 
-def compile_noted(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+def compile_launch(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """Triton's CompiledKernel, with the options that Helion's own launcher gives, and dependent launch for one that waits."""
     options = {"launch_cooperative_grid": False, **options}
     if waits(kernel):
@@ -258,7 +258,7 @@ def _launch(
             values.append(argument)
         else:
             raise NotReplayable(f"{kernel.__name__} takes a {type(argument).__name__}")
-    compiled = compile_noted(kernel, grid, arguments, options)
+    compiled = compile_launch(kernel, grid, arguments, options)
     if hasattr(compiled, "result"):  # compiled in the background
         compiled = compiled.result()
     try:

@@ -33,7 +33,7 @@ __all__ = [
     "Pointer",
     "UnknownInterface",
     "build_launcher",
-    "define",
+    "define_function",
     "launch_source",
     "waits",
     "without_pdl",
@@ -106,7 +106,7 @@ class LaunchSource:
     scratch_name: str = ""
 
 
-def define(name: str, parameters: Sequence[str], body: Sequence[str], names: dict[str, Any]) -> Callable[..., Any]:
+def define_function(name: str, parameters: Sequence[str], body: Sequence[str], names: dict[str, Any]) -> Callable[..., Any]:
     """A function of this source, which may use ``names``."""
     namespace = dict(names)
     exec(f"def {name}({', '.join(parameters)}):\n    " + "\n    ".join(body), namespace)

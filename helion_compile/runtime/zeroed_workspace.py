@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["ALIGNMENT", "address_of"]
+__all__ = ["ALIGNMENT", "get_zeros"]
 
 ALIGNMENT = 256  # of what the driver allocates
 SMALLEST = 1 << 20  # bytes of a block, so that one soon serves its stream
@@ -32,7 +32,7 @@ _blocks: dict[tuple[int, int, int | None], tuple[int, int]] = {}  # device, stre
 _is_capturing = getattr(torch._C, "_cuda_isCurrentStreamCapturing", lambda: False)
 
 
-def address_of(device: int, size: int, stream: int) -> int:
+def get_zeros(device: int, size: int, stream: int) -> int:
     """Where ``size`` bytes of zeros lie for a launch on ``stream``, the current one; the launch has to leave zeros.
 
     Args:

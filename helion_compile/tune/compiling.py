@@ -22,7 +22,7 @@ import torch
 from helion_compile.configs.case import Case
 from helion_compile.definitions import registry
 from helion_compile.helion_kernel import HelionKernel
-from helion_compile.runtime.record import compile_noted
+from helion_compile.runtime.record import compile_launch
 
 __all__ = [
     "SHIPPED_TARGETS",
@@ -168,7 +168,7 @@ def compile_config(target: Target, name: str, facts: Mapping[str, Any], config: 
         kernels: list[Any] = []
 
         def note(jit: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-            done = compile_noted(jit, grid, arguments, options)
+            done = compile_launch(jit, grid, arguments, options)
             kernels.append(done.result() if hasattr(done, "result") else done)
 
         getattr(PyCodeCache.load(source), entry)(*args, _launcher=note)

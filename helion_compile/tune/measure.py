@@ -17,7 +17,7 @@ import torch
 
 from helion_compile.configs.case import Case
 from helion_compile.definitions import registry
-from helion_compile.runtime.record import NotReplayable, Plan, record
+from helion_compile.runtime.record import NotReplayable, Plan, record_plan
 from helion_compile.runtime.triton_launch import without_pdl
 
 __all__ = ["EIGHT_BITS", "GpuMeasurer", "differs", "in_order"]
@@ -108,8 +108,8 @@ class GpuMeasurer:
         kernel = self.kernel
         ours = kernel.copy_mutated(args)
         theirs = kernel.copy_mutated(args)
-        results = (*kernel.results(self._host(source, entry)(*ours)), *kernel.mutated(ours))
-        expected = (*kernel.results(kernel.reference(*theirs)), *kernel.mutated(theirs))
+        results = (*kernel.flatten_results(self._host(source, entry)(*ours)), *kernel.select_mutated(ours))
+        expected = (*kernel.flatten_results(kernel.reference(*theirs)), *kernel.select_mutated(theirs))
         for index, (got, want) in enumerate(zip(results, expected, strict=True)):
             if sentence := differs(got, want):
                 return f"result {index} {sentence}"
@@ -131,10 +131,10 @@ class GpuMeasurer:
         if not source:
             alternative = self.kernel.fallbacks[entry]
             for args in self.sets:
-                held.append(self.kernel.results(host(*args)))
+                held.append(self.kernel.flatten_results(host(*args)))
             return [functools.partial(alternative, *args, out=out) for args, out in zip(self.sets, held, strict=True)], held
         try:
-            plan = record(host, self.kernel.copy_mutated(self.sets[0]), self.kernel.zeroed_workspace)
+            plan = record_plan(host, self.kernel.copy_mutated(self.sets[0]), self.kernel.zeroed_workspace)
         except NotReplayable:
             runs = [functools.partial(_keep, held, host, args) for args in self.sets]
             runs[0]()

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from helion_compile.frontend.warmup import warm_up
-from helion_compile.runtime.dry_run import Layout, PlanRequest, collect
+from helion_compile.runtime.dry_run import Layout, PlanRequest, collect_plan_requests
 from helion_compile.vllm.log import log, off
 
 __all__ = ["Call", "calls_of", "warm"]
@@ -138,7 +138,7 @@ def _counted(names: Iterable[str]) -> str:
 
 def _wanted(run: Callable[[int], Any], tokens: int) -> Iterator[PlanRequest]:
     found: list[PlanRequest] = []
-    with torch.inference_mode(), collect(found.append):
+    with torch.inference_mode(), collect_plan_requests(found.append):
         run(tokens)
     return iter(found)
 

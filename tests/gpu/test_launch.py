@@ -13,9 +13,10 @@ import triton.language as tl
 import helion_compile
 from helion_compile import Case, UnpreparedCaptureError, counters
 from helion_compile.configs.table import Gpu, Row
-from helion_compile.runtime import dispatch, triton_launch
+from helion_compile.runtime import call_target, dispatch, triton_launch
 from helion_compile.runtime.call_site import CallSite
-from helion_compile.runtime.record import NotReplayable, Plan, record
+from helion_compile.runtime.plan_key import make_plan_key
+from helion_compile.runtime.record import NotReplayable, Plan, record_plan
 from tests.support.launch_kernels import mixed, mixed_rows, rows_of_view, scale_in_place
 
 
@@ -183,7 +184,7 @@ def tuned_kernel(tmp_path, config, name):
 
 def grid_of(kernel, x):
     """The grid in the source of the plan for ``x``."""
-    plan = kernel.plans[dispatch.facts_of((x,), [])]
+    plan = kernel.plans[make_plan_key((x,), [])]
     return next(line for line in plan.body if "k0_run(" in line).split("k0_function, ")[1].split(", ")[0]
 
 
@@ -193,7 +194,7 @@ def test_an_edited_table_takes_effect(tmp_path):
     kernel(x)
     assert grid_of(kernel, x) == "1"
     kernel.table.add([Row(Case(num_tokens=16), {"block_sizes": [4, 16]})], Gpu.current())
-    assert kernel.plans[dispatch.facts_of((x,), [])] is None
+    assert kernel.plans[make_plan_key((x,), [])] is None
     torch.testing.assert_close(kernel(x), x * 2)
     assert grid_of(kernel, x) == "16"
 
@@ -213,7 +214,7 @@ def test_tensor_descriptors_are_planned():
     noted = []
     host(*args, _launcher=lambda kernel, *_, **__: noted.append(kernel))
     assert "make_tensor_descriptor" in noted[0].src
-    plan = record(host, args)
+    plan = record_plan(host, args)
     got = plan.call(x.data_ptr())
 
     def elsewhere():  # Triton's allocator, which the host function sets, is another thread's
@@ -248,7 +249,7 @@ def several_launches(x, _launcher=_launcher):
 
 def test_several_launches_with_scratch_memory_and_an_empty_grid():
     x = x_of(64, 34)
-    plan = record(several_launches, (x,))
+    plan = record_plan(several_launches, (x,))
     x.copy_(x_of(64, 34))
     torch.testing.assert_close(plan.call(x.data_ptr()), x.flatten()[x.numel() // 2 :] + 2)
 
@@ -261,7 +262,7 @@ def test_one_tensor_in_two_places_is_planned_as_two():
 
 @pytest.mark.parametrize("missing", ["sizes", "launcher", "run"])
 def test_with_other_private_interfaces_helion_launches_with_one_warning(monkeypatch, caplog, missing):
-    dispatch._warned.clear()
+    call_target._warned.clear()
     if missing == "sizes":
         monkeypatch.setattr(triton_launch, "_parameter_sizes", lambda function: [8, 8, 8])
     elif missing == "launcher":
@@ -305,7 +306,7 @@ def test_a_host_function_that_computes_is_not_planned():
         return several_launches(x + 1, _launcher)
 
     with pytest.raises(NotReplayable, match="aten.add"):
-        record(host, (x_of(4, 4),))
+        record_plan(host, (x_of(4, 4),))
 
 
 def test_plans_are_bounded(monkeypatch):

@@ -15,10 +15,11 @@ import torch
 from helion_compile import counters
 from helion_compile.kernels import norm_quant, quant
 from helion_compile.runtime.call_site import CallSite
-from helion_compile.runtime.dispatch import facts_of, host_function, make_runner
-from helion_compile.runtime.dry_run import PlanRequest, collect
-from helion_compile.runtime.plan_cache import making
-from helion_compile.runtime.record import NotReplayable, compile_noted, launches
+from helion_compile.runtime.call_target import make_call_target, make_host_function
+from helion_compile.runtime.dry_run import PlanRequest, collect_plan_requests
+from helion_compile.runtime.plan_cache import plan_lock
+from helion_compile.runtime.plan_key import make_plan_key
+from helion_compile.runtime.record import NotReplayable, compile_launch, list_launches
 from tests.support.launch_kernels import mixed, rows_of_view, scale_in_place
 
 CALLS = int(os.environ.get("HELION_COMPILE_LAUNCH_CALLS", 3000))
@@ -30,8 +31,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 def own_launch(kernel, args):
     """Helion's host function for the config that the plan has too, launching through Triton."""
-    with making():
-        host = host_function(kernel, args, kernel.pick(args).config)
+    with plan_lock():
+        host = make_host_function(kernel, args, kernel.pick(args).config)
     return host(*args)
 
 
@@ -85,24 +86,24 @@ class Calls:
 def prepare(calls: Calls, number: int) -> None:
     """Compile on all cores what that many calls need: one after another it would take minutes."""
     wanted: dict[object, PlanRequest] = {}
-    with torch.no_grad(), collect(lambda each: wanted.setdefault((each.kernel.name, each.facts), each)):
+    with torch.no_grad(), collect_plan_requests(lambda each: wanted.setdefault((each.kernel.name, each.key), each)):
         for _ in range(number):
             kernel, args = calls.draw()
-            if (kernel.name, facts_of(args, [])) not in wanted:
+            if (kernel.name, make_plan_key(args, [])) not in wanted:
                 kernel(*args)
     needed = []
     for each in wanted.values():
-        args = each.args()
+        args = each.make_args()
         try:
-            needed += launches(host_function(each.kernel, args, each.kernel.pick(args).config), args)
+            needed += list_launches(make_host_function(each.kernel, args, each.kernel.pick(args).config), args)
         except NotReplayable:
             pass
     with ThreadPoolExecutor(32) as pool:
-        list(pool.map(lambda launch: compile_noted(*launch), needed))
+        list(pool.map(lambda launch: compile_launch(*launch), needed))
         for each in wanted.values():
-            make_runner(each.kernel, each.args(), each.store, each.facts)
+            make_call_target(each.kernel, each.make_args(), each.store, each.key)
         # Triton 3.6 runs a C compiler for its own launcher of each signature.
-        list(pool.map(lambda launch: compile_noted(*launch).run, needed))
+        list(pool.map(lambda launch: compile_launch(*launch).run, needed))
 
 
 class Compared:

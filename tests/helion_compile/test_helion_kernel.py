@@ -288,7 +288,7 @@ def test_other_results_are_reported_in_eager_mode_as_in_graphs(reference, expect
     with pytest.raises(TypeError, match=expected):
         kernel(X)
     with pytest.raises(TypeError, match=expected):
-        kernel.traced((X,))
+        kernel.trace((X,))
 
 
 # --- identity ---------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import torch
 
 from helion_compile.configs.gpu import Gpu
-from helion_compile.runtime import dispatch, record
+from helion_compile.runtime import call_target, dispatch, record, reference
 from helion_compile.runtime.triton_launch import LaunchSource
 
 __all__ = ["StubKernel", "expected", "host_of", "install"]
@@ -87,14 +87,14 @@ def expected(args, out):
 
 
 def install(monkeypatch, hosts):
-    """Plans on CPU tensors; ``hosts`` takes a kernel, its arguments and a config, and gives the host function."""
+    """PlanCache on CPU tensors; ``hosts`` takes a kernel, its arguments and a config, and gives the host function."""
     real_empty = torch.empty_strided
     monkeypatch.setattr(record, "launch_source", launch_source)
     monkeypatch.setattr(record, "empty_strided_cuda", lambda shape, stride, dtype: real_empty(shape, stride, dtype=dtype))
     monkeypatch.setattr(record, "current_stream", lambda device: 0)
     monkeypatch.setattr(dispatch, "_current_device", lambda: None)
-    monkeypatch.setattr(dispatch, "host_function", hosts)
-    monkeypatch.setattr(dispatch, "runs_reference", lambda args: any(t.numel() == 0 for t in args if torch.is_tensor(t)))
+    monkeypatch.setattr(call_target, "make_host_function", hosts)
+    monkeypatch.setattr(reference, "needs_reference", lambda args: any(t.numel() == 0 for t in args if torch.is_tensor(t)))
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(Gpu, "current", lambda: Gpu("NVIDIA H200", (9, 0)))

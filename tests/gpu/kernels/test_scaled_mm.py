@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from helion_compile.kernels import scaled_mm
-from helion_compile.runtime import dispatch, record, zeroed_workspace
+from helion_compile.runtime import record, zeroed_workspace
+from helion_compile.runtime.call_target import make_host_function
 
 E4M3, INT8 = torch.float8_e4m3fn, torch.int8
 BF16, FP32 = torch.bfloat16, torch.float32
@@ -45,7 +46,7 @@ def error(got, want):
 
 def with_config(config, args):
     """The kernel's result with this config, through a plan, as a table would make it."""
-    made = record.record(dispatch.host_function(scaled_mm, args, config), args, zeroed_workspace=True)
+    made = record.record_plan(make_host_function(scaled_mm, args, config), args, zeroed_workspace=True)
     outputs = [torch.full(b.shape, float("nan"), dtype=b.dtype, device="cuda") for b in made.outputs]
     tensors = [arg for arg in args if isinstance(arg, torch.Tensor)] + outputs
     made.launch(*(tensor.data_ptr() for tensor in tensors))
@@ -131,7 +132,7 @@ def test_two_streams_at_once():
 def test_graphs_that_run_at_the_same_time_do_not_share_memory():
     args = [arguments(16, 4096, 4096) for _ in range(2)]
     config = block(4)
-    plans = [record.record(dispatch.host_function(scaled_mm, each, config), each, zeroed_workspace=True) for each in args]
+    plans = [record.record_plan(make_host_function(scaled_mm, each, config), each, zeroed_workspace=True) for each in args]
     wanted = [with_config(config, each) for each in args]
     outputs, graphs = [torch.empty_like(want) for want in wanted], []
     for made, each, output in zip(plans, args, outputs, strict=True):

@@ -33,7 +33,7 @@ def triton(monkeypatch):
         return host_of(kernels.setdefault(count, StubKernel(count)))
 
     install(monkeypatch, hosts)
-    monkeypatch.setattr(module, "host_function", hosts)
+    monkeypatch.setattr(module, "make_host_function", hosts)
     stub.plans.clear()
     return kernels
 

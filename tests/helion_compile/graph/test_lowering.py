@@ -180,7 +180,7 @@ def test_the_config_is_chosen_by_the_real_sizes():
     cases = []
     function = torch.compile(lambda x: add(x, x) + 0, fullgraph=True, dynamic=True)
     with mock.patch(
-        "helion_compile.runtime.dispatch.reference", lambda kernel, args: cases.append(kernel.case(*args)) or args[0]
+        "helion_compile.runtime.reference.run_reference", lambda kernel, args: cases.append(kernel.case(*args)) or args[0]
     ):
         for rows in (5, 17, 300):
             function(torch.ones(rows, 2))

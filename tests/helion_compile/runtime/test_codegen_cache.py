@@ -7,7 +7,7 @@ import torch
 import helion_compile
 from helion_compile import counters
 from helion_compile.runtime import codegen_cache
-from helion_compile.runtime.dispatch import host_function
+from helion_compile.runtime.call_target import make_host_function
 
 
 def _scaled(x, weight, factor):
@@ -49,7 +49,7 @@ def forget():
 
 def traced(*args, config=CONFIG):
     before = counters.traced
-    host = host_function(scaled, arguments(*args), config)
+    host = make_host_function(scaled, arguments(*args), config)
     assert host.__name__ == "scaled"
     return counters.traced - before
 

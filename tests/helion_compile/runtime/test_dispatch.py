@@ -9,8 +9,8 @@ from helion_compile.configs.gpu import Gpu
 from helion_compile.configs.row import Row
 from helion_compile.configs.table import ConfigTable
 from helion_compile.errors import UnpreparedCaptureError
-from helion_compile.runtime import dispatch
 from helion_compile.runtime.call_site import CallSite
+from helion_compile.runtime.call_target import Fallback, make_call_target
 from tests.support.launch_stub import StubKernel, host_of, install
 
 H200 = Gpu("NVIDIA H200", (9, 0))
@@ -115,4 +115,4 @@ def test_a_kernel_that_writes_to_its_arguments_has_none():
 
 
 def test_what_a_site_replays_is_what_it_was_told(stub):
-    assert type(dispatch.make_runner(stub, (torch.ones(65, 3),), stub.plans, "facts")) is dispatch.Alternative
+    assert type(make_call_target(stub, (torch.ones(65, 3),), stub.plans, "facts")) is Fallback

@@ -13,9 +13,9 @@ from torch.autograd import forward_ad
 import helion_compile
 from helion_compile import Case, KernelArgumentError, UnpreparedCaptureError, counters
 from helion_compile.configs.table import Gpu, Row
-from helion_compile.runtime import dispatch, plan_cache
+from helion_compile.runtime import call_target, plan_cache
 from helion_compile.runtime.call_site import CallSite
-from helion_compile.runtime.plan_cache import Plans
+from helion_compile.runtime.plan_cache import PlanCache
 from helion_compile.runtime.record import NotReplayable
 from tests.support.launch_stub import StubKernel, expected, host_of, install
 
@@ -201,27 +201,27 @@ def test_equal_calls_in_a_graph_and_outside_share_a_plan(triton):
 def test_a_broken_config_is_marked_and_the_next_taken(tmp_path, triton, monkeypatch):
     monkeypatch.setattr(stub.table, "_folders", (tmp_path,))
     table_with(tmp_path, (4, {"num_warps": 3}), (16, {"num_warps": 4}))
-    whole = dispatch.host_function
+    whole = call_target.make_host_function
 
     def hosts(kernel, args, config):
         if config == {"num_warps": 3}:
             raise RuntimeError("three warps")
         return whole(kernel, args, config)
 
-    monkeypatch.setattr(dispatch, "host_function", hosts)
+    monkeypatch.setattr(call_target, "make_host_function", hosts)
     same((X, None, 1, 2.0))
     assert triton.made == [{"num_warps": 4}]
     assert len(stub.plans) == 1
 
 
 def test_a_plan_made_from_a_table_that_changed_meanwhile_is_not_kept(triton, monkeypatch):
-    whole = dispatch.host_function
+    whole = call_target.make_host_function
 
     def hosts(kernel, args, config):
         kernel.plans.clear()
         return whole(kernel, args, config)
 
-    monkeypatch.setattr(dispatch, "host_function", hosts)
+    monkeypatch.setattr(call_target, "make_host_function", hosts)
     same((X, None, 1, 2.0))
     assert len(stub.plans) == 0
 
@@ -254,13 +254,13 @@ def test_one_choice_a_plan(monkeypatch):
 
 
 def test_what_no_plan_explains_goes_through_the_host_function_with_one_warning(monkeypatch, caplog):
-    dispatch._warned.clear()
+    call_target._warned.clear()
 
     def record(host, args, zeroed_workspace):
         raise NotReplayable("a reason")
 
-    monkeypatch.setattr(dispatch, "record", record)
-    monkeypatch.setattr(dispatch, "host_function", lambda *_: lambda *args: torch.arange(8))
+    monkeypatch.setattr(call_target, "record_plan", record)
+    monkeypatch.setattr(call_target, "make_host_function", lambda *_: lambda *args: torch.arange(8))
     before = counters.unplanned
     site = CallSite(stub.key, 1, 1, lambda x: (x, None, 1, 2.0))
     out = torch.empty(8, dtype=torch.int64)
@@ -309,7 +309,7 @@ def test_a_forked_child_has_no_plans_even_if_one_was_being_made():
     begun, end = threading.Event(), threading.Event()
 
     def hold():
-        with plan_cache.making():
+        with plan_cache.plan_lock():
             begun.set()
             end.wait()
 
@@ -318,7 +318,7 @@ def test_a_forked_child_has_no_plans_even_if_one_was_being_made():
     begun.wait()
     child = os.fork()
     if child == 0:
-        free = plan_cache.making().acquire(blocking=False)
+        free = plan_cache.plan_lock().acquire(blocking=False)
         os._exit(0 if free and not stub.plans and not site.plans and site.call == site.find else 1)
     end.set()
     holder.join()
@@ -327,7 +327,7 @@ def test_a_forked_child_has_no_plans_even_if_one_was_being_made():
 
 
 def test_plans_are_bounded(monkeypatch):
-    store = Plans()
+    store = PlanCache()
     monkeypatch.setattr(store, "_limit", 10)
     for n in range(1000):
         store.keep(n, str(n), store.generation)

@@ -5,7 +5,8 @@ import ctypes
 import pytest
 import torch
 
-from helion_compile.runtime.record import NotReplayable, launches, record
+from helion_compile.runtime import record
+from helion_compile.runtime.record import NotReplayable, list_launches, record_plan
 from helion_compile.runtime.triton_launch import LaunchSource
 from tests.support.launch_stub import install
 
@@ -50,7 +51,7 @@ X = torch.arange(12).view(3, 4)
 
 def replayed(host, *args):
     """The plan's result on other values than those it was recorded with."""
-    made = record(host, args)
+    made = record_plan(host, args)
     others = [arg.clone() for arg in args]
     for other in others:
         other += 100
@@ -94,7 +95,7 @@ def test_results_are_none_one_or_a_tuple(mode):
 
     with mode():
         x = X.clone()
-        assert record(none, (x,)).call(x.data_ptr()) is None
+        assert record_plan(none, (x,)).call(x.data_ptr()) is None
         assert torch.equal(x, X + 1)
         (one, other), (x,) = replayed(two, X)
         assert torch.equal(one, x + 1)
@@ -107,7 +108,7 @@ def test_a_tensor_passed_twice_is_two_arguments():
         launch(y, out, 1, _launcher)
         return out
 
-    made = record(host, (X, X))
+    made = record_plan(host, (X, X))
     y = X * 2
     assert torch.equal(made.call(X.data_ptr(), y.data_ptr()), y + 1)
 
@@ -171,14 +172,14 @@ def launches_by_name(x, _launcher=None):
 )
 def test_what_a_plan_cannot_explain(host, reason, mode):
     with mode(), pytest.raises(NotReplayable, match=reason):
-        record(host, (X + 0,))
+        record_plan(host, (X + 0,))
 
 
 def test_options_are_those_of_helions_launcher():
     def host(x, _launcher=None):
         launch(x, x, 1, _launcher, num_warps=4, ptx_options=None)
 
-    record(host, (X + 0,))
+    record_plan(host, (X + 0,))
     # None would override what the environment sets.
     assert adds.options == {"num_warps": 4, "launch_cooperative_grid": False}
-    assert len(launches(host, (X + 0,))) == 1
+    assert len(list_launches(host, (X + 0,))) == 1

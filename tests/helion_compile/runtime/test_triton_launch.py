@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helion_compile.runtime import triton_launch
-from helion_compile.runtime.triton_launch import UnknownInterface, define, launch_source
+from helion_compile.runtime.triton_launch import UnknownInterface, define_function, launch_source
 
 
 def compiled(signature, **metadata):
@@ -30,7 +30,7 @@ def launched(monkeypatch):
 
 def run(source, *addresses):
     names = {**source.names, "stream": 5, "k0_scratch": 4096}
-    define("launch", [f"a{n}" for n in range(len(addresses))], source.lines or ["pass"], names)(*addresses)
+    define_function("launch", [f"a{n}" for n in range(len(addresses))], source.lines or ["pass"], names)(*addresses)
 
 
 SIGNATURE = ("*bf16", "*fp32", "constexpr", "i32", "i64", "fp32", "u1", "constexpr")

@@ -24,32 +24,32 @@ def captures(monkeypatch):
 
 
 def test_launches_on_one_stream_share_a_block_and_streams_do_not(captures):
-    first = zeroed_workspace.address_of(0, 1000, 1)
-    assert zeroed_workspace.address_of(0, 500, 1) == zeroed_workspace.address_of(0, zeroed_workspace.SMALLEST, 1) == first
-    assert zeroed_workspace.address_of(0, 1000, 2) != first
-    assert zeroed_workspace.address_of(1, 1000, 1) != first
+    first = zeroed_workspace.get_zeros(0, 1000, 1)
+    assert zeroed_workspace.get_zeros(0, 500, 1) == zeroed_workspace.get_zeros(0, zeroed_workspace.SMALLEST, 1) == first
+    assert zeroed_workspace.get_zeros(0, 1000, 2) != first
+    assert zeroed_workspace.get_zeros(1, 1000, 1) != first
 
 
 def test_a_block_that_is_too_small_is_replaced(captures):
-    first = zeroed_workspace.address_of(0, 100, 1)
+    first = zeroed_workspace.get_zeros(0, 100, 1)
     wanted = 3 * zeroed_workspace.SMALLEST + 1
-    assert zeroed_workspace.address_of(0, wanted, 1) != first
+    assert zeroed_workspace.get_zeros(0, wanted, 1) != first
     address, held = zeroed_workspace._blocks[0, 1, None]
-    assert held >= wanted and zeroed_workspace.address_of(0, held, 1) == address == zeroed_workspace.address_of(0, 100, 1)
+    assert held >= wanted and zeroed_workspace.get_zeros(0, held, 1) == address == zeroed_workspace.get_zeros(0, 100, 1)
 
 
 def test_each_capture_has_blocks_of_its_own(captures):
-    eager = zeroed_workspace.address_of(0, 1000, 1)
+    eager = zeroed_workspace.get_zeros(0, 1000, 1)
     addresses = set()
     for number in (7, 8):
         captures[1] = captures[2] = number
         for stream in (1, 2):
-            address = zeroed_workspace.address_of(0, 1000, stream)
-            assert zeroed_workspace.address_of(0, 800, stream) == address
+            address = zeroed_workspace.get_zeros(0, 1000, stream)
+            assert zeroed_workspace.get_zeros(0, 800, stream) == address
             addresses.add(address)
     assert len(addresses) == 4 and eager not in addresses
     captures.clear()
-    assert zeroed_workspace.address_of(0, 1000, 1) == eager
+    assert zeroed_workspace.get_zeros(0, 1000, 1) == eager
 
 
 class Kernel:
@@ -89,7 +89,7 @@ def launched(monkeypatch, captures):
 
 def test_a_plan_finds_its_zeros_in_the_block(launched):
     x, out = torch.ones(4), torch.empty(2)
-    made = record.record(host, (x,), zeroed_workspace=True)
+    made = record.record_plan(host, (x,), zeroed_workspace=True)
     made.launch(x.data_ptr(), out.data_ptr())
     block, _ = zeroed_workspace._blocks[None, 3, None]
     assert launched == [(x.data_ptr(), block, block + zeroed_workspace.ALIGNMENT, out.data_ptr())]
@@ -97,4 +97,4 @@ def test_a_plan_finds_its_zeros_in_the_block(launched):
 
 def test_a_kernel_that_does_not_say_so_gets_no_plan(launched):
     with pytest.raises(record.NotReplayable, match="calls aten.zeros"):
-        record.record(host, (torch.ones(4),))
+        record.record_plan(host, (torch.ones(4),))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helion_compile import Case, kernel
-from helion_compile.runtime.dry_run import collect, collecting
+from helion_compile.runtime.dry_run import collect_plan_requests, note_plan_request
 from helion_compile.vllm import warming
 from helion_compile.vllm.warming import Size, calls_of
 
@@ -24,7 +24,7 @@ def scale_rows(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tenso
 
 def wanted(*args):
     """A call that has no launch plan, as one on a GPU tells it."""
-    assert collecting(scale_rows, args, scale_rows.plans, tuple(args[0].shape))
+    assert note_plan_request(scale_rows, args, scale_rows.plans, tuple(args[0].shape))
 
 
 WEIGHT = torch.ones(48)
@@ -85,7 +85,7 @@ def said_by_warming(step, caplog, monkeypatch):
 
     def warm_up(run, tokens, inputs, between):
         assert tokens == [40] and between
-        with collect(lambda wanted: called.append((wanted.kernel.name, wanted.arguments[0].shape[0]))):
+        with collect_plan_requests(lambda wanted: called.append((wanted.kernel.name, wanted.arguments[0].shape[0]))):
             for count in (1, 16, 40):
                 run(*inputs(count))
         return "warmed up"
