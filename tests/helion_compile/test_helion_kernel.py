@@ -112,7 +112,7 @@ def test_a_helion_kernel_object_will_do():
 
 
 def test_it_looks_like_its_function():
-    assert add.__name__ == "add" and add.__doc__.startswith("One tensor") and add.__module__ == "small_kernels"
+    assert add.__name__ == "add" and add.__doc__.startswith("One tensor") and add.__module__ == "tests.support.small_kernels"
     assert repr(add) == f"<HelionKernel {add.key} at {add.place}>"
     assert add.place.endswith(f"small_kernels.py:{add.fn.__code__.co_firstlineno}")
 
@@ -214,7 +214,7 @@ def test_two_kernels_of_one_name_are_an_error_that_names_both_places():
     with pytest.raises(DuplicateKernelError) as error:
         a_kernel(name="test_add")
     message = str(error.value)
-    assert add.place in message and "test_kernel.py:" in message and "kernel(name=...)" in message
+    assert add.place in message and "test_helion_kernel.py:" in message and "kernel(name=...)" in message
     assert registry.find_kernel(add.key) is add
 
 
