@@ -35,3 +35,8 @@ __all__ = [
     "ScaleUse",
     "Site",
 ]
+
+if __name__ == "passes":  # a checkout on PYTHONPATH: a user's own folder `passes` without an __init__.py must not be hidden
+    from pkgutil import extend_path
+
+    __path__ = extend_path([], __name__)
