@@ -142,9 +142,9 @@ def _frequencies(x, cos1, sin1, *_):
     return x, torch.complex(cos1, sin1)
 
 
-_HALVES = {"spelled": _rotated_halves, "prepare": _both_halves}
-_NEIGHBOURS = {"spelled": _stacked_pairs, "prepare": _one_of_each, "adjust": _same_for_both}
-_EXACT = {"attributes": {"exact": True}}
+_HALVES: dict[str, Any] = {"spelled": _rotated_halves, "prepare": _both_halves}
+_NEIGHBOURS: dict[str, Any] = {"spelled": _stacked_pairs, "prepare": _one_of_each, "adjust": _same_for_both}
+_EXACT: dict[str, Any] = {"attributes": {"exact": True}}
 _SILU_MUL = {"gated": True}
 
 SUBJECTS: dict[str, Subject] = {

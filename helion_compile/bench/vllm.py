@@ -179,7 +179,7 @@ def _tell(console: Console, scheme: str, rows: list[dict[str, Any]]) -> None:
 
 def _tell_logits(console: Console, rows: list[dict[str, Any]]) -> None:
     logits = {row["variant"]: row["logits"] for row in rows if row["logits"] is not None}
-    base = logits.get("default")
+    base: Any = logits.get("default")
     distances = {}
     for variant, found in logits.items() if base is not None else ():
         if variant != "default":

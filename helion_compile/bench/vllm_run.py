@@ -27,8 +27,10 @@ _WORK = re.compile(r"(\d+)x(\d+)\+(\d+)")
 def work_of(text: str) -> tuple[int, int, int] | None:
     """Prompts, tokens of each and new tokens of each: of "16x128+64"; None for a text of another form."""
     found = _WORK.fullmatch(text)
-    numbers = tuple(map(int, found.groups())) if found else (0,)
-    return numbers if all(numbers) else None
+    if found is None:
+        return None
+    prompts, tokens, new = map(int, found.groups())
+    return (prompts, tokens, new) if prompts and tokens and new else None
 
 
 def model_config(spec: dict[str, Any]) -> dict[str, Any]:
@@ -123,7 +125,9 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
     before = counters.compiled
     llm.collective_rpc(_fill_weights)
     for work in spec["work"]:
-        result["ms"][work] = _time(llm, *work_of(work), spec["repeats"])
+        size = work_of(work)
+        assert size, f"{work} was checked where it was read"
+        result["ms"][work] = _time(llm, *size, spec["repeats"])
     if spec["logits"]:
         torch.save(_logits(llm), spec["logits_file"])
     if spec["profile"]:

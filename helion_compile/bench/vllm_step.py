@@ -7,7 +7,6 @@ values that attention reads, and what lies between two products in the best case
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -59,14 +58,14 @@ def roles_table(title: str, kernels: Mapping[str, Kernels], least: Mapping[str, 
     for role in (PRODUCTS, ATTENTION, BETWEEN, REST):
         cells = [f"{us[role]:.0f} ({calls[role]:.0f})" for calls, us in totals.values()]
         table.add_row(role, *cells, f"{least[role]:.0f}" if role in least else "")
-    sums = [f"{us.total():.0f} ({calls.total():.0f})" for calls, us in totals.values()]
+    sums = [f"{sum(us.values()):.0f} ({sum(calls.values()):.0f})" for calls, us in totals.values()]
     table.add_row("all", *sums, f"{sum(least.values()):.0f}")
     return table
 
 
-def _by_role(kernels: Kernels) -> tuple[Counter[str], Counter[str]]:
-    calls: Counter[str] = Counter()
-    us: Counter[str] = Counter()
+def _by_role(kernels: Kernels) -> tuple[dict[str, float], dict[str, float]]:
+    calls = dict.fromkeys((PRODUCTS, ATTENTION, BETWEEN, REST), 0.0)
+    us = dict(calls)
     for name, count, time in kernels:
         calls[role_of(name)] += count
         us[role_of(name)] += time

@@ -47,6 +47,9 @@ class Case(Mapping[str, Fact]):
     """
 
     __slots__ = ("_facts", "_hash", "_text")
+    _facts: Mapping[str, Fact]
+    _hash: int
+    _text: str
 
     def __init__(self, /, **facts: Any) -> None:
         plain: dict[str, Fact] = {}

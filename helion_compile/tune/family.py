@@ -262,7 +262,7 @@ class Family:
             us = self._time(case, text, compiled, False, limit)
             if us is None:
                 continue
-            if step:
+            if step and origin is not None:
                 self.moves.note(step, 1 - us / times[origin])
             times[text] = us
             self.journal.time(case, self.configs[text], us)

@@ -213,7 +213,7 @@ class Tuner:
 
     def _finished(self, family: Family) -> None:
         name = family.kernel.name
-        won = [winner.config for winner in family.winners.values()]
+        won: list[Mapping[str, Any]] = [winner.config for winner in family.winners.values()]
         self._won[name] = [config for n, config in enumerate(won) if config not in won[:n]][:MOST_SEEDS]
         for case, reason in family.failed.items():
             if case not in family.winners:

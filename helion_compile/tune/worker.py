@@ -39,7 +39,7 @@ class Worker:
 
     def __init__(self, server: str, modules: Sequence[str], environment: Mapping[str, str], start: str = "spawn") -> None:
         self.server, self.modules, self.environment = server, tuple(modules), dict(environment)
-        self._context = multiprocessing.get_context(start)
+        self._context: Any = multiprocessing.get_context(start)
         if start == "forkserver":
             self._context.set_forkserver_preload(["torch", *modules])
             self.environment |= _NO_GPU
@@ -157,5 +157,6 @@ def _obey_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     except (OSError, AttributeError):
         return
-    if not multiprocessing.parent_process().is_alive():  # it ended before the line above
+    parent = multiprocessing.parent_process()
+    if parent is None or not parent.is_alive():  # it ended before the line above
         os._exit(1)

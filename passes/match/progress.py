@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch.fx import Node
@@ -54,7 +54,7 @@ def walked(name: str, nodes: Collection[Node], anchor: Node) -> tuple[tuple[str,
     return matched, (*(step for index, (step, _) in enumerate(steps) if index not in found), ALONE)
 
 
-def _found(order: Collection[int], steps: Sequence[tuple[str, Collection[object] | None]], nodes: list[Node]) -> list[int]:
+def _found(order: Iterable[int], steps: Sequence[tuple[str, Collection[object] | None]], nodes: list[Node]) -> list[int]:
     found = []
     for index in order:
         node = next((node for node in nodes if node.target in (steps[index][1] or ())), None)

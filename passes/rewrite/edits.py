@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 from torch.fx import Graph, Node
@@ -23,19 +24,19 @@ class Edits:
         """A new call behind ``after``, called ``name`` or, if that is taken, ``name_1``; by default after its target."""
         with self.graph.inserting_after(after):
             node = self.graph.create_node("call_function", target, args, kwargs, name=name)
-        self._undo.append(lambda: self.graph.erase_node(node))
+        self._undo.append(partial(self.graph.erase_node, node))
         return node
 
     def redirect(self, old: Node, new: Node, *, keep: Collection[Node]) -> None:
         """Let all readers of ``old`` but those in ``keep`` read ``new``, and stand behind it."""
         for user in [user for user in old.users if user not in keep]:
-            self._undo.append(lambda user=user, args=user.args, kwargs=user.kwargs: _set_arguments(user, args, kwargs))
+            self._undo.append(partial(_set_arguments, user, user.args, user.kwargs))
             user.replace_input_with(old, new)
 
     def silence(self, nodes: Collection[Node]) -> None:
         """Let ``nodes`` read nothing."""
         for node in nodes:
-            self._undo.append(lambda node=node, args=node.args, kwargs=node.kwargs: _set_arguments(node, args, kwargs))
+            self._undo.append(partial(_set_arguments, node, node.args, node.kwargs))
             _set_arguments(node, (), {})
 
     def settle(self, nodes: list[Node]) -> None:
@@ -49,7 +50,7 @@ class Edits:
                     early.add(user)
                     pending.append(user)
         for user in sorted(early):
-            self._undo.append(lambda user=user, before=user.prev: before.append(user))
+            self._undo.append(partial(user.prev.append, user))
             last.append(user)
             last = user
 

@@ -46,8 +46,8 @@ def match_at(anchor: Node) -> Match | None:
     function, value, wide = found
     x = matcher.exact(wide)
     if dtype_of(x) not in _PLAIN_FLOATS or dtype_of(wide) not in _PLAIN_FLOATS:
-        found = f"{dtype_name(dtype_of(x))} in {dtype_name(dtype_of(wide))}"
-        matcher.fail(anchor, f"{function.value} of {found}; bf16, fp16 and fp32 fuse")
+        dtypes = f"{dtype_name(dtype_of(x))} in {dtype_name(dtype_of(wide))}"
+        matcher.fail(anchor, f"{function.value} of {dtypes}; bf16, fp16 and fp32 fuse")
     out, up, rounding = _product_and_casts(matcher, value, x, function)
     op = Activation(function=function, gated=up is not None, x_dtype=dtype_of(x), dtype=dtype_of(out[0]), rounding=rounding)
     return matcher.match(op, {"x": x} if up is None else {"x": x, "up": up}, {"out": out})
@@ -102,8 +102,8 @@ def _gelu(matcher: Matcher) -> _Found | None:
     divided = scaled.target in DIV
     over_x = divided and scaled.args[0] is not x
     if over_x or not _equal(factor, _ROOT if divided else _HALF_ROOT):
-        found = f"{factor:g} / x" if over_x else f"x {'/' if divided else '*'} {factor:g}"
-        matcher.fail(scaled, f"gelu takes erf({found}); erf(x * √½) and erf(x / √2) fuse")
+        argument = f"{factor:g} / x" if over_x else f"x {'/' if divided else '*'} {factor:g}"
+        matcher.fail(scaled, f"gelu takes erf({argument}); erf(x * √½) and erf(x / √2) fuse")
     matcher.take(scaled)
     return ActivationFunction.GELU_DIVIDED if divided else ActivationFunction.GELU, result, x
 
@@ -111,15 +111,18 @@ def _gelu(matcher: Matcher) -> _Found | None:
 def _gelu_tanh(matcher: Matcher) -> _Found | None:
     scaled = matcher.anchor.args[0]
     found = _times_number(matcher, scaled)
-    total = found[0] if found else None
+    total, factor = found or (None, 0.0)
     if total is None or total.target is not aten.add.Tensor or not all(isinstance(part, Node) for part in total.args):
-        return _gelu_tanh_factored(matcher) or _gelu_tanh_of_another_order(matcher)
+        factored = _gelu_tanh_factored(matcher)
+        if factored is None:
+            _gelu_tanh_of_another_order(matcher)
+        return factored
     for x, cubed in (total.args, reversed(total.args)):
         cube = _times_number(matcher, cubed)
         result = _half_times(matcher, x, "tanh") if cube else None
-        if result is None or not _cube_of(matcher, cube[0], x):
+        if cube is None or result is None or not _cube_of(matcher, cube[0], x):
             continue
-        _ask_for_the_constants(matcher, scaled, found[1], cube[1])
+        _ask_for_the_constants(matcher, scaled, factor, cube[1])
         matcher.take(scaled), matcher.take(total), matcher.take(cubed)
         return ActivationFunction.GELU_TANH, result, x
     return None

@@ -133,7 +133,9 @@ def _int_mm(anchor: Node) -> Match | None:
         found = f"{dtype_name(dtype_of(a))} and {dtype_name(dtype_of(b))}"
         matcher.fail(anchor, f"the operands are {found}, as on a CPU, which shifts int8 by 128; two of int8 fuse")
     rows, columns = shape_of(anchor)
-    value, scales, dtypes, between = anchor, {}, [], None
+    scales: dict[str, Node] = {}
+    dtypes: list[torch.dtype] = []
+    value, between = anchor, None
     while len(scales) < 2:
         value, reader = _only_reader(matcher, value, scales)
         if reader is None:

@@ -33,7 +33,7 @@ from helion_compile.passes.ir.values import (
 from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.matcher import ADD, MUL, Matcher
 from helion_compile.passes.patterns.slices import Part, end_of, part_of, written_part
-from helion_compile.passes.semantics import ComplexRope, Rope, RopePairs, RopeRounding, RopeTable
+from helion_compile.passes.semantics import ComplexRope, Rope, RopePairs, RopeRounding, RopeTable, SemanticOp
 
 __all__ = ["ANCHORS", "NAME", "match_at"]
 
@@ -81,9 +81,9 @@ def match_at(anchor: Node) -> Match | None:
     out = _roundings(matcher, value, dtype_of(x)) if dtype_of(value) == torch.float32 else (value,)
     x, out = _with_the_rest(matcher, x, out)
     x, swapped = _before_swap(matcher, x)
-    facts = dict(turned=turned, x_dtype=dtype_of(x), dtype=dtype_of(out[0]), swapped=swapped)
+    facts: dict[str, Any] = dict(turned=turned, x_dtype=dtype_of(x), dtype=dtype_of(out[0]), swapped=swapped)
     if found.table is None:
-        op = ComplexRope(**facts)
+        op: SemanticOp = ComplexRope(**facts)
     else:
         rounding = RopeRounding.EVERY_STEP if stepwise else RopeRounding.RESULT
         op = Rope(pairs=found.pairs, table=found.table, table_dtype=table_dtype, rounding=rounding, **facts)
@@ -125,7 +125,7 @@ def _rotated_times_sin(matcher: Matcher, whole: Node, pairs: RopePairs, negated:
     """x * cos + whole * sin, with ``whole`` = (-x2, x1)."""
     first, second = part_of(parts[1]), part_of(negated.args[0])
     source = _paired(first, second, pairs)
-    if source is None:
+    if source is None or first is None or second is None:
         if _paired(second, first, pairs) is not None:
             matcher.fail(matcher.anchor, "found cat([-x1, x2]); cat([-x2, x1]) fuses")
         return None
@@ -223,10 +223,11 @@ def _of_writes(matcher: Matcher) -> _Turned | None:
 def _of_complex(matcher: Matcher) -> _Turned | None:
     for product in matcher.anchor.users:
         freqs = matcher.other(product, matcher.anchor) if product.target in MUL else None
-        if not isinstance(freqs, Node) or not dtype_of(freqs).is_complex:
+        dtype = dtype_of(freqs)
+        if not isinstance(freqs, Node) or dtype is None or not dtype.is_complex:
             continue
-        if dtype_of(freqs) != torch.complex64:
-            matcher.fail(freqs, f"x is multiplied by numbers of {dtype_of(freqs)}; by those of torch.complex64 it fuses")
+        if dtype != torch.complex64:
+            matcher.fail(freqs, f"x is multiplied by numbers of {dtype}; by those of torch.complex64 it fuses")
         x = matcher.through_views(matcher.anchor.args[0])
         real = _only_reader(matcher, product, {aten.view_as_real.default}, "as real numbers")
         whole = _only_reader(matcher, real, RESHAPES, "in the shape of x")
@@ -285,7 +286,7 @@ def _is_product(matcher: Matcher, product: Node, part: Node, table: Node) -> boo
     wanted = part_of(part)
     for value, factor in _orders(product):
         found = part_of(value)
-        if found and found.spot == wanted.spot and lossless(found.source) is lossless(wanted.source):
+        if found and wanted and found.spot == wanted.spot and lossless(found.source) is lossless(wanted.source):
             if matcher.same(factor, table):
                 return True
     return False
@@ -321,7 +322,7 @@ def _roundings(matcher: Matcher, node: Node, dtype: torch.dtype) -> tuple[Node, 
 def _with_the_rest(matcher: Matcher, x: Node, out: tuple[Node, ...]) -> tuple[Node, tuple[Node, ...]]:
     """The whole x and result, if ``x`` is the beginning of one and a cat puts the rest behind the turned part."""
     beginning, joined = part_of(x), next(iter(out[0].users), None)
-    if beginning is None or len(out) != 1 or len(out[0].users) != 1 or joined.target is not aten.cat.default:
+    if beginning is None or joined is None or len(out) != 1 or len(out[0].users) != 1 or joined.target is not aten.cat.default:
         return x, out
     whole, pieces = beginning.source, joined.args[0]
     rest = part_of(pieces[1]) if len(pieces) == 2 and pieces[0] is out[0] and end_of(joined, 1) == -1 else None

@@ -110,7 +110,7 @@ class Scale:
         self.scale_floor: float | None = None
         self.amax_dtypes: list[torch.dtype] = []  # that the largest magnitude is converted to, the last one first
         self.scale_dtypes: list[torch.dtype] = []  # that the scale is converted to, the last one first
-        self.range: Range | None = None
+        self.range: Range  # set by read
 
     @property
     def x(self) -> Node:
@@ -153,12 +153,13 @@ class Scale:
         matcher = self.matcher
         node = matcher.through_views(self._cast(factor)) if factor.target in CASTS else factor
         found = matcher.with_number(matcher.take(node))
+        assert found, "a factor is (1 / amax) * qmax"
         inverse, self.qmax = matcher.through_views(found[0]), found[1]
         self.dtype = dtype_of(node)
         self._check_rounding(node)
         if dtype_of(matcher.take(inverse)) != self.dtype:
-            found = f"1 / amax is in {dtype_name(dtype_of(inverse))}, but its product in {dtype_name(self.dtype)}"
-            matcher.fail(inverse, f"{found}; computed in one dtype it fuses")
+            dtypes = f"1 / amax is in {dtype_name(dtype_of(inverse))}, but its product in {dtype_name(self.dtype)}"
+            matcher.fail(inverse, f"{dtypes}; computed in one dtype it fuses")
         amax = matcher.through_views(inverse.args[0])
         self.read(amax)
         return amax

@@ -101,7 +101,7 @@ def _padded(reader: Node) -> tuple[Node, list[Node]] | None:
         return None
     inner = _transposed(first)
     cut = _only(inner[0]) if inner else None
-    if cut is None or not _first_rows(cut, shape_of(reader.args[0])[0]):
+    if inner is None or cut is None or not _first_rows(cut, shape_of(reader.args[0])[0]):
         return None
     return cut, [reader, *inner[1], cut]
 
@@ -125,7 +125,8 @@ def _first_rows(node: Node, rows: Any, operands: int = 1) -> bool:
     """Whether a slice, or a slice_scatter of two operands, is about the first ``rows`` rows."""
     if operands == 1 and node.target is not aten.slice.Tensor:
         return False
-    dim, start, end, step = (*node.args[operands:], *(0, None, None, 1)[len(node.args) - operands :])
+    given = list(node.args[operands:])
+    dim, start, end, step = given + [0, None, None, 1][len(given) :]
     end = end.meta["val"] if isinstance(end, Node) else end
     return dim == 0 and start in (0, None) and step == 1 and end is not None and known_equal(end, rows)
 

@@ -94,6 +94,6 @@ def _unbounded(matcher: Matcher, value: Any, bounds: tuple[float, float]) -> Any
         else:
             break
     if (low, high) != bounds:
-        found = f"the zero point is clamped to ({low}, {high}), but the values to {bounds}"
-        matcher.fail(matcher.anchor, f"{found}; clamped alike they fuse")
+        clamps = f"the zero point is clamped to ({low}, {high}), but the values to {bounds}"
+        matcher.fail(matcher.anchor, f"{clamps}; clamped alike they fuse")
     return value
