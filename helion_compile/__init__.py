@@ -19,7 +19,7 @@ from helion_compile.errors import (
 )
 from helion_compile.frontend.debug import debug
 from helion_compile.frontend.explain import Report, explain
-from helion_compile.frontend.history import report
+from helion_compile.frontend.report import report
 from helion_compile.frontend.warmup import WarmUp, warm_up
 from helion_compile.graph.hop import call
 from helion_compile.helion_kernel import Configs, HelionKernel, Tuning, kernel

@@ -21,15 +21,16 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
-from helion_compile.frontend.backend import Options, in_turn, inductor, told_how_to_go_on
-from helion_compile.frontend.history import compilation
+from helion_compile.frontend.history import current_compilation
+from helion_compile.frontend.inductor import chain_passes, explain_gradient_errors, make_compiler
+from helion_compile.frontend.options import Options
 from helion_compile.graph.specialize_eps import fix_eps
 from helion_compile.passes.account.records import GraphRecord
 from helion_compile.reports.describing import describe
 from helion_compile.reports.model import GraphReport
-from helion_compile.verify import Compared, run_verified
+from helion_compile.verify import run_verified
 
-__all__ = ["Inspected", "inspect", "inspect_once", "inspecting_backend", "reader", "with_verified"]
+__all__ = ["Inspected", "inspect", "inspect_once", "inspecting_backend", "make_reader"]
 
 log = logging.getLogger("helion_compile.explain")
 
@@ -123,8 +124,8 @@ def inspecting_backend(
 
     ours, theirs = Options.split(options)
     fusion_pass = ours.fusion_pass(log, keep_originals=verify, reject=reject)
-    compiler = inductor(mode, theirs)
-    hook = in_turn(compiler, fusion_pass)
+    compiler = make_compiler(mode, theirs)
+    hook = chain_passes(compiler, fusion_pass)
 
     def stop_before_code(module: GraphModule, inputs: Sequence[Any], **flags: Any) -> Callable[..., Any]:
         from torch._inductor.compile_fx import fake_tensor_prop
@@ -138,7 +139,7 @@ def inspecting_backend(
         hook(module.graph)
         module.recompile()
         training = not flags.get("is_inference", False)
-        report = describe(module.graph, fusion_pass.records[-1], training=training, name=compilation())
+        report = describe(module.graph, fusion_pass.records[-1], training=training, name=current_compilation())
         inspected = Inspected(report, module)
         found.append(inspected)
 
@@ -149,7 +150,7 @@ def inspecting_backend(
                 inspected.inputs = [each.clone() if isinstance(each, torch.Tensor) else each for each in values]
             if verify:
                 outputs, compared = run_verified(module, inspected.record, values, ours.numerics)
-                inspected.report = with_verified(inspected.report, compared)
+                inspected.report = inspected.report.with_verified(compared)
             else:
                 outputs = module.forward(*values)
             # A result may be an input that its owner goes on to write to.
@@ -160,15 +161,10 @@ def inspecting_backend(
 
     def backend(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         fix_eps(module)
-        with torch._functorch.config.patch(enable_autograd_cache=False), told_how_to_go_on(module, inputs):
+        with torch._functorch.config.patch(enable_autograd_cache=False), explain_gradient_errors(module, inputs):
             return compile_fx(module, inputs, inner_compile=stop_before_code, config_patches=compiler.config)
 
     return backend
-
-
-def with_verified(report: GraphReport, compared: Mapping[str, tuple[Compared, ...]]) -> GraphReport:
-    fused = (dataclasses.replace(fused, verified=compared.get(fused.site.node, ())) for fused in report.fused)
-    return dataclasses.replace(report, fused=tuple(fused))
 
 
 def inspect_once(
@@ -196,7 +192,7 @@ def inspect_once(
     return found
 
 
-def reader(
+def make_reader(
     module: GraphModule,
     inputs: Sequence[Any],
     mode: str | None,
@@ -216,7 +212,7 @@ def reader(
         return None
     placeholders = module.graph.find_nodes(op="placeholder")
     values = [node.meta.get("example_value", given) for node, given in zip(placeholders, inputs, strict=True)]
-    grad, inference, name = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), compilation()
+    grad, inference, name = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), current_compilation()
 
     def read() -> GraphReport:
         found: list[Inspected] = []

@@ -21,8 +21,9 @@ import torch
 from torch.fx import GraphModule
 
 from helion_compile.definitions import registry
+from helion_compile.frontend.capture import inspect_once
 from helion_compile.reports.data import to_data
-from helion_compile.reports.model import Report
+from helion_compile.reports.report import Report
 
 __all__ = ["debug", "dump"]
 
@@ -88,8 +89,6 @@ def dump(module: GraphModule, inputs: Sequence[Any], mode: str | None, options: 
     global _graphs
     if _folder is None:
         return
-    from helion_compile.frontend.capture import inspect_once
-
     for inspected in inspect_once(module, inputs, mode, options, record_inputs=True):
         _graphs += 1
         folder = _folder / f"graph_{_graphs}"

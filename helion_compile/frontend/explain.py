@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from helion_compile.reports.model import FusedSite, GraphReport, Report
+from helion_compile.frontend.capture import inspect
+from helion_compile.reports import FusedSite, GraphReport, Report
 
 __all__ = ["FusedSite", "GraphReport", "Report", "explain"]
 
@@ -37,8 +38,6 @@ def explain(
         TypeError: ``model`` cannot be called, or is a class.
         ValueError, TypeError: an option has a value it cannot have, or there are both ``mode`` and ``options``.
     """
-    from helion_compile.frontend.capture import inspect
-
     if isinstance(model, type):
         raise TypeError(f"explain() takes a module or a function; got the class {model.__name__}: give one of its objects.")
     if not callable(model):

@@ -4,8 +4,7 @@ Dynamo keeps what it compiled with the code object of the function, for every ba
 call of ``torch.compile`` for the same code compiles nothing, and is served by what the first one compiled.
 
 Private interfaces: the backend object in which ``torch.compile`` wraps a backend's name and options, which Dynamo knows while
-it traces and the compiled function keeps; which code a function behind a graph break goes on with; the id of the current
-compilation.  Tested with torch 2.11, 2.13 and 2.15.
+it traces; which code a function behind a graph break goes on with; the id of the current compilation.  Tested with torch 2.11, 2.13 and 2.15.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from typing import Any
 
 import torch
 
-from helion_compile.reports.model import GraphReport, Report
+from helion_compile.reports.model import GraphReport
 
-__all__ = ["compilation", "forget", "report", "reports_of_this_call"]
+__all__ = ["current_compilation", "current_reports", "find_reports", "forget_reports"]
 
 
 @dataclasses.dataclass
@@ -31,7 +30,7 @@ class _Compiled:
     reports: list[GraphReport | Callable[[], GraphReport]] = dataclasses.field(default_factory=list)
     began_in: set[CodeType] = dataclasses.field(default_factory=set)
 
-    def told(self) -> list[GraphReport]:
+    def read_reports(self) -> list[GraphReport]:
         """The reports; graphs that were not read yet are read now, once."""
         self.reports[:] = [each() if callable(each) else each for each in self.reports]
         return self.reports
@@ -40,42 +39,16 @@ class _Compiled:
 _compiled: dict[int, _Compiled] = {}  # by the id of a backend object that lives
 
 
-def report(compiled: Callable[..., Any]) -> Report:
-    """What was fused in a model that was compiled with ``backend="helion"`` and has run, what was not, and why.
-
-    Every graph that was compiled for it so far is in the report, in the order of compilation: those of earlier sizes and
-    those behind graph breaks.  A graph that came from Inductor's cache is told as it was when it was compiled
-    (``GraphReport.cached``); where that is not kept, the graph is read here, which takes what ``explain`` takes.  Where
-    nothing was compiled for it, the report has what an equal call of ``torch.compile`` compiled for the same code, which
-    Dynamo uses here too (``GraphReport.shared``).  ``torch.compiler.reset()`` forgets all.
-
-    Args:
-        compiled: what ``torch.compile`` returned, or a module on which ``module.compile()`` was called.
-
-    Raises:
-        TypeError: ``compiled`` is not the result of ``torch.compile``.
-        ValueError: it was compiled with another backend.
-    """
-    from helion_compile.frontend.backend import helion
-
-    backend = _backend_of(compiled)
-    if backend is None:
-        raise TypeError(
-            f"report() takes what torch.compile(…, backend='helion') returned; got a {type(compiled).__name__} that is not "
-            f"compiled. explain(model, *args) tells what compiling it would do."
-        )
-    if getattr(backend, "compiler_fn", backend) is not helion:
-        name = getattr(backend, "compiler_name", getattr(backend, "__name__", type(backend).__name__))
-        raise ValueError(f"report() was given a model compiled with backend={name!r}; it knows those of backend='helion'.")
+def find_reports(backend: Any, code: CodeType | None) -> list[GraphReport]:
+    """The reports of what was compiled with ``backend``, or with an equal one for the same code, which Dynamo shares."""
     own = _compiled.get(id(backend))
     if own is not None and own.reports:
-        return Report(tuple(own.told()))
-    code = _code_of(compiled)
+        return list(own.read_reports())
     serving = [each for each in _compiled.values() if code in each.began_in and each.backend() == backend]
-    return Report(tuple(dataclasses.replace(report, shared=True) for each in serving for report in each.told()))
+    return [dataclasses.replace(report, shared=True) for each in serving for report in each.read_reports()]
 
 
-def reports_of_this_call() -> list[GraphReport | Callable[[], GraphReport]]:
+def current_reports() -> list[GraphReport | Callable[[], GraphReport]]:
     """Where the reports of the graph that Dynamo is compiling belong, or what makes them once they are asked for.
 
     A list of nobody's outside of Dynamo.
@@ -95,13 +68,13 @@ def reports_of_this_call() -> list[GraphReport | Callable[[], GraphReport]]:
     return _compiled[id(backend)].reports
 
 
-def forget() -> None:
+def forget_reports() -> None:
     """Forget the reports of everything compiled."""
     for each in _compiled.values():
         each.reports.clear()
 
 
-def compilation() -> str:
+def current_compilation() -> str:
     """Dynamo's name of the compilation under way, "0/0"; empty outside of one."""
     current = torch._guards.CompileContext.current_compile_id()
     return "" if current is None else str(current)
@@ -114,24 +87,3 @@ def _written_code(code: CodeType) -> CodeType:
     while (resumed := ContinueExecutionCache.generated_code_metadata.get(code)) is not None:
         code = resumed.code
     return code
-
-
-def _code_of(compiled: Any) -> CodeType | None:
-    """The code of the function, or of the module's ``forward``, that was compiled."""
-    model = getattr(compiled, "_torchdynamo_orig_callable", getattr(compiled, "_orig_mod", compiled))
-    function = model.forward if isinstance(model, torch.nn.Module) else model
-    return getattr(getattr(function, "__func__", function), "__code__", None)
-
-
-def _backend_of(compiled: Any) -> Any:
-    """The backend object of a compiled module or function; None where there is none."""
-    from torch._dynamo.eval_frame import OptimizeContext, innermost_backend
-
-    if isinstance(compiled, torch.nn.Module):
-        context = getattr(compiled, "dynamo_ctx", None)
-        if context is None:
-            return _backend_of(compiled._compiled_call_impl) if compiled._compiled_call_impl else None
-    else:
-        cells = [cell.cell_contents for cell in getattr(compiled, "__closure__", None) or ()]
-        context = next((each for each in cells if isinstance(each, OptimizeContext)), None)
-    return None if context is None else innermost_backend(context.callback)

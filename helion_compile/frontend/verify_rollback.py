@@ -9,10 +9,11 @@ from typing import Any
 
 from torch.fx import GraphModule
 
+from helion_compile.frontend.capture import inspect_once
 from helion_compile.reports.model import FusedSite, GraphReport
 from helion_compile.verify.compare import Compared
 
-__all__ = ["Checked", "verified"]
+__all__ = ["Checked", "verify_graph"]
 
 log = logging.getLogger("helion_compile")
 
@@ -31,19 +32,15 @@ class Checked:
 
     def add_to(self, report: GraphReport) -> GraphReport:
         """The report of the graph as it is compiled, with what was measured."""
-        from helion_compile.frontend.capture import with_verified
-
         sites = [fused.site for fused in report.fused]
-        return with_verified(report, {site.node: self.compared.get((site.fusion, site.anchor), ()) for site in sites})
+        return report.with_verified({site.node: self.compared.get((site.fusion, site.anchor), ()) for site in sites})
 
 
-def verified(module: GraphModule, inputs: Sequence[Any], mode: str | None, options: Mapping[str, Any] | None) -> Checked:
+def verify_graph(module: GraphModule, inputs: Sequence[Any], mode: str | None, options: Mapping[str, Any] | None) -> Checked:
     """Run the graph once, node by node, on the values of the call for which it is compiled, and compare.
 
     A chain that is left out can be taken by another fusion, which is then checked in turn.
     """
-    from helion_compile.frontend.capture import inspect_once
-
     checked = Checked()
     while True:
         broken = False

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from helion_compile.passes.account.op_counts import Found
 
 if TYPE_CHECKING:
-    from helion_compile.reports.model import Report
+    from helion_compile.reports.model import ReportData
 
 __all__ = ["candidates", "causes"]
 
 _CAST_FROM = "cast from "
 
 
-def causes(report: Report) -> Iterator[str]:
+def causes(report: ReportData) -> Iterator[str]:
     """Sentences, the likeliest cause first; none where something was fused and nothing is odd."""
     if any(graph.unread for graph in report.graphs):
         yield (
@@ -41,7 +41,7 @@ def causes(report: Report) -> Iterator[str]:
         yield _not_quantised(report)
 
 
-def candidates(report: Report) -> Iterator[str]:
+def candidates(report: ReportData) -> Iterator[str]:
     """Where nothing was fused, a line for each kind of operation that chains are built around."""
     if report.sites:
         return
@@ -52,7 +52,7 @@ def candidates(report: Report) -> Iterator[str]:
         yield f"{kind}-like: {listed}"
 
 
-def _nothing_fused(report: Report) -> Iterator[str]:
+def _nothing_fused(report: ReportData) -> Iterator[str]:
     found = [item for graph in report.graphs for item in graph.record.inventory]
     if report.refusals:
         reason, count = Counter(_without_names(refusal.reason) for refusal in report.refusals).most_common(1)[0]
@@ -78,7 +78,7 @@ def _nothing_fused(report: Report) -> Iterator[str]:
         yield f"There are {_named(casts)}, but nothing that scales values into their range before."
 
 
-def _not_quantised(report: Report) -> str:
+def _not_quantised(report: ReportData) -> str:
     products = [item for graph in report.graphs for item in graph.record.inventory if item.kind == "matmul"]
     plain = f", and the products are {_named(products)}" if products else ""
     return f"No quantisation was found{plain}: are the model's linears quantised, with activations at run time?"

@@ -13,7 +13,7 @@ from helion_compile.passes.account.records import Refusal, Site, Unfused
 from helion_compile.passes.ir.graph_listing import Line
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.reports.cause import causes
-from helion_compile.reports.model import Config, Cost, FusedSite, GraphReport, Report, layer_of, lines_with_layers
+from helion_compile.reports.model import Config, Cost, FusedSite, GraphReport, ReportData, layer_of, lines_with_layers
 from helion_compile.verify.compare import Compared
 
 __all__ = ["VERSION", "to_data", "to_json"]
@@ -21,11 +21,11 @@ __all__ = ["VERSION", "to_data", "to_json"]
 VERSION = 1  # grows when a field changes its meaning or goes; new fields do not count
 
 
-def to_json(report: Report, indent: int | None = None) -> str:
+def to_json(report: ReportData, indent: int | None = None) -> str:
     return json.dumps(to_data(report), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
-def to_data(report: Report) -> dict[str, Any]:
+def to_data(report: ReportData) -> dict[str, Any]:
     return {
         "version": VERSION,
         "torch": torch.__version__,

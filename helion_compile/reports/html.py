@@ -14,14 +14,14 @@ from helion_compile.reports.data import to_data
 if TYPE_CHECKING:
     from jinja2 import Template
 
-    from helion_compile.reports.model import Report
+    from helion_compile.reports.model import ReportData
 
 __all__ = ["render"]
 
 _FOLDER = Path(__file__).parent / "page"
 
 
-def render(report: Report) -> str:
+def render(report: ReportData) -> str:
     """The page."""
     data = to_data(report)
     for graph in data["graphs"]:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
+import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from helion_compile.passes.account.records import GraphRecord, Refusal, Site, Unfused
 from helion_compile.passes.ir.graph_listing import Line
 from helion_compile.passes.ir.source_location import shown_path
+from helion_compile.verify.compare import Compared
 
-if TYPE_CHECKING:
-    from helion_compile.verify.compare import Compared
-
-__all__ = ["Config", "Cost", "FusedSite", "GraphReport", "Layer", "Report"]
+__all__ = ["Config", "Cost", "FusedSite", "GraphReport", "Layer", "ReportData"]
 
 _LAYER = re.compile(r"(.*?(?:^|\.)\d+)(?:\.|$)")  # a module path up to its first number: "model.layers.0"
 
@@ -120,6 +117,11 @@ class GraphReport:
         """The graph as Python code, rewritten."""
         return _with_shown_paths(self.record.after)
 
+    def with_verified(self, compared: Mapping[str, tuple[Compared, ...]]) -> GraphReport:
+        """This report with what was measured at each site, by the site's node."""
+        fused = (dataclasses.replace(fused, verified=compared.get(fused.site.node, ())) for fused in self.fused)
+        return dataclasses.replace(self, fused=tuple(fused))
+
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """The cost of each layer before and after, in the order of the graph."""
@@ -129,8 +131,8 @@ class GraphReport:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What happened to a model, graph by graph; ``print`` it, or take it apart.
+class ReportData:
+    """What happened to a model, graph by graph.
 
     Attributes:
         graphs: one for each graph that Dynamo made of the model.
@@ -157,33 +159,6 @@ class Report:
     @property
     def kept(self) -> list[Site]:
         return [site for graph in self.graphs for site in graph.record.kept]
-
-    def to_json(self, indent: int | None = None) -> str:
-        """The report as JSON, by the schema in ``helion_compile/reports/report.schema.json``."""
-        from helion_compile.reports.data import to_json
-
-        return to_json(self, indent)
-
-    def to_html(self, file: str | os.PathLike[str] | None = None) -> str:
-        """The report as one HTML page that needs nothing else; written to ``file`` if one is given, its folder made."""
-        from helion_compile.reports.html import render
-
-        page = render(self)
-        if file is not None:
-            Path(file).parent.mkdir(parents=True, exist_ok=True)
-            Path(file).write_text(page, encoding="utf-8")
-        return page
-
-    def print(self) -> None:
-        """To the terminal in colours, or as plain text where the output goes to a file or a pipe."""
-        from helion_compile.reports.text import show
-
-        show(self)
-
-    def __str__(self) -> str:
-        from helion_compile.reports.text import render
-
-        return render(self)
 
 
 def layer_of(module: str) -> str:

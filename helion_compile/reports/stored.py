@@ -191,6 +191,4 @@ def _fields(kind: type) -> tuple[dataclasses.Field, ...]:
 
 @functools.cache
 def _hints(kind: type) -> dict[str, Any]:
-    from helion_compile.verify.compare import Compared
-
-    return typing.get_type_hints(kind, localns={"Compared": Compared})
+    return typing.get_type_hints(kind)

@@ -18,7 +18,7 @@ from helion_compile.reports.model import Cost
 
 if TYPE_CHECKING:
     from helion_compile.passes.account.records import Refusal, Site, Unfused
-    from helion_compile.reports.model import FusedSite, GraphReport, Report
+    from helion_compile.reports.model import FusedSite, GraphReport, ReportData
     from helion_compile.verify.compare import Compared
 
 __all__ = ["render", "show"]
@@ -29,12 +29,12 @@ _FIXED = "\N{NO-BREAK SPACE}"  # a space at which no line is broken
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")  # a layer's, in a module path
 
 
-def render(report: Report, width: int | None = None) -> str:
+def render(report: ReportData, width: int | None = None) -> str:
     """The report in lines of ``width`` columns, by default the terminal's; only what has no space in it may be longer."""
     return "\n".join(line for line, _ in _lines(report, width))
 
 
-def show(report: Report) -> None:
+def show(report: ReportData) -> None:
     """Print the report: with colours to a terminal, as plain text to anything else."""
     from rich.console import Console
     from rich.text import Text
@@ -45,7 +45,7 @@ def show(report: Report) -> None:
         console.print(Text(line, style=style if console.is_terminal else ""))
 
 
-def _lines(report: Report, width: int | None) -> Iterator[tuple[str, str]]:
+def _lines(report: ReportData, width: int | None) -> Iterator[tuple[str, str]]:
     """Lines, each with the style that a terminal gives it."""
     width = width or min(shutil.get_terminal_size((100, 24)).columns, 160)
     for number, graph in enumerate(report.graphs, start=1):
@@ -264,7 +264,7 @@ def _ranges(numbers: Iterable[str]) -> str:
     return ",".join("-".join(map(str, run)) for run in runs)
 
 
-def _totals(report: Report) -> str:
+def _totals(report: ReportData) -> str:
     fused = Counter(fused.site.fusion for fused in report.sites)
     kept = Counter(site.fusion for site in report.kept)
     parts = [f"{count} {name}" for name, count in fused.items()] or ["nothing fused"]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from helion_compile.frontend.backend import Options
+    from helion_compile.frontend.options import Options
 
 __all__ = ["OPTIONS", "SWITCH", "checked", "from_environment", "wanted"]
 
@@ -42,7 +42,7 @@ def checked(options: Mapping[str, Any]) -> Options:
     Raises:
         ValueError, TypeError: one that there is not, or one with a value it cannot have.
     """
-    from helion_compile.frontend.backend import Options  # imports Helion
+    from helion_compile.frontend.options import Options  # imports Helion
 
     ours, others = Options.split(options)
     if others:

@@ -15,7 +15,8 @@ import torch
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 import helion_compile.frontend.backend
-from helion_compile.frontend.backend import HOOK, InTurn, Options
+from helion_compile.frontend.inductor import HOOK, PassSequence
+from helion_compile.frontend.options import Options
 from helion_compile.passes.rewrite.fusion import Fusion
 from helion_compile.passes.semantics import Quantize
 from tests.support import ROOT
@@ -232,7 +233,7 @@ class TestUsersPasses:
     def test_keys_of_the_compile_cache(self):
         def key(user, **options):
             fusion_pass = Options.split(options)[0].fusion_pass()
-            return InTurn([user, fusion_pass]).uuid()
+            return PassSequence([user, fusion_pass]).uuid()
 
         keys = [
             key(Spy("one")),
@@ -251,7 +252,7 @@ class TestUsersPasses:
 class TestFailure:
     @pytest.fixture(autouse=True)
     def a_fusion_that_fails(self, monkeypatch):
-        real = helion_compile.frontend.backend.fusions
+        real = helion_compile.frontend.options.fusions
 
         def build(chain, emit):
             raise RuntimeError("no kernel today")
@@ -260,7 +261,7 @@ class TestFailure:
             first, *_ = real(numerics)
             return first, Fusion("quant", (Quantize,), build)
 
-        monkeypatch.setattr(helion_compile.frontend.backend, "fusions", with_failing)
+        monkeypatch.setattr(helion_compile.frontend.options, "fusions", with_failing)
 
     def test_the_model_runs_without_fusions(self, lines):
         results = []

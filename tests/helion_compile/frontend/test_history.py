@@ -170,4 +170,4 @@ def test_the_backend_without_dynamo():
     """Called as a function, as other compilers do: nobody can ask for its report, and nothing fails."""
     module = torch.fx.symbolic_trace(lambda x: x + 1)
     assert torch.equal(helion(module, [X])(X)[0] if isinstance(helion(module, [X])(X), (tuple, list)) else X + 1, X + 1)
-    assert history.reports_of_this_call() == [] and history.compilation() == ""
+    assert history.current_reports() == [] and history.current_compilation() == ""

@@ -9,11 +9,11 @@ import sys
 import pytest
 import torch
 
-from helion_compile.frontend import reporting
+from helion_compile.frontend import on_graph
 from helion_compile.passes.account.records import GraphRecord, Site
 from helion_compile.passes.ir.source_location import Location
+from helion_compile.reports import Config, FusedSite, GraphReport
 from helion_compile.reports.describing import annotate
-from helion_compile.reports.model import Config, FusedSite, GraphReport
 
 X = torch.randn(8, 64).bfloat16()
 
@@ -142,6 +142,6 @@ def test_artifacts_for_tlparse(monkeypatch):
 
 def test_without_a_trace_no_payload_is_made(monkeypatch):
     """What tracing costs where nobody traces: the calls alone."""
-    monkeypatch.setattr(reporting, "Report", lambda graphs: pytest.fail("a payload was made"))
+    monkeypatch.setattr(on_graph, "Report", lambda graphs: pytest.fail("a payload was made"))
     monkeypatch.setattr(torch._logging._internal.trace_log, "handlers", [])
-    reporting.trace(None)
+    on_graph.trace_report(None)

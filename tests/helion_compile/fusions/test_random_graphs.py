@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from helion_compile.frontend.backend import Options
+from helion_compile.frontend.options import Options
 from helion_compile.passes.semantics import NormKind
 from helion_compile.verify import run_verified
 from tests.support.capture import runnable

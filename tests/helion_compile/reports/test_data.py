@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from helion_compile import explain
-from helion_compile.reports.model import Report
+from helion_compile.reports import Report
 from helion_compile.verify import Compared
 from tests.support.report_schema import SCHEMA, problems
 

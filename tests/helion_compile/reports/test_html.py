@@ -14,7 +14,7 @@ import torch
 
 from helion_compile import explain
 from helion_compile.passes.ir.source_location import Location
-from helion_compile.reports.model import Report
+from helion_compile.reports import Report
 from helion_compile.verify import Compared
 from tests.support import ROOT
 from tests.support.chromium import CHROMIUM, open_page

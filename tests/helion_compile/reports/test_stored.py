@@ -12,7 +12,8 @@ from torch._inductor.utils import fresh_cache
 
 import helion_compile
 from helion_compile import explain, report
-from helion_compile.frontend.backend import HOOK, Options
+from helion_compile.frontend.inductor import HOOK
+from helion_compile.frontend.options import Options
 from helion_compile.reports import stored
 from helion_compile.verify import Compared
 from tests.support.report_schema import SCHEMA, problems
@@ -194,7 +195,7 @@ def test_where_it_cannot_be_read(monkeypatch, caplog):
         return read
 
     for name, replacement in (("cannot be read", reader), ("cannot be copied", lambda *args, **what: None)):
-        monkeypatch.setattr("helion_compile.frontend.capture.reader", replacement)
+        monkeypatch.setattr("helion_compile.frontend.backend.make_reader", replacement)
         _, anew = first_and_anew(quantize, X)
         assert anew.cached and anew.unread and not anew.fused, name
         text = " ".join(str(helion_compile.Report((anew,))).split())

@@ -7,7 +7,7 @@ import pytest
 from helion_compile.passes.account.records import GraphRecord, Refusal, Site, Unfused
 from helion_compile.passes.ir.graph_listing import Line
 from helion_compile.passes.ir.source_location import Location
-from helion_compile.reports.model import Config, Cost, FusedSite, GraphReport, Report
+from helion_compile.reports import Config, Cost, FusedSite, GraphReport, Report
 from helion_compile.reports.text import render
 from helion_compile.verify import Compared
 

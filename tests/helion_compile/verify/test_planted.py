@@ -170,4 +170,4 @@ def test_where_fp64_cannot_say(monkeypatch):
 
 def test_a_bad_option():
     with pytest.raises(TypeError, match=r"options\['verify'\] is 1; it is True or False"):
-        helion_compile.frontend.backend.Options.split({"verify": 1})
+        helion_compile.frontend.options.Options.split({"verify": 1})

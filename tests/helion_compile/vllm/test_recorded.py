@@ -7,7 +7,7 @@ import torch
 from torch._inductor import standalone_compile
 from torch._inductor.pattern_matcher import stable_topological_sort
 
-from helion_compile.frontend.backend import Options
+from helion_compile.frontend.options import Options
 from helion_compile.fusions import fusions
 from helion_compile.passes import FusionPass
 from tests.support.vllm import recorded

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch.fx import Graph
 
-from helion_compile.frontend.history import compilation
+from helion_compile.frontend.history import current_compilation
+from helion_compile.frontend.options import log
+from helion_compile.frontend.verify_rollback import Checked
 from helion_compile.passes.account.records import GraphRecord
 from helion_compile.reports.describing import annotate, describe
-from helion_compile.reports.model import GraphReport, Report
+from helion_compile.reports.model import GraphReport
+from helion_compile.reports.report import Report
 
-if TYPE_CHECKING:
-    from helion_compile.frontend.verify_rollback import Checked
-
-__all__ = ["Telling", "trace"]
-
-log = logging.getLogger("helion_compile")
+__all__ = ["GraphReporter", "trace_report"]
 
 
 @dataclass
-class Telling:
+class GraphReporter:
     """For ``FusionPass(on_graph=…)``.
 
     Attributes:
@@ -42,12 +38,12 @@ class Telling:
     found: list[GraphReport] = field(default_factory=list)
 
     def __call__(self, graph: Graph, record: GraphRecord) -> None:
-        report = describe(graph, record, training=self.training, name=compilation())
+        report = describe(graph, record, training=self.training, name=current_compilation())
         self.found.append(report)
         annotate(graph, report)
-        self._tell(report)
+        self._add(report)
 
-    def cached(self, stored: Sequence[GraphReport], read: Callable[[], GraphReport] | None) -> None:
+    def report_cached(self, stored: Sequence[GraphReport], read: Callable[[], GraphReport] | None) -> None:
         """The graph came from Inductor's cache.
 
         Args:
@@ -58,11 +54,11 @@ class Telling:
             log.info("from Inductor's cache: %s", report.record.summary())
             for line in report.record.details():
                 log.debug("%s", line)
-            self._tell(dataclasses.replace(report, name=compilation(), cached=True))
+            self._add(dataclasses.replace(report, name=current_compilation(), cached=True))
         if not stored:
             log.info("not read again: the compiled graph comes from Inductor's cache, fused as it was then; report() reads it")
-            empty = GraphReport(GraphRecord(), training=self.training, name=compilation(), cached=True)
-            trace(empty)
+            empty = GraphReport(GraphRecord(), training=self.training, name=current_compilation(), cached=True)
+            trace_report(empty)
             self.reports.append(empty if read is None else functools.partial(self._read, read, empty))
 
     def _read(self, read: Callable[[], GraphReport], empty: GraphReport) -> GraphReport:
@@ -73,18 +69,18 @@ class Telling:
                 "the graph %s, from Inductor's cache, could not be read: %s: %s", empty.name, type(error).__name__, error
             )
             return empty
-        return self._checked(dataclasses.replace(report, cached=True))
+        return self._with_checked(dataclasses.replace(report, cached=True))
 
-    def _tell(self, report: GraphReport) -> None:
-        report = self._checked(report)
+    def _add(self, report: GraphReport) -> None:
+        report = self._with_checked(report)
         self.reports.append(report)
-        trace(report)
+        trace_report(report)
 
-    def _checked(self, report: GraphReport) -> GraphReport:
+    def _with_checked(self, report: GraphReport) -> GraphReport:
         return report if self.checked is None else self.checked.add_to(report)
 
 
-def trace(report: GraphReport) -> None:
+def trace_report(report: GraphReport) -> None:
     """Artifacts in the structured trace (``TORCH_TRACE``), which ``tlparse`` shows beside those of torch; free without one."""
     artifacts = {
         "helion_graph_before": lambda: report.before,

@@ -1,0 +1,68 @@
+"""``report``: what was fused in a model that was compiled and has run.
+
+Private interfaces: the backend object in which ``torch.compile`` wraps a backend's name and options, which the compiled
+function keeps; tested with torch 2.11, 2.13 and 2.15.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import CodeType
+from typing import Any
+
+import torch
+
+from helion_compile.frontend.backend import helion
+from helion_compile.frontend.history import find_reports
+from helion_compile.reports.report import Report
+
+__all__ = ["report"]
+
+
+def report(compiled: Callable[..., Any]) -> Report:
+    """What was fused in a model that was compiled with ``backend="helion"`` and has run, what was not, and why.
+
+    Every graph that was compiled for it so far is in the report, in the order of compilation: those of earlier sizes and
+    those behind graph breaks.  A graph that came from Inductor's cache is told as it was when it was compiled
+    (``GraphReport.cached``); where that is not kept, the graph is read here, which takes what ``explain`` takes.  Where
+    nothing was compiled for it, the report has what an equal call of ``torch.compile`` compiled for the same code, which
+    Dynamo uses here too (``GraphReport.shared``).  ``torch.compiler.reset()`` forgets all.
+
+    Args:
+        compiled: what ``torch.compile`` returned, or a module on which ``module.compile()`` was called.
+
+    Raises:
+        TypeError: ``compiled`` is not the result of ``torch.compile``.
+        ValueError: it was compiled with another backend.
+    """
+    backend = _backend_of(compiled)
+    if backend is None:
+        raise TypeError(
+            f"report() takes what torch.compile(…, backend='helion') returned; got a {type(compiled).__name__} that is not "
+            f"compiled. explain(model, *args) tells what compiling it would do."
+        )
+    if getattr(backend, "compiler_fn", backend) is not helion:
+        name = getattr(backend, "compiler_name", getattr(backend, "__name__", type(backend).__name__))
+        raise ValueError(f"report() was given a model compiled with backend={name!r}; it knows those of backend='helion'.")
+    return Report(tuple(find_reports(backend, _code_of(compiled))))
+
+
+def _code_of(compiled: Any) -> CodeType | None:
+    """The code of the function, or of the module's ``forward``, that was compiled."""
+    model = getattr(compiled, "_torchdynamo_orig_callable", getattr(compiled, "_orig_mod", compiled))
+    function = model.forward if isinstance(model, torch.nn.Module) else model
+    return getattr(getattr(function, "__func__", function), "__code__", None)
+
+
+def _backend_of(compiled: Any) -> Any:
+    """The backend object of a compiled module or function; None where there is none."""
+    from torch._dynamo.eval_frame import OptimizeContext, innermost_backend
+
+    if isinstance(compiled, torch.nn.Module):
+        context = getattr(compiled, "dynamo_ctx", None)
+        if context is None:
+            return _backend_of(compiled._compiled_call_impl) if compiled._compiled_call_impl else None
+    else:
+        cells = [cell.cell_contents for cell in getattr(compiled, "__closure__", None) or ()]
+        context = next((each for each in cells if isinstance(each, OptimizeContext)), None)
+    return None if context is None else innermost_backend(context.callback)
