@@ -4,29 +4,36 @@ torch.compile(model, backend="helion")     norm -> quantise -> matmul chains run
 helion_compile.explain(model, *inputs)     what is fused, what is not, and why
 helion_compile.report(compiled)            the same of a model that was compiled and has run
 @helion_compile.kernel(reference=...)      a Helion function of your own, traceable as one graph node
+
+Importing it imports nothing else: each name brings its module when it is first used, so that ``helion_compile.passes`` needs
+torch alone, and the command line answers at once.
 """
 
-from helion_compile.configs.case import Case
-from helion_compile.definitions import registry
-from helion_compile.definitions.mutation_check import checked
-from helion_compile.errors import (
-    DuplicateKernelError,
-    GradientError,
-    KernelArgumentError,
-    UndeclaredMutationError,
-    UnknownKernelError,
-    UnpreparedCaptureError,
-)
-from helion_compile.frontend.debug import debug
-from helion_compile.frontend.explain import Report, explain
-from helion_compile.frontend.report import report
-from helion_compile.frontend.warmup import WarmUp, warm_up
-from helion_compile.graph.hop import call
-from helion_compile.helion_kernel import Configs, HelionKernel, Tuning, kernel
-from helion_compile.runtime.counters import counters
-from helion_compile.runtime.profiler_ranges import profiling
+from __future__ import annotations
 
-registry.name_module("helion_compile.kernels")
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from helion_compile.configs.case import Case
+    from helion_compile.definitions.mutation_check import checked
+    from helion_compile.errors import (
+        DuplicateKernelError,
+        GradientError,
+        KernelArgumentError,
+        UndeclaredMutationError,
+        UnknownKernelError,
+        UnpreparedCaptureError,
+    )
+    from helion_compile.frontend.debug import debug
+    from helion_compile.frontend.explain import explain
+    from helion_compile.frontend.report import report
+    from helion_compile.frontend.warmup import WarmUp, warm_up
+    from helion_compile.graph.hop import call
+    from helion_compile.helion_kernel import Configs, HelionKernel, Tuning, kernel
+    from helion_compile.reports.report import Report
+    from helion_compile.runtime.counters import counters
+    from helion_compile.runtime.profiler_ranges import profiling
 
 __all__ = [
     "Case",
@@ -51,3 +58,41 @@ __all__ = [
     "report",
     "warm_up",
 ]
+
+_MODULES = {
+    "Case": "configs.case",
+    "Configs": "helion_kernel",
+    "DuplicateKernelError": "errors",
+    "GradientError": "errors",
+    "HelionKernel": "helion_kernel",
+    "KernelArgumentError": "errors",
+    "Report": "reports.report",
+    "Tuning": "helion_kernel",
+    "UndeclaredMutationError": "errors",
+    "UnknownKernelError": "errors",
+    "UnpreparedCaptureError": "errors",
+    "WarmUp": "frontend.warmup",
+    "call": "graph.hop",
+    "checked": "definitions.mutation_check",
+    "counters": "runtime.counters",
+    "debug": "frontend.debug",
+    "explain": "frontend.explain",
+    "kernel": "helion_kernel",
+    "profiling": "runtime.profiler_ranges",
+    "report": "frontend.report",
+    "warm_up": "frontend.warmup",
+}
+
+
+if not TYPE_CHECKING:  # which would take any name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = value  # found without this function from now on
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

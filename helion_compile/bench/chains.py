@@ -100,7 +100,7 @@ def _prefetching(size: int | None) -> Iterator[None]:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="helion_compile bench chains", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m helion_compile bench chains", description=__doc__)
     parser.add_argument("--shapes", type=_shape, nargs="+", metavar="K,N", default=SHAPES, help="of the products' weights")
     parser.add_argument("--m", type=count, nargs="+", default=[1, 16, 64, 256, 1024, 4096], help="tokens")
     parser.add_argument("--prefetch", type=int, choices=[0, 512, 1024, 2048, 4096], help="instead of what the configs say")

@@ -62,7 +62,7 @@ def _baselines(name: str, subject: Subject, vllm: bool) -> Iterator[Baseline]:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="helion_compile bench kernels", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m helion_compile bench kernels", description=__doc__)
     parser.add_argument("--kernels", nargs="+", metavar="NAME", help=f"some of them, such as 'quant*': {', '.join(SUBJECTS)}")
     parser.add_argument("--k", type=count, nargs="+", default=[4096], help="elements of a row, or what a product sums over")
     parser.add_argument("--n", type=count, nargs="+", help="of products: only these numbers of features")

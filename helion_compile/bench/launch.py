@@ -29,7 +29,7 @@ PARTS = ("eager", "compiled", "cold", "decode")
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="helion_compile bench launch", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m helion_compile bench launch", description=__doc__)
     parser.add_argument("--m", type=count, default=16)
     parser.add_argument("--k", type=count, default=4096)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)

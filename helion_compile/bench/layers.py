@@ -25,7 +25,7 @@ from helion_compile.bench.timing import copy_bandwidth, product_rate, require_gp
 from helion_compile.bench.work import Limits, Work, work_of_case
 from helion_compile.cli.options import count, output_file
 from helion_compile.configs.case import Case
-from helion_compile.frontend.backend import helion
+from helion_compile.frontend.entry_point import helion
 from helion_compile.kernels import scaled_mm
 
 __all__ = ["main", "row_of", "work_of_layer"]
@@ -145,7 +145,7 @@ def row_of(measured: dict[str, dict[str, Any]], batch: int, tokens: int, limits:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="helion_compile bench layers", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m helion_compile bench layers", description=__doc__)
     parser.add_argument("--layers", type=count, default=4)
     parser.add_argument("--batch", type=count, nargs="+", default=[1, 16, 64])
     parser.add_argument("--tokens", type=count, default=1, help="tokens of each sequence")

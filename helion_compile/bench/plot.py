@@ -68,7 +68,7 @@ _KINDS = ("group", "kind", "library", "residual", "static")
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="helion_compile bench plot", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m helion_compile bench plot", description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     parser.add_argument(
         "--out", type=plots.file_prefix, default="bench", metavar="PREFIX", help="of the files that are written"

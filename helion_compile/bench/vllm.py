@@ -36,7 +36,7 @@ WORK = ["1x128+64", "16x128+64", "64x128+64", "32x1024+1"]
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="helion_compile bench vllm", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m helion_compile bench vllm", description=__doc__)
     parser.add_argument("--schemes", nargs="+", default=["token", "tensor", "block"], choices=("token", "tensor", "block"))
     parser.add_argument(
         "--variants",

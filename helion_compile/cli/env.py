@@ -27,7 +27,7 @@ def describe() -> str:
 
 
 def main(argv: list[str]) -> int:
-    argparse.ArgumentParser(prog="helion_compile env", description=__doc__.splitlines()[0]).parse_args(argv)
+    argparse.ArgumentParser(prog="python -m helion_compile env", description=__doc__.splitlines()[0]).parse_args(argv)
     print(describe())
     return 0
 
@@ -95,7 +95,3 @@ def _switches() -> Iterator[tuple[str, str]]:
     yield "", f"post_grad_custom_pre_pass={'none' if pre is None else type(pre).__name__}"
     chosen = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)]
     yield "environment", ", ".join(chosen) or "none of our, torch's or Triton's variables is set"
-
-
-if __name__ == "__main__":
-    raise SystemExit(main([]))

@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="helion_compile explain", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m helion_compile explain", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--model",
         type=Path,
@@ -204,7 +204,3 @@ def _explain(model: torch.nn.Module, options: argparse.Namespace) -> Report:
                     f"not: {_in_a_line(own)}; choose another --shape"
                 ) from error
             raise
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))

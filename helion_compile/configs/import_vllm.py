@@ -1,4 +1,4 @@
-"""``python -m helion_compile configs import``: the config files of vLLM's Helion kernels become rows of a table.
+"""Reading the config files of vLLM's Helion kernels as rows of a table.
 
 Three forms are read: the list ``[{"key": {"hidden_size": 4096, "num_tokens": 16}, "config": {…}}]``, the older flat
 ``{"hidden_size_4096_num_tokens_16": {…}, "default": {…}}``, and the oldest, where such flat objects stand under the
@@ -7,45 +7,20 @@ names of GPUs.
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from helion_compile.configs.case import truncate
 from helion_compile.configs.files import parse_json
-from helion_compile.configs.gpu import arch_of, slug
-from helion_compile.configs.table import ConfigError, ConfigTable, Gpu, Row
+from helion_compile.configs.gpu import Gpu
+from helion_compile.configs.row import ConfigError, Row
 
-__all__ = ["main", "read_vllm_file"]
+__all__ = ["read_vllm_file"]
 
 _FLAT_KEY = re.compile(r"(?:[A-Za-z][A-Za-z_]*_\d+)(?:_[A-Za-z][A-Za-z_]*_\d+)*")
 _FLAT_FACT = re.compile(r"([A-Za-z][A-Za-z_]*?)_(\d+)(?:_|$)")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns 0, or 1 when a file gave no rows or the table could not be written."""
-    options = _parser().parse_args(argv)
-    try:
-        gpu = _gpu(options.gpu, options.capability)
-        table = ConfigTable(options.kernel)
-        renames = {"numtokens": "num_tokens", **dict(options.rename)}
-        failed = False
-        for file in options.files:
-            rows, skipped = read_vllm_file(file, gpu, renames, dict(options.set))
-            for sentence in skipped:
-                print(sentence, file=sys.stderr)
-            failed |= not rows
-            if rows:
-                path = table.add(rows, gpu)
-                print(f"{len(rows)} rows of {file} are now in {path}; they count after rows tuned for this kernel")
-    except (ConfigError, ValueError) as error:
-        print(f"configs import: {error}", file=sys.stderr)
-        return 1
-    return int(failed)
 
 
 def read_vllm_file(
@@ -119,52 +94,3 @@ def _facts(key: Any) -> dict[str, Any]:
     if not isinstance(key, str) or not _FLAT_KEY.fullmatch(key):
         raise ConfigError(f"has {truncate(key)} where facts and their sizes belong")
     return {name: int(size) for name, size in _FLAT_FACT.findall(key)}
-
-
-def _gpu(name: str, capability: tuple[int, int] | None) -> Gpu:
-    if capability is None:
-        arch = arch_of(slug(name))
-        if arch is None:
-            raise ConfigError(f"the compute capability of {truncate(name)} is not known: give it, as in --capability 9.0")
-        digits = arch.removeprefix("sm_")
-        capability = int(digits[:-1]), int(digits[-1])
-    return Gpu(name, capability)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m helion_compile configs import", description="Import config files of vLLM's Helion kernels."
-    )
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    parser.add_argument("--kernel", required=True, help="the kernel that gets the configs, such as norm_quant")
-    parser.add_argument("--gpu", required=True, help="the GPU they were tuned on, such as 'NVIDIA H100'")
-    parser.add_argument("--capability", type=_capability, metavar="9.0", help="its compute capability, if not well known")
-    parser.add_argument(
-        "--rename", type=_assignment, action="append", default=[], metavar="THEIRS=OURS", help="a fact's other name"
-    )
-    parser.add_argument(
-        "--set", type=_fact, action="append", default=[], metavar="FACT=VALUE", help="a fact that every row gets"
-    )
-    return parser
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals and value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    return name, value
-
-
-def _fact(text: str) -> tuple[str, Any]:
-    name, value = _assignment(text)
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
-
-
-def _capability(text: str) -> tuple[int, int]:
-    major, dot, minor = text.partition(".")
-    if not (major.isdecimal() and dot and minor.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a compute capability like 9.0")
-    return int(major), int(minor)

@@ -11,21 +11,17 @@ from helion_compile.errors import DuplicateKernelError, UnknownKernelError
 if TYPE_CHECKING:
     from helion_compile.definitions.spec import KernelSpec
 
-__all__ = ["find_kernel", "get_kernel", "list_kernels", "name_module", "register_kernel", "remember_version"]
+__all__ = ["find_kernel", "get_kernel", "list_kernels", "register_kernel", "remember_version"]
 
 _lock = threading.Lock()
 _by_name: dict[str, KernelSpec] = {}
 _by_key: dict[str, KernelSpec] = {}
-_modules: list[str] = []
+# Imported before a kernel is said to be unknown: they define some. By name, since they stand above this file.
+_MODULES = ("helion_compile.kernels",)
 
 
-def name_module(module: str) -> None:
-    """Have ``module`` imported before a kernel is said to be unknown: it defines some."""
-    _modules.append(module)
-
-
-def _load_known_modules() -> None:
-    for module in _modules:
+def _load_modules() -> None:
+    for module in _MODULES:
         importlib.import_module(module)
 
 
@@ -77,7 +73,7 @@ def find_kernel(key: str) -> KernelSpec:
     kernel = _by_key.get(key)
     if kernel is not None:
         return kernel
-    _load_known_modules()  # a graph from a cache may be the first to name one of their kernels
+    _load_modules()  # a graph from a cache may be the first to name one of their kernels
     known = _by_name.get(key.partition("@")[0])
     if known is not None and known.key == key:
         return known
@@ -95,7 +91,7 @@ def get_kernel(name: str) -> KernelSpec:
     Raises:
         UnknownKernelError: no such kernel in this process.
     """
-    _load_known_modules()
+    _load_modules()
     if name not in _by_name:
         raise UnknownKernelError(
             f"no Helion kernel is named {name!r}; this process has {', '.join(sorted(_by_name))}: import the module of "

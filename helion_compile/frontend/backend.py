@@ -13,6 +13,7 @@ import torch.fx
 
 from helion_compile.frontend.capture import make_reader
 from helion_compile.frontend.debug import dump
+from helion_compile.frontend.entry_point import helion
 from helion_compile.frontend.history import current_reports, forget_reports
 from helion_compile.frontend.inductor import HOOK, chain_passes, explain_gradient_errors, is_training, make_compiler
 from helion_compile.frontend.on_graph import GraphReporter
@@ -22,10 +23,10 @@ from helion_compile.graph import unwrap_subclasses
 from helion_compile.graph.specialize_eps import fix_eps
 from helion_compile.reports import stored
 
-__all__ = ["helion"]
+__all__ = ["compile_graph", "helion", "reset"]
 
 
-def helion(
+def compile_graph(
     gm: torch.fx.GraphModule,
     example_inputs: Sequence[Any],
     *,
@@ -33,18 +34,7 @@ def helion(
     options: Mapping[str, Any] | None = None,
     **region: Any,
 ) -> Callable[..., Any]:
-    """Compile a traced graph; what ``torch.compile(model, backend="helion")`` calls.
-
-    Args:
-        mode: one of torch.compile's modes, such as "reduce-overhead".
-        options: entries of :class:`Options`, and any of Inductor's own.
-        **region: ``name=``, in versions of torch whose ``torch.compile`` takes one.
-
-    Raises:
-        ValueError, TypeError: an option that neither we nor Inductor know, or one with a value it cannot have.
-        RuntimeError: an unknown mode, or a value that Inductor does not take.
-        GradientError: the graph is compiled for training, and one of its operations has no derivative.
-    """
+    """Compile a traced graph; :func:`helion_compile.frontend.entry_point.helion` has the arguments."""
     ours, theirs = Options.split(options)
     compiler = make_compiler(mode, theirs, **region)
     dump(gm, example_inputs, mode, options)
@@ -76,6 +66,3 @@ def reset() -> None:
     """Called by torch.compiler.reset(): drop reports, and recorded CUDA graphs, as the inductor backend does."""
     forget_reports()
     make_compiler(None, {}).reset()
-
-
-helion.reset = reset  # type: ignore[attr-defined]

@@ -3,8 +3,9 @@
 Dynamo keeps what it compiled with the code object of the function, for every backend object that is equal: a second equal
 call of ``torch.compile`` for the same code compiles nothing, and is served by what the first one compiled.
 
-Private interfaces: the backend object in which ``torch.compile`` wraps a backend's name and options, which Dynamo knows while
-it traces; which code a function behind a graph break goes on with; the id of the current compilation.  Tested with torch 2.11, 2.13 and 2.15.
+Private interfaces: the backend object in which ``torch.compile`` wraps a backend's name and options, which Dynamo knows
+while it traces; which code a function behind a graph break goes on with; the id of the current compilation.
+Tested with torch 2.11, 2.13 and 2.15.
 """
 
 from __future__ import annotations

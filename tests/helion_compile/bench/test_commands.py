@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from helion_compile.__main__ import COMMANDS, main
 from helion_compile.bench import launch
 from helion_compile.bench.timing import require_packages
+from helion_compile.cli.main import COMMANDS, main
 
 MEASURED = ["chains", "kernels", "layers", "launch", "vllm"]
 
@@ -68,10 +68,3 @@ def test_parts_of_a_benchmark_that_fails_later_are_kept(monkeypatch, tmp_path, c
 def test_packages_that_are_not_installed_are_named():
     with pytest.raises(SystemExit, match="bench x makes a model with torch and nosuch: pip install nosuch"):
         require_packages("x", "torch", "nosuch")
-
-
-def test_an_unknown_command_is_answered_with_the_known_ones(capsys):
-    assert main(["bench", "speed"]) == 2
-    error = capsys.readouterr().err
-    assert "There is no command in 'bench speed'." in error
-    assert all(command in error for command in COMMANDS)

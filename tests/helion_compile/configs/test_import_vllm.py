@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from helion_compile.configs.import_vllm import main, read_vllm_file
+from helion_compile.cli.import_configs import main
+from helion_compile.configs.import_vllm import read_vllm_file
 from helion_compile.configs.table import Case, ConfigError, ConfigTable, Gpu
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", (9, 0))
