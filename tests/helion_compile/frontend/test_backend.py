@@ -386,7 +386,7 @@ class TestLog:
         def refused_too(x, residual, weight):
             return *model(x, residual, weight), quantize(x.t())[0]
 
-        ((level, line), *details) = lines(call, logging.DEBUG)
+        (_, (level, line), *details) = lines(call, logging.DEBUG)  # the first is the pass's own
         assert level == "INFO" and line.startswith("1 x norm_quant, 1 x quant, 1 x quantize in no fusion, 1 refused (")
         assert {level for level, _ in details} == {"DEBUG"}
         starts = [text.split(" at ")[0] for _, text in details]
