@@ -25,7 +25,7 @@ from helion_compile.bench.timing import copy_bandwidth, product_rate, require_gp
 from helion_compile.bench.work import Limits, Work, work_of_case
 from helion_compile.cli.options import count, output_file
 from helion_compile.configs.case import Case
-from helion_compile.frontend.entry_point import helion
+from helion_compile.frontend.backend import helion
 from helion_compile.kernels import scaled_mm
 
 __all__ = ["main", "row_of", "work_of_layer"]

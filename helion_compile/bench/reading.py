@@ -24,7 +24,7 @@ from torch.fx import Graph, Node
 
 from helion_compile.bench.timing import require_packages
 from helion_compile.cli.options import count, output_file
-from helion_compile.frontend.entry_point import helion
+from helion_compile.frontend.backend import helion
 from helion_compile.fusions import fusions
 from helion_compile.passes import FusionPass
 from helion_compile.passes.match.matched_graph import match_graph

@@ -1,32 +1,27 @@
-"""``torch.compile(model, backend="helion")``: Inductor with our pass in front of its own post-grad passes.
+"""What ``torch.compile(…, backend="helion")`` finds by its name: the backend, imported when it is first called.
 
-Everything that Inductor can do stays: modes, options, caches, CUDA graphs, and a user's own post-grad passes.
+Torch looks a backend up without a lock: several threads that compile first all load the entry point, and each but one of them
+would fail with ``duplicate name: helion``.  So this module imports nothing, and takes the registering over from torch.
+
+Private interfaces: ``_BACKENDS`` and ``_COMPILER_FNS`` of ``torch._dynamo.backends.registry``; tested with torch 2.13.
 """
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.fx
+if TYPE_CHECKING:
+    import torch.fx
 
-from helion_compile.frontend.capture import make_reader
-from helion_compile.frontend.debug import dump
-from helion_compile.frontend.entry_point import helion
-from helion_compile.frontend.history import current_reports, forget_reports
-from helion_compile.frontend.inductor import HOOK, chain_passes, explain_gradient_errors, is_training, make_compiler
-from helion_compile.frontend.on_graph import GraphReporter
-from helion_compile.frontend.options import Options
-from helion_compile.frontend.verify_rollback import verify_graph
-from helion_compile.graph import unwrap_subclasses
-from helion_compile.graph.specialize_eps import fix_eps
-from helion_compile.reports import stored
+__all__ = ["helion"]
 
-__all__ = ["compile_graph", "helion", "reset"]
+_lock = threading.Lock()
 
 
-def compile_graph(
+def helion(
     gm: torch.fx.GraphModule,
     example_inputs: Sequence[Any],
     *,
@@ -34,35 +29,45 @@ def compile_graph(
     options: Mapping[str, Any] | None = None,
     **region: Any,
 ) -> Callable[..., Any]:
-    """Compile a traced graph; :func:`helion_compile.frontend.entry_point.helion` has the arguments."""
-    ours, theirs = Options.split(options)
-    compiler = make_compiler(mode, theirs, **region)
-    dump(gm, example_inputs, mode, options)
-    checked = verify_graph(gm, example_inputs, mode, options) if ours.verify else None
-    reject = checked.reject if checked else {}
-    reporter = GraphReporter(current_reports(), is_training(example_inputs), checked)
-    fusion_pass = ours.fusion_pass(on_graph=reporter, reject=reject)
-    compiler.config[HOOK] = chain_passes(compiler, fusion_pass)
-    # Forward and backward are compiled at times of their own, and may come from the cache one without the other.
-    key = None if reporter.training else stored.key_of(gm, example_inputs, compiler.config)
-    kept = stored.find(key) if key else []
-    read = make_reader(gm, example_inputs, mode, options, reject=reject) if key and not kept else None
-    fix_eps(gm)
-    apart = unwrap_subclasses.take_apart(gm, example_inputs) if unwrap_subclasses.needed() else None
-    if apart is not None:
-        gm, example_inputs, parts_of = apart
-        known = torch._inductor.config.unsafe_marked_cacheable_functions
-        compiler.config["unsafe_marked_cacheable_functions"] = known | unwrap_subclasses.CACHEABLE
-    with explain_gradient_errors(gm, example_inputs):
-        compiled = compiler(gm, example_inputs)
-    if fusion_pass.records and key:
-        stored.keep(key, reporter.found)
-    elif not fusion_pass.records:
-        reporter.report_cached(kept, read)
-    return compiled if apart is None else lambda *args: compiled(*parts_of(*args))
+    """Compile a traced graph; what ``torch.compile(model, backend="helion")`` calls.
+
+    Args:
+        mode: one of torch.compile's modes, such as "reduce-overhead".
+        options: entries of :class:`Options`, and any of Inductor's own.
+        **region: ``name=``, in versions of torch whose ``torch.compile`` takes one.
+
+    Raises:
+        ValueError, TypeError: an option that neither we nor Inductor know, or one with a value it cannot have.
+        RuntimeError: an unknown mode, or a value that Inductor does not take.
+        GradientError: the graph is compiled for training, and one of its operations has no derivative.
+    """
+    from helion_compile.frontend.compile_graph import compile_graph  # takes seconds: Inductor, Helion and Triton
+
+    return compile_graph(gm, example_inputs, mode=mode, options=options, **region)
 
 
 def reset() -> None:
     """Called by torch.compiler.reset(): drop reports, and recorded CUDA graphs, as the inductor backend does."""
-    forget_reports()
-    make_compiler(None, {}).reset()
+    from helion_compile.frontend.compile_graph import reset
+
+    reset()
+
+
+helion.reset = reset  # type: ignore[attr-defined]
+
+
+def __getattr__(name: str) -> Any:
+    """The entry point.
+
+    While torch looks it up it is registered here, by one thread, and None for torch: what registers no backend.
+    """
+    if name != "entry_point":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    registry = sys.modules.get("torch._dynamo.backends.registry")
+    with _lock:
+        compilers = getattr(registry, "_COMPILER_FNS", None)
+        if compilers is None or helion.__name__ not in getattr(registry, "_BACKENDS", ()):
+            return helion  # nobody is looking it up
+        if helion.__name__ not in compilers:
+            registry.register_backend(helion)
+    return None

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from helion_compile.frontend.entry_point import helion
+from helion_compile.frontend.backend import helion
 from helion_compile.frontend.history import find_reports
 from helion_compile.reports.report import Report
 

@@ -21,8 +21,8 @@ import torch
 from helion_compile.configs.gpu import Gpu
 from helion_compile.definitions import registry
 from helion_compile.helion_kernel import HelionKernel
-from helion_compile.runtime.counters import Counters, counters
 from helion_compile.runtime.call_target import make_call_target, make_host_function
+from helion_compile.runtime.counters import Counters, counters
 from helion_compile.runtime.dry_run import PlanRequest, collect_plan_requests
 from helion_compile.runtime.plan_cache import plan_lock
 from helion_compile.runtime.record import RecordedLaunch, compile_launch, list_launches
@@ -140,7 +140,11 @@ def _kernel_call(kernel: HelionKernel, make: Inputs, unaligned: tuple[str, ...])
 
     def call(count: int) -> None:
         arguments = make(count)
-        args = kernel.bind_arguments((), arguments) if isinstance(arguments, Mapping) else kernel.bind_arguments(tuple(arguments), {})
+        args = (
+            kernel.bind_arguments((), arguments)
+            if isinstance(arguments, Mapping)
+            else kernel.bind_arguments(tuple(arguments), {})
+        )
         named = dict(zip(kernel.signature.parameters, args, strict=True))
         for name in unaligned:
             if named[name] is not None and not isinstance(named[name], torch.Tensor):

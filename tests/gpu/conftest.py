@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 def pytest_sessionstart():
     """A checkout that is not installed has no entry point by which torch finds the backend."""
     if "helion" not in torch._dynamo.list_backends():
-        from helion_compile.frontend.entry_point import helion
+        from helion_compile.frontend.backend import helion
 
         torch._dynamo.register_backend(helion, name="helion")
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
-import helion_compile.frontend.entry_point
+import helion_compile.frontend.backend
 from helion_compile.frontend.inductor import HOOK, PassSequence
 from helion_compile.frontend.options import Options
 from helion_compile.passes.rewrite.fusion import Fusion
@@ -181,7 +181,7 @@ class TestOptions:
     )
     def test_what_cannot_be_asked_for(self, options, error, sentence):
         with pytest.raises(error) as raised:
-            helion_compile.frontend.entry_point.helion(torch.fx.symbolic_trace(quantize), [], options=options)
+            helion_compile.frontend.backend.helion(torch.fx.symbolic_trace(quantize), [], options=options)
         assert sentence in str(raised.value)
         assert "\n" not in str(raised.value)
 

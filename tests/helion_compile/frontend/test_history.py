@@ -9,7 +9,7 @@ from torch import nn
 import helion_compile
 from helion_compile import report
 from helion_compile.frontend import history
-from helion_compile.frontend.entry_point import helion
+from helion_compile.frontend.backend import helion
 
 X = torch.randn(8, 64).bfloat16()
 

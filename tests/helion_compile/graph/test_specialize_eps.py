@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from helion_compile.frontend.entry_point import helion
+from helion_compile.frontend.backend import helion
 from helion_compile.graph.specialize_eps import fix_eps
 
 EPS = 1e-6

@@ -195,7 +195,7 @@ def test_where_it_cannot_be_read(monkeypatch, caplog):
         return read
 
     for name, replacement in (("cannot be read", reader), ("cannot be copied", lambda *args, **what: None)):
-        monkeypatch.setattr("helion_compile.frontend.backend.make_reader", replacement)
+        monkeypatch.setattr("helion_compile.frontend.compile_graph.make_reader", replacement)
         _, anew = first_and_anew(quantize, X)
         assert anew.cached and anew.unread and not anew.fused, name
         text = " ".join(str(helion_compile.Report((anew,))).split())
