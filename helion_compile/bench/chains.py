@@ -1,7 +1,7 @@
-"""``bench chains``: norm → quantise → product, against Inductor's kernel followed by the library's product or by CUTLASS.
+"""``bench chains``: norm → quantise → GEMM, against Inductor's kernel followed by the library's GEMM or by CUTLASS.
 
-Both kernels are replayed in one CUDA graph with weights that are not in the L2; ours with dependent launch, as in a model.
-``inductor, then ours`` is Inductor's kernel in front of our product: what leaving the quantiser to Inductor would cost.
+Both kernels are replayed in one CUDA graph with weights that are not in the L2; ours with PDL, as in a model.
+``inductor, then ours`` is Inductor's kernel in front of our GEMM: what leaving the quantiser to Inductor would cost.
 Products alone are rows of ``bench kernels --kernels scaled_mm``.
 """
 
@@ -27,11 +27,11 @@ __all__ = ["main", "row_of"]
 
 # K and N of Qwen3-8B's linears: q, k and v together, gate and up together, down, out
 SHAPES = ((4096, 6144), (4096, 24576), (12288, 4096), (4096, 4096))
-WEIGHTS = 2  # arguments of a chain behind those of the norm: the product's weight and its scales
+WEIGHTS = 2  # arguments of a chain behind those of the norm: the GEMM's weight and its scales
 
 
 def row_of(k: int, n: int, m: int, limits: Limits, *, vllm: bool = False, device: str = "cuda") -> dict[str, Any]:
-    """The row of one product's shape for M tokens."""
+    """The row of one GEMM's shape for M tokens."""
     norm, product = SUBJECTS["norm_quant"], SUBJECTS["scaled_mm"]
     of_norm = norm.case({"hidden_size": k, "residual": False}, m)
     of_product = product.case({"k": k, "n": n, "operands": "e4m3", "scales": "row", "fast_accum": True, "library": "torch"}, m)
@@ -44,7 +44,7 @@ def row_of(k: int, n: int, m: int, limits: Limits, *, vllm: bool = False, device
     alone = product.arguments(of_product, torch.device(device))
     sets = rotating(make, k * n)
     picks = {kernel.name: kernel.pick(args) for kernel, args in ((norm_quant, arguments[:-WEIGHTS]), (scaled_mm, alone))}
-    facts = {
+    fields = {
         "kernel": "norm, quantiser, product",
         "m": m,
         "k": k,
@@ -54,7 +54,7 @@ def row_of(k: int, n: int, m: int, limits: Limits, *, vllm: bool = False, device
     }
     work = work_of(norm_quant, arguments[:-WEIGHTS]) + work_of(scaled_mm, alone)
     ours = _chain(norm_quant, scaled_mm)
-    return measure(facts, ours, sets, _baselines(vllm), work, limits, chained=True)
+    return measure(fields, ours, sets, _baselines(vllm), work, limits, chained=True)
 
 
 def _baselines(vllm: bool) -> Iterator[Baseline]:

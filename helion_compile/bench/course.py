@@ -26,7 +26,7 @@ def begin(command: str, parser: argparse.ArgumentParser, options: argparse.Names
     """No rows yet; exits with a sentence where something is missing.
 
     Args:
-        products: whether the limit of products is to be measured too.
+        products: whether the limit of GEMMs is to be measured too.
     """
     require_gpu(command)
     if options.plot:

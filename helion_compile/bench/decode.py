@@ -20,7 +20,7 @@ STEPS = 10  # that are profiled
 def measure() -> dict[str, float]:
     """Of norm + quantise -> fp8 matmul, 32 times: time of a step between events in µs, and what it consists of."""
     rows = {}
-    for name, step in (("ours", _ours), ("Inductor", _spelled)):
+    for name, step in (("ours", _ours), ("Inductor", _written)):
         torch._dynamo.reset()
         wall, parts = _time(step)
         rows[f"{name}: a step"] = wall
@@ -33,7 +33,7 @@ def _ours(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return kernels.norm_quant(x, weight, *ATTRIBUTES)
 
 
-def _spelled(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def _written(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
     x32 = x.float()
     norm = weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
     scale = (norm.abs().amax(-1, keepdim=True) / 448.0).float()

@@ -1,8 +1,8 @@
 """``bench kernels``: each kernel against what Inductor makes of the same function, with a check of the results.
 
 A row is the device time of a call in a CUDA graph, with inputs that are not in the L2.  ``--vllm`` adds vLLM's CUDA operators
-where there is one, for products its CUTLASS.  The bytes and operations of a row are those of the arguments, the results and
-the kernel's reference; the limit is what a copy, and for products a large product of the library, reach on this GPU.
+where there is one, for GEMMs its CUTLASS.  The bytes and operations of a row are those of the arguments, the results and
+the kernel's reference; the limit is what a copy, and for GEMMs a large GEMM of the library, reach on this GPU.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ TOKENS = tuple(2**power for power in range(14))
 
 
 def row_of(
-    name: str, facts: Mapping[str, Any], k: int, m: int, limits: Limits, *, vllm: bool = False, device: str = "cuda"
+    name: str, fields: Mapping[str, Any], k: int, m: int, limits: Limits, *, vllm: bool = False, device: str = "cuda"
 ) -> dict[str, Any]:
     """The row of a subject for M tokens."""
     subject = SUBJECTS[name]
-    case = subject.case(facts, m)
+    case = subject.case(fields, m)
     kernel = subject.kernel
     first = subject.arguments(case, torch.device(device))
     size = sum(argument.nbytes for argument in first if isinstance(argument, torch.Tensor))
     sets = rotating(lambda: subject.arguments(case, torch.device(device)), size)
     pick = kernel.pick(first)
-    of = {"kernel": name, "m": m, "k": k} | ({"n": facts["n"]} if "n" in facts else {})
+    of = {"kernel": name, "m": m, "k": k} | ({"n": fields["n"]} if "n" in fields else {})
     of |= {"config": dict(pick.config or {}), "config_from": pick.origin}
     return measure(of, kernel, sets, _baselines(name, subject, vllm), work_of(kernel, first), limits)
 
@@ -52,9 +52,9 @@ def _baselines(name: str, subject: Subject, vllm: bool) -> Iterator[Baseline]:
         yield Baseline("library", subject.library, check=check)
     else:
         torch._dynamo.reset()
-        spelled = subject.spelled or subject.kernel.reference
-        compiled = torch.compile(spelled, dynamic=False)
-        yield Baseline("inductor", compiled, subject.prepare, check, spelled if subject.check_eager else None)
+        written = subject.written or subject.kernel.reference
+        compiled = torch.compile(written, dynamic=False)
+        yield Baseline("inductor", compiled, subject.prepare, check, written if subject.check_eager else None)
     if vllm and name in OPERATORS:
         run, prepare = OPERATORS[name]
         # Theirs rounds in other places than ours: how far they are apart is told, not judged.
@@ -83,11 +83,11 @@ def main(argv: list[str]) -> int:
     for (name, k), kinds in found.items():
         if not kinds:
             print(f"{name} has no row: there is none with K={k}", flush=True)
-        for facts, m in itertools.product(kinds, tokens):
-            rows.add(row_of(name, facts, k, m, rows.limits, vllm=options.vllm is not None))
+        for fields, m in itertools.product(kinds, tokens):
+            rows.add(row_of(name, fields, k, m, rows.limits, vllm=options.vllm is not None))
     return course.end(rows, options)
 
 
 def _facts(name: str, k: int, features: list[int] | None) -> list[Mapping[str, Any]]:
-    """The cases of a subject, of products those with so many features."""
-    return [facts for facts in SUBJECTS[name].facts(k) if not features or facts.get("n", features[0]) in features]
+    """The cases of a subject, of GEMMs those with so many features."""
+    return [fields for fields in SUBJECTS[name].fields(k) if not features or fields.get("n", features[0]) in features]

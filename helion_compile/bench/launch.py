@@ -114,7 +114,7 @@ def _vllm_op() -> Callable[..., Any] | None:
 def compiled(x: torch.Tensor, weight: torch.Tensor, modes: Sequence[str]) -> dict[str, float]:
     """One, three and eight calls in a compiled graph.  What they add to the graph's one other kernel, and that alone."""
 
-    def spelled(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def written(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x32 = x.float()
         norm = weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + EPS)).to(x.dtype)
         scale = (norm.abs().amax(-1, keepdim=True) / 448.0).float()
@@ -144,7 +144,7 @@ def compiled(x: torch.Tensor, weight: torch.Tensor, modes: Sequence[str]) -> dic
             # replay, which is no part of a call.
             for tensor in inputs:
                 torch._dynamo.mark_static_address(tensor)
-            for name, step in (("ours", ours), ("Inductor", spelled), ("custom_op", custom)):
+            for name, step in (("ours", ours), ("Inductor", written), ("custom_op", custom)):
 
                 def several(small: torch.Tensor, *inputs: torch.Tensor, step: Any = step) -> Any:
                     pairs = zip(inputs[::2], inputs[1::2], strict=True)

@@ -1,7 +1,7 @@
 """``bench layers``: decoder layers of a Hugging Face Qwen3, fp8 per row by torchao, compiled by Inductor and by us.
 
 One forward pass without a KV cache: ``batch`` sequences of ``tokens`` tokens.  Compile time is that of the first call, with
-empty caches for each backend.  The limit is that of the products alone, whose weights have to be read.
+empty caches for each backend.  The limit is that of the GEMMs alone, whose weights have to be read.
 """
 
 from __future__ import annotations
@@ -101,11 +101,11 @@ def _kernel_time(fn: Any) -> float:
 
 
 def work_of_layer(tokens: int) -> Work:
-    """Of the products of one layer, which no backend can leave out; Hugging Face's projections are apart."""
+    """Of the GEMMs of one layer, which no backend can leave out; Hugging Face's projections are apart."""
     hidden, inner, head = QWEN3_8B["hidden_size"], QWEN3_8B["intermediate_size"], QWEN3_8B["head_dim"]
     heads, shared = QWEN3_8B["num_attention_heads"] * head, QWEN3_8B["num_key_value_heads"] * head
     products = [(hidden, heads), *2 * [(hidden, shared)], (heads, hidden), *2 * [(hidden, inner)], (inner, hidden)]
-    facts = {
+    fields = {
         "num_tokens": tokens,
         "operands": "e4m3",
         "dtype": "bf16",
@@ -113,7 +113,7 @@ def work_of_layer(tokens: int) -> Work:
         "fast_accum": True,
         "library": "torch",
     }
-    works = (work_of_case(scaled_mm, Case(k=k, n=n, **facts)) for k, n in products)
+    works = (work_of_case(scaled_mm, Case(k=k, n=n, **fields)) for k, n in products)
     return functools.reduce(operator.add, works)
 
 

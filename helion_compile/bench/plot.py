@@ -53,11 +53,13 @@ def _of_table(file: Path, content: list[Any]) -> list[dict[str, Any]]:
     for row in rows:
         if row.us is None:
             continue
-        facts = row.case.facts
+        fields = row.case.facts
         work = work_of_case(kernel, row.case)
-        kinds = [f"{name} {value}" if value is not True else name for name, value in facts.items() if name in _KINDS and value]
-        width = {"k": facts["hidden_size"]} if "hidden_size" in facts else {n: facts[n] for n in ("k", "n") if n in facts}
-        of = {"kernel": ", ".join([kernel.name, *kinds]), "m": facts["num_tokens"], **width}
+        kinds = [
+            f"{name} {value}" if value is not True else name for name, value in fields.items() if name in _KINDS and value
+        ]
+        width = {"k": fields["hidden_size"]} if "hidden_size" in fields else {n: fields[n] for n in ("k", "n") if n in fields}
+        of = {"kernel": ", ".join([kernel.name, *kinds]), "m": fields["num_tokens"], **width}
         of |= {"bytes": work.bytes, "operations": work.operations, "products": work.products}
         # Where an alternative won, "kernel" is what the kernel itself took.
         found.append({**of, "us": row.us, "baselines": {name: us for name, us in row.baselines.items() if name != "kernel"}})

@@ -97,7 +97,7 @@ def speedup(rows: Iterable[dict[str, Any]], baseline: str, title: str = "") -> A
 
 
 def roofline(rows: Iterable[dict[str, Any]], limits: Limits, title: str = "") -> Any:
-    """Left: operations a second over operations a byte, below what a copy and a large product reach; larger marks are more
+    """Left: operations a second over operations a byte, below what a copy and a large GEMM reach; larger marks are more
     tokens.  Right: the share of that limit over the tokens, a line through the widths' mean and a band from least to most.
     """
     rows = [row for row in rows if row.get("bytes")]

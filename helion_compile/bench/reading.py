@@ -3,7 +3,7 @@
 Needs no GPU; for the model transformers and torchao.
 
 The graph is that of decoder layers after tracing: residual additions, RMSNorms, torchao's quantiser for each of the
-products that read a norm, row-wise fp8 products, and as many element-wise operations as make a quarter of the nodes.
+GEMMs that read a norm, row-wise fp8 GEMMs, and as many element-wise operations as make a quarter of the nodes.
 """
 
 from __future__ import annotations
@@ -173,8 +173,8 @@ class _Builder:
     def call(self, target: Callable[..., Any], *args: Any) -> Node:
         node = self.graph.call_function(target, args)
         fakes = [arg.meta["val"] if isinstance(arg, Node) else arg for arg in args]
-        facts = [(fake.shape, fake.dtype, fake.stride()) if isinstance(fake, torch.Tensor) else fake for fake in fakes]
-        key = str((target, facts))
+        fields = [(fake.shape, fake.dtype, fake.stride()) if isinstance(fake, torch.Tensor) else fake for fake in fakes]
+        key = str((target, fields))
         if key not in self.values:
             with self.mode:
                 self.values[key] = target(*fakes)

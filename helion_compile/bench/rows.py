@@ -44,7 +44,7 @@ class Baseline:
 
 
 def measure(
-    facts: dict[str, Any],
+    fields: dict[str, Any],
     ours: Callable[..., Any],
     sets: Sequence[tuple[Any, ...]],
     baselines: Iterable[Baseline],
@@ -59,14 +59,14 @@ def measure(
     sentence in ``wrong``.
 
     Args:
-        facts: what the row is of: "kernel", "m", "k", "n", "config".
+        fields: what the row is of: "kernel", "m", "k", "n", "config".
         sets: arguments of ``ours``, enough that none is in the L2 when its turn comes again.
         chained: see :func:`device_us`.
     """
     least, limit = limits.least(work)
     us = device_us(ours, sets, chained=chained)
     row: dict[str, Any] = {
-        **facts,
+        **fields,
         "us": us,
         "baselines": {},
         "bytes": work.bytes,

@@ -28,24 +28,24 @@ LAYERS = {
 HEAD = 128
 
 
-def _rows(**facts: Any) -> Callable[[int], Iterator[dict[str, Any]]]:
+def _rows(**fields: Any) -> Callable[[int], Iterator[dict[str, Any]]]:
     """None for a K that is not made of whole groups."""
-    return lambda k: iter([] if k % facts.get("group", 1) else [{"hidden_size": k, **facts}])
+    return lambda k: iter([] if k % fields.get("group", 1) else [{"hidden_size": k, **fields}])
 
 
-def _heads(pairs: str, **facts: Any) -> Callable[[int], Iterator[dict[str, Any]]]:
+def _heads(pairs: str, **fields: Any) -> Callable[[int], Iterator[dict[str, Any]]]:
     """None for a K that is not made of whole heads."""
 
     def of(k: int) -> Iterator[dict[str, Any]]:
         heads, rest = divmod(k, HEAD)
-        return iter([] if rest else [{"head_dim": HEAD, "num_heads": heads, "turned": HEAD, "pairs": pairs, **facts}])
+        return iter([] if rest else [{"head_dim": HEAD, "num_heads": heads, "turned": HEAD, "pairs": pairs, **fields}])
 
     return of
 
 
 def _weights(k: int) -> Iterator[dict[str, Any]]:
     """The linears of ``LAYERS`` with so many inputs."""
-    seen = {facts["n"]: facts for layer in LAYERS.values() for facts in scaled_mm.tuning.shapes(layer) if facts["k"] == k}
+    seen = {fields["n"]: fields for layer in LAYERS.values() for fields in scaled_mm.tuning.shapes(layer) if fields["k"] == k}
     return (seen[n] for n in sorted(seen))
 
 
@@ -58,10 +58,10 @@ class Subject:
     """A kernel with some attributes, and what a model writes instead.
 
     Attributes:
-        facts: takes K, gives the exact facts of its cases: one, or for products one for each N; none where there is no such K.
+        fields: takes K, gives the exact key fields of its cases: one, for GEMMs one for each N, none where there is no such K.
         attributes: arguments of the kernel by name, in place of those that the tuner makes.
-        spelled: what Inductor is given; by default the kernel's ``reference``.
-        prepare: makes the arguments of ``spelled`` from those of the kernel.
+        written: what Inductor is given; by default the kernel's ``reference``.
+        prepare: makes the arguments of ``written`` from those of the kernel.
         adjust: changes the kernel's arguments.
         library: the library's call, where it has one that does the same; Inductor is no baseline then.
         check_eager: compare results with eager PyTorch's: Inductor does not keep the roundings of a model, and where two
@@ -69,16 +69,16 @@ class Subject:
     """
 
     kernel: HelionKernel
-    facts: Callable[[int], Iterator[dict[str, Any]]]
+    fields: Callable[[int], Iterator[dict[str, Any]]]
     attributes: Mapping[str, Any] = field(default_factory=dict)
-    spelled: Callable[..., Any] | None = None
+    written: Callable[..., Any] | None = None
     prepare: Callable[..., tuple[Any, ...]] = _as_given
     adjust: Callable[[dict[str, Any]], dict[str, Any]] = dict
     library: Callable[..., Any] | None = None
     check_eager: bool = False
 
-    def case(self, facts: Mapping[str, Any], tokens: int) -> Case:
-        return Case(**{"dtype": "bf16", **facts, "num_tokens": tokens})
+    def case(self, fields: Mapping[str, Any], tokens: int) -> Case:
+        return Case(**{"dtype": "bf16", **fields, "num_tokens": tokens})
 
     def arguments(self, case: Case, device: torch.device) -> tuple[Any, ...]:
         """Fresh ones with random values."""
@@ -142,8 +142,8 @@ def _frequencies(x, cos1, sin1, *_):
     return x, torch.complex(cos1, sin1)
 
 
-_HALVES: dict[str, Any] = {"spelled": _rotated_halves, "prepare": _both_halves}
-_NEIGHBOURS: dict[str, Any] = {"spelled": _stacked_pairs, "prepare": _one_of_each, "adjust": _same_for_both}
+_HALVES: dict[str, Any] = {"written": _rotated_halves, "prepare": _both_halves}
+_NEIGHBOURS: dict[str, Any] = {"written": _stacked_pairs, "prepare": _one_of_each, "adjust": _same_for_both}
 _EXACT: dict[str, Any] = {"attributes": {"exact": True}}
 _SILU_MUL = {"gated": True}
 
@@ -168,17 +168,17 @@ SUBJECTS: dict[str, Subject] = {
     "rope": Subject(rope, _heads("halves"), **_HALVES),
     "rope exact": Subject(rope, _heads("halves"), **_HALVES, **_EXACT, check_eager=True),
     "rope of neighbours": Subject(rope, _heads("neighbours"), **_NEIGHBOURS),
-    "rope of neighbours, written": Subject(rope, _heads("neighbours"), **_NEIGHBOURS | {"spelled": _written_pairs}),
+    "rope of neighbours, written": Subject(rope, _heads("neighbours"), **_NEIGHBOURS | {"written": _written_pairs}),
     "rope of complex numbers": Subject(
-        rope, _heads("neighbours"), spelled=_complex_pairs, prepare=_frequencies, adjust=_parts_of_one
+        rope, _heads("neighbours"), written=_complex_pairs, prepare=_frequencies, adjust=_parts_of_one
     ),
     "norm_rope": Subject(
-        norm_rope, _heads("halves", over_heads=False), spelled=_norm_rotated, prepare=_both_halves_and_weight
+        norm_rope, _heads("halves", over_heads=False), written=_norm_rotated, prepare=_both_halves_and_weight
     ),
     "norm_rope exact": Subject(
         norm_rope,
         _heads("halves", over_heads=False),
-        spelled=_norm_rotated,
+        written=_norm_rotated,
         prepare=_both_halves_and_weight,
         **_EXACT,
         check_eager=True,

@@ -30,7 +30,7 @@ def spans_of(events: Iterable[Any]) -> list[Span]:
 
 
 def busy(spans: Iterable[Span]) -> float:
-    """µs in which anything ran; a sum would count twice what a kernel waits for the one before (dependent launch)."""
+    """µs in which anything ran; a sum would count twice what a kernel waits for the one before (PDL)."""
     total, end = 0.0, float("-inf")
     for span in sorted(spans, key=lambda span: span.start):
         total += max(0.0, span.end - max(span.start, end))
@@ -42,7 +42,7 @@ def account(spans: Sequence[Span], steps: int) -> dict[str, float]:
     """What one of ``steps`` equal steps consists of, one after another on one stream: numbers, and medians in µs.
 
     The times between two nodes are told apart from those between two steps, in which a CUDA graph is launched.  Where a
-    kernel begins before the one in front of it ends (dependent launch), there is no idle time but an overlap.
+    kernel begins before the one in front of it ends (PDL), there is no idle time but an overlap.
 
     Raises:
         ValueError: the spans are not those of so many equal steps.

@@ -90,7 +90,7 @@ def copy_bandwidth() -> float:
 
 
 def product_rate() -> float | None:
-    """Operations a second of a large fp8 product by the library, with scales a row; None on a GPU without such products."""
+    """Operations a second of a large fp8 GEMM by the library, with scales a row; None on a GPU without such GEMMs."""
     if torch.cuda.get_device_capability() < (8, 9):
         return None
     size = 8192

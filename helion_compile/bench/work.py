@@ -27,8 +27,8 @@ class Work:
     Attributes:
         bytes: of every argument and result, each read or written once: what a report counts for the call's node.
         operations: additions, multiplications, comparisons and functions, each one, as ``reference`` writes them; two for
-            each element of a product's sum.
-        products: how many of these are a matrix product's.
+            each element of a GEMM's sum.
+        products: how many of these are a GEMM's.
     """
 
     bytes: int
@@ -45,7 +45,7 @@ class Limits:
 
     Attributes:
         copy_bandwidth: bytes a second, read and written.
-        product_rate: operations a second of a large fp8 product; None where none was measured.
+        product_rate: operations a second of a large fp8 GEMM; None where none was measured.
     """
 
     copy_bandwidth: float

@@ -34,7 +34,7 @@ def no_gpu(monkeypatch):
         monkeypatch.setattr(module, "rotating", lambda make, size: [make(), make()])
 
 
-EMBEDDINGS = {subject.spelled for subject in SUBJECTS.values()}
+EMBEDDINGS = {subject.written for subject in SUBJECTS.values()}
 
 
 def in_fp32(function):
@@ -46,7 +46,7 @@ def in_fp32(function):
 
 
 def first_facts(name, k):
-    return next(iter(SUBJECTS[name].facts(k)))
+    return next(iter(SUBJECTS[name].fields(k)))
 
 
 @pytest.mark.parametrize("name", [name for name in SUBJECTS if name != "scaled_mm"])
@@ -60,8 +60,8 @@ def test_every_subject_makes_a_row_whose_results_agree(no_gpu, name):
 
 @row_wise_products
 def test_a_product_is_measured_against_the_library(no_gpu):
-    facts = {"k": 64, "n": 48, "operands": "e4m3", "scales": "row", "fast_accum": True, "library": "torch"}
-    row = kernels.row_of("scaled_mm", facts, 64, 16, LIMITS, device="cpu")
+    fields = {"k": 64, "n": 48, "operands": "e4m3", "scales": "row", "fast_accum": True, "library": "torch"}
+    row = kernels.row_of("scaled_mm", fields, 64, 16, LIMITS, device="cpu")
     assert row["baselines"] == {"library": 3.0} and not row["wrong"], row["notes"]
     assert row["products"] == 2 * 16 * 48 * 64 and row["n"] == 48
 
@@ -76,13 +76,13 @@ def test_a_chain_is_measured_against_all_ways_to_mix_it(no_gpu):
 def test_every_kernel_of_the_catalogue_is_a_subject():
     assert {subject.kernel for subject in SUBJECTS.values()} == {k for module in CATALOGUE for k in module.KERNELS}
     assert set(vllm_library.OPERATORS) <= set(SUBJECTS)
-    assert all(list(SUBJECTS["scaled_mm"].facts(k)) for k in (4096, 5120, 8192, 12288)) and len(LAYERS) == 4
+    assert all(list(SUBJECTS["scaled_mm"].fields(k)) for k in (4096, 5120, 8192, 12288)) and len(LAYERS) == 4
 
 
 def test_a_k_of_no_whole_groups_or_heads_has_no_row():
-    facts = {name: [*SUBJECTS[name].facts(192)] for name in ("quant", "quant group", "rope", "scaled_mm")}
-    assert facts == {"quant": [{"hidden_size": 192}], "quant group": [], "rope": [], "scaled_mm": []}
-    assert all(list(subject.facts(4096)) for subject in SUBJECTS.values())
+    fields = {name: [*SUBJECTS[name].fields(192)] for name in ("quant", "quant group", "rope", "scaled_mm")}
+    assert fields == {"quant": [{"hidden_size": 192}], "quant group": [], "rope": [], "scaled_mm": []}
+    assert all(list(subject.fields(4096)) for subject in SUBJECTS.values())
 
 
 def test_an_operator_that_is_not_there_is_a_note_and_no_claim(no_gpu):
@@ -150,8 +150,8 @@ def test_bytes_and_operations_are_those_of_the_arguments_and_the_reference():
     work = work_of_case(norm_quant, Case(hidden_size=64, num_tokens=4, dtype="bf16", residual=True))
     assert work.bytes == 4 * 64 * (2 + 2 + 2 + 1) + 64 * 2 + 4 * 4  # x, residual, sum, bytes, weight, scales
     assert work.products == 0 and 7 * 4 * 64 < work.operations < 12 * 4 * 64
-    facts = {"num_tokens": 4, "operands": "e4m3", "dtype": "bf16", "scales": "row", "fast_accum": True, "library": "torch"}
-    work = work_of_case(scaled_mm, Case(k=64, n=32, **facts))
+    fields = {"num_tokens": 4, "operands": "e4m3", "dtype": "bf16", "scales": "row", "fast_accum": True, "library": "torch"}
+    work = work_of_case(scaled_mm, Case(k=64, n=32, **fields))
     assert work.bytes == 4 * 64 + 32 * 64 + 4 * 4 + 32 * 4 + 4 * 32 * 2 and work.products == 2 * 4 * 64 * 32
     x = torch.ones(4, 4)
     adding = type("Adding", (), {"reference": staticmethod(torch.add), "results": staticmethod(lambda value: (value,))})

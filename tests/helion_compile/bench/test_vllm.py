@@ -157,14 +157,14 @@ def test_times_are_medians_beside_vllms():
 @pytest.mark.parametrize(
     ("kernel", "role"),
     [
-        ("triton_red_fused__to_copy_add_mean_mul_3", "between products"),
-        ("_helion_norm_quant", "between products"),
-        ("void vllm::act_and_mul_kernel<c10::BFloat16, &vllm::silu_kernel>", "between products"),
-        ("void vllm::silu_and_mul_per_block_quant_kernel<c10::BFloat16>", "between products"),
+        ("triton_red_fused__to_copy_add_mean_mul_3", "between GEMMs"),
+        ("_helion_norm_quant", "between GEMMs"),
+        ("void vllm::act_and_mul_kernel<c10::BFloat16, &vllm::silu_kernel>", "between GEMMs"),
+        ("void vllm::silu_and_mul_per_block_quant_kernel<c10::BFloat16>", "between GEMMs"),
         ("void cutlass::device_kernel<flash::enable_sm90_or_later<flash::FlashAttnFwdSm90>>", "attention and cache"),
         ("void vllm::reshape_and_cache_flash_kernel<__nv_bfloat16>", "attention and cache"),
-        ("void cutlass::device_kernel<cutlass::gemm::kernel::GemmUniversal>", "products"),
-        ("nvjet_tst_64x8_64x16_4x2_h_bz_TNT", "products"),
+        ("void cutlass::device_kernel<cutlass::gemm::kernel::GemmUniversal>", "GEMMs"),
+        ("nvjet_tst_64x8_64x16_4x2_h_bz_TNT", "GEMMs"),
         ("Memcpy DtoD (Device -> Device)", "the rest"),
     ],
 )
@@ -174,18 +174,18 @@ def test_roles_of_kernels(kernel, role):
 
 def test_the_limit_of_a_step_is_what_has_to_be_read():
     least = vllm_step.limits(SPEC, 1, 4.3e12)
-    assert least["products"] == pytest.approx(1906, rel=0.01), "1.9 ms to read the weights"
+    assert least["GEMMs"] == pytest.approx(1906, rel=0.01), "1.9 ms to read the weights"
     many = vllm_step.limits(SPEC, 64, 4.3e12)
-    assert many["products"] == least["products"]
-    assert many["between products"] == pytest.approx(64 * least["between products"])
+    assert many["GEMMs"] == least["GEMMs"]
+    assert many["between GEMMs"] == pytest.approx(64 * least["between GEMMs"])
 
 
 def test_a_step_is_told_by_role_beside_its_limit():
     kernels = {"default": [("triton_a", 8.0, 20.0), ("cutlass", 4.0, 100.0)], "ours": [("_helion_a", 4.0, 9.0)]}
-    table = vllm_step.roles_table("step", kernels, {"products": 50.0, "between products": 5.0})
+    table = vllm_step.roles_table("step", kernels, {"GEMMs": 50.0, "between GEMMs": 5.0})
     text = said(lambda console: console.print(table))
     cells = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in text.splitlines() if line.startswith("│")}
-    assert [cell.strip() for cell in cells["between products"]] == ["20 (8)", "9 (4)", "5"]
+    assert [cell.strip() for cell in cells["between GEMMs"]] == ["20 (8)", "9 (4)", "5"]
     assert [cell.strip() for cell in cells["the rest"]] == ["0 (0)", "0 (0)", ""]
     assert [cell.strip() for cell in cells["all"]] == ["120 (12)", "9 (4)", "55"]
 

@@ -13,8 +13,8 @@ def test_an_operator_takes_what_the_kernel_takes(name):
     subject = SUBJECTS[name]
     run, prepare = OPERATORS[name]
     with torch.device("meta"):
-        facts = next(iter(subject.facts(4096)))
-        arguments = subject.arguments(subject.case(facts, 8), torch.device("meta"))
+        fields = next(iter(subject.fields(4096)))
+        arguments = subject.arguments(subject.case(fields, 8), torch.device("meta"))
         ours = subject.kernel.flatten_results(subject.kernel.reference(*arguments))
         results = run(*prepare(*arguments))
     results = results if isinstance(results, tuple) else (results,)
