@@ -38,7 +38,7 @@ from helion_compile.passes.digest import digest_sources
 
 __all__ = ["config_fingerprint", "digest_packages", "fingerprint"]
 
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), enum.Enum)
+_PLAIN: tuple[type, ...] = (type(None), bool, int, float, complex, str, bytes, type(...), enum.Enum)
 _PLAIN += (torch.dtype, torch.device, torch.layout, torch.memory_format)
 _STDLIB = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
 _LIBRARIES = {"torch", "helion", "triton"}  # wherever they lie: a checkout of torch is no part of a kernel either

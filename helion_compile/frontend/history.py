@@ -33,8 +33,9 @@ class _Compiled:
 
     def read_reports(self) -> list[GraphReport]:
         """The reports; graphs that were not read yet are read now, once."""
-        self.reports[:] = [each() if callable(each) else each for each in self.reports]
-        return self.reports
+        reports = [each() if callable(each) else each for each in self.reports]
+        self.reports[:] = reports
+        return reports
 
 
 _compiled: dict[int, _Compiled] = {}  # by the id of a backend object that lives

@@ -44,8 +44,8 @@ def trace(mode: FakeTensorMode, kernel: KernelSpec, args: tuple[Any, ...]) -> An
         if all(each.storage_offset() == 0 and each.layout is torch.strided for each in results):
             known[key] = [_Facts(tuple(each.shape), each.stride(), each.dtype, each.device) for each in results]
         return value
-    results = [torch.empty_strided(size, stride, dtype=dtype, device=device) for size, stride, dtype, device in known[key]]
-    return results[0] if len(results) == 1 else tuple(results)
+    like = [torch.empty_strided(size, stride, dtype=dtype, device=device) for size, stride, dtype, device in known[key]]
+    return like[0] if len(like) == 1 else tuple(like)
 
 
 def _key(kernel: KernelSpec, args: tuple[Any, ...]) -> Hashable | None:

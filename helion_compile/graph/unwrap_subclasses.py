@@ -33,7 +33,7 @@ from helion_compile.runtime.triton_launch import define_function
 __all__ = ["CACHEABLE", "needed", "rebuild", "take_apart"]
 
 # Where the class, what it says of itself, and the outer size and strides are found by the name that stands in the graph.
-_PLANS: dict[str, tuple[type, Any, tuple[int, ...], tuple[int, ...]]] = {}
+_PLANS: dict[str, tuple[Any, Any, tuple[int, ...], tuple[int, ...]]] = {}
 
 
 def needed() -> bool:

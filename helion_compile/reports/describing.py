@@ -72,9 +72,10 @@ def config_of(kernel: Any, values: list[Any]) -> Config:
     if not all(tensor.is_cuda for tensor in tensors):
         return Config(f"no GPU: its reference runs on {tensors[0].device}", origin="reference")
     dynamic = any(isinstance(size, torch.SymInt) for tensor in tensors for size in tensor.shape)
-    if dynamic and (values := _as_traced(values)) is None:
+    sized = _as_traced(values) if dynamic else values
+    if sized is None:
         return Config("picked at run time for each size", origin="run time")
-    pick = kernel.pick(tuple(values))
+    pick = kernel.pick(tuple(sized))
     text = f"{dict(pick.config) if pick.config else 'default'} ({pick.sentence})"
     if dynamic:
         text = f"picked at run time for each size; for the traced ones {text}"

@@ -157,8 +157,8 @@ def _value(value: Any) -> Any:
 
 
 def _encoded(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {each.name: _encoded(getattr(value, each.name)) for each in _fields(type(value))}
+    if _has_fields(value):
+        return {each.name: _encoded(getattr(value, each.name)) for each in _fields(value.__class__)}
     if isinstance(value, (list, tuple)):
         return list(map(_encoded, value))
     if isinstance(value, Mapping):
@@ -168,7 +168,7 @@ def _encoded(value: Any) -> Any:
 
 def _decoded(kind: Any, value: Any) -> Any:
     """``value`` as the type ``kind``, which the fields of the dataclasses say."""
-    if dataclasses.is_dataclass(kind):
+    if _has_fields(kind):
         hints = _hints(kind)
         return kind(**{each.name: _decoded(hints[each.name], value[each.name]) for each in _fields(kind)})
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -182,6 +182,10 @@ def _decoded(kind: Any, value: Any) -> Any:
     if kind is not Any and value is not None and not isinstance(value, (kind, int)):
         raise TypeError(f"expected {kind}, found {value!r}")
     return value
+
+
+def _has_fields(value: Any) -> bool:
+    return dataclasses.is_dataclass(value)
 
 
 @functools.cache

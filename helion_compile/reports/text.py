@@ -107,14 +107,14 @@ def _blocks(graph: GraphReport) -> Iterator[Block]:
         yield _layers(graph)
     for group in _alike(graph.fused, _fused_key):
         yield _fused(group)
-    for group in _alike(record.refusals, _refusal_key):
-        yield _refused(group)
+    for refusals in _alike(record.refusals, _refusal_key):
+        yield _refused(refusals)
     for (fusion, ops, reason), count in Counter((s.fusion, s.ops, s.reason) for s in record.kept).items():
         who = "the library" if fusion == "matmul" else "Inductor"
         because = [("because", reason)] if reason else []
         yield f"{count} x {' -> '.join(ops)}: left to {who}", because, "dim"
-    for group in _alike(record.unfused, _idle_key):
-        yield _idle(group)
+    for unfused in _alike(record.unfused, _idle_key):
+        yield _idle(unfused)
 
 
 def _layers(graph: GraphReport) -> Block:
@@ -178,7 +178,7 @@ def _verified(group: list[FusedSite]) -> Iterator[tuple[str, str]]:
                 yield "broken", f"{fused.site.location.module or fused.site.node}: {compared.output}: {compared.broken}"
 
 
-def _size(count: int) -> str:
+def _size(count: float) -> str:
     """ "12.9 kB"."""
     for unit in ("B", "kB", "MB"):
         if count < 999.5:  # which three digits round to 1000

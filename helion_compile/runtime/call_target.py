@@ -63,7 +63,7 @@ def make_call_target(
         while target is None:
             generation, generation_elsewhere = store.generation, kernel.plans.generation
             target = None if elsewhere is None else kernel.plans[elsewhere]
-            if isinstance(target, Plan) and _fits(target, outputs):
+            if outputs is not None and isinstance(target, Plan) and _fits(target, outputs):
                 store.keep(key, target, generation)
                 break
             pick = kernel.pick(args)

@@ -34,7 +34,7 @@ NOT_REPLAYED = object()
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _key_is_included = torch._C._dispatch_tls_is_dispatch_key_included
 _PRE_DISPATCH = torch._C.DispatchKey.PreDispatch
-_current_device = getattr(torch._C, "_cuda_getDevice", None)
+_current_device: Any = getattr(torch._C, "_cuda_getDevice", None)
 
 
 def replay(kernel: KernelSpec, args: tuple[Any, ...]) -> Any:

@@ -34,7 +34,7 @@ class PlanCache(LRUCache):
         generation: grows with every :meth:`clear`.  A plan whose making began in an earlier one is not kept.
     """
 
-    __hash__ = object.__hash__  # a dict has none, and a WeakSet wants one
+    __hash__ = object.__hash__  # type: ignore[assignment]  # a dict has none, and a WeakSet wants one
     __eq__ = object.__eq__
 
     def __init__(self) -> None:

@@ -248,7 +248,8 @@ def _launch(
 ) -> LaunchSource:
     if len(arguments) != len(kernel.arg_names):
         raise NotReplayable(f"{kernel.__name__} is launched with keyword or default arguments")
-    values, pointers = [], []
+    values: list[Any] = []
+    pointers = []
     for position, argument in enumerate(arguments):
         if isinstance(argument, torch.Tensor):
             index, offset = _locate(argument, tensors)

@@ -210,7 +210,7 @@ def _argument_types(compiled: Any, pointers: dict[int, str]) -> dict[int, tuple[
     return types if len(types) <= _MOST_ARGUMENTS else None
 
 
-def _launch_by_triton(compiled: Any, grid: tuple[int, int, int], stream: int, *values: Any) -> None:
+def _launch_by_triton(compiled: Any, grid: tuple[int, ...], stream: int, *values: Any) -> None:
     """As ``triton.JITFunction.run`` does it, with the hooks of the moment."""
     from triton import knobs
 
@@ -285,7 +285,7 @@ def _parameter_sizes(function: int) -> list[int] | None:
         ask = ctypes.CDLL("libcuda.so.1").cuFuncGetParamInfo
     except (OSError, AttributeError):
         return None
-    sizes = []
+    sizes: list[int] = []
     offset, size = ctypes.c_size_t(), ctypes.c_size_t()
     while ask(ctypes.c_void_p(function), ctypes.c_size_t(len(sizes)), ctypes.byref(offset), ctypes.byref(size)) == 0:
         sizes.append(size.value)

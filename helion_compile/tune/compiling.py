@@ -77,7 +77,7 @@ def pretend(target: Target) -> None:
 
     stand_in = _absent(GPUTarget("cuda", target.capability, 32))
     triton.runtime.driver.set_active(stand_in)
-    helion.runtime.get_num_sm = lambda device, **_: target.multiprocessors  # type: ignore[assignment]
+    helion.runtime.get_num_sm = lambda device, **_: target.multiprocessors
 
 
 @functools.cache

@@ -25,7 +25,7 @@ from helion_compile.cli.options import count
 from helion_compile.configs.files import TableFile, shipped_folder, table_files
 from helion_compile.configs.row import Row
 from helion_compile.definitions import registry
-from helion_compile.helion_kernel import HelionKernel
+from helion_compile.definitions.spec import KernelSpec
 from helion_compile.tune import generate
 from helion_compile.tune.compiling import SHIPPED_TARGETS, Target, representative
 from helion_compile.tune.same_code import find_difference
@@ -44,7 +44,7 @@ class Job(NamedTuple):
 class Stale(NamedTuple):
     """A table with rows of another version of its kernel."""
 
-    kernel: HelionKernel
+    kernel: KernelSpec
     file: TableFile
 
     @property

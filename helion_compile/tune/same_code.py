@@ -67,7 +67,7 @@ class _Numbering(ast.NodeTransformer):
         return node
 
     def visit_alias(self, node: ast.alias) -> ast.AST:
-        if (node.asname or "").startswith(_HELPERS):
+        if node.asname and node.asname.startswith(_HELPERS):
             node.name = node.asname
         return node
 

@@ -52,7 +52,7 @@ def _replace_manager() -> None:
     def get_pass_manager_cls(cls: type) -> str:
         return _manager()
 
-    get_pass_manager_cls.knows_helion_compile = True
+    get_pass_manager_cls.knows_helion_compile = True  # type: ignore[attr-defined]
     platform.get_pass_manager_cls = classmethod(get_pass_manager_cls)
 
 
@@ -79,7 +79,7 @@ def _add_to_hash() -> None:
         theirs = compute(self, *args, **kwargs)
         return hashlib.sha256(f"{theirs} {_identity()}".encode()).hexdigest()[: len(theirs)]
 
-    compute_hash.knows_helion_compile = True
+    compute_hash.knows_helion_compile = True  # type: ignore[attr-defined]
     VllmConfig.compute_hash = compute_hash
 
 

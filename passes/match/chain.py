@@ -49,11 +49,11 @@ class Chain:
         self.inputs: dict[str, Node] = {}
         nodes: dict[Node, None] = {}
         cheap: set[Node] = set()
-        producer = None
+        producer: Match | None = None
         for match in self.matches:
             inside = LINKS[type(producer.op), type(match.op)] if producer else {}
             for name, node in match.inputs.items():
-                if name in inside:
+                if producer and name in inside:
                     between = _views_between(node, producer.outputs[inside[name]])
                     nodes |= between
                     cheap |= between.keys()
@@ -96,7 +96,7 @@ class Chain:
     def readers(self, op: type[SemanticOp], output: str) -> list[Reader]:
         """Who reads an output outside the chain, seen through reshapes, permutations and other views."""
         found: list[Reader] = []
-        pending = [(node, ()) for node in self[op].outputs.get(output, ())]
+        pending: list[tuple[Node, tuple[Node, ...]]] = [(node, ()) for node in self[op].outputs.get(output, ())]
         while pending:
             node, views = pending.pop()
             for user in node.users:
@@ -117,11 +117,11 @@ def find(matched: MatchedGraph, ops: Sequence[type[SemanticOp]], used: Collectio
     for match in matched.matches:
         if not isinstance(match.op, ops[-1]):
             continue
-        chain: list[Match] | None = [match]
+        chain: list[Match] = [match]
         for op in reversed(ops[:-1]):
             producer = _producer(matched, chain[0], op)
             if producer is None:
-                chain = None
+                chain = []
                 break
             chain.insert(0, producer)
         # An operator of two meanings has the value between them in no tensor, so the second cannot be taken alone.

@@ -83,7 +83,7 @@ class OperatorPattern:
             MatchFailed: the operator has the form of no row, or the builder says why it stays.
         """
         call = OpMatcher(anchor)
-        rows = self.table[name_of(anchor)]
+        rows = self.table[name_of(anchor) or ""]
         # Where none fits, the last one's builder says what is missing.
         row = next((row for row in rows if row.fits(call)), rows[-1])
         if unknown := row.find_unknown_argument(call):

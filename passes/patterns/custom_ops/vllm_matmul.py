@@ -90,15 +90,15 @@ def _find_granularities(
     call: OpMatcher, rows: Any, columns: Any, a_scale: Node, b_scale: Node
 ) -> tuple[Granularity, Granularity]:
     """What shares a scale in [rows, K] and in [K, columns]: CUTLASS takes either kind for each, or blocks for both."""
-    kinds = _find_granularity(a_scale, rows), _find_granularity(b_scale, columns)
-    if None in kinds or (Granularity.GROUP in kinds and kinds[0] is not kinds[1]):
+    of_a, of_b = _find_granularity(a_scale, rows), _find_granularity(b_scale, columns)
+    if of_a is None or of_b is None or (Granularity.GROUP in (of_a, of_b) and of_a is not of_b):
         found = f"{list(shape_of(a_scale))} and {list(shape_of(b_scale))}"
         call.fail(
             call.anchor,
             f"found scales of shapes {found}; one a row ({rows}) and one a column ({columns}) or single ones fuse",
         )
     # The scale of one row is both.
-    return (kinds[1], kinds[1]) if kinds[0] is Granularity.TENSOR and known_equal(rows, 1) else kinds
+    return (of_b if of_a is Granularity.TENSOR and known_equal(rows, 1) else of_a), of_b
 
 
 def _find_granularity(scale: Node, count: Any) -> Granularity | None:

@@ -67,7 +67,7 @@ def build_norm(
                 call.anchor, f"the weight, {describe(weight)}, has shape {list(shape)}; shape [{shape_of(value)[-1]}] fuses"
             )
     with_residual = residual is not None and call.get_arguments(residual) != (None,)
-    if with_residual:
+    if residual is not None and with_residual:
         (inputs["residual"],) = call.get_tensors(residual)
     op = Norm(
         eps=rounded(float(eps), torch.float32),
