@@ -76,6 +76,8 @@ def test_paths_exist(page):
 
 @PAGES
 def test_names_of_the_package_exist(page):
+    if page.name == "CHANGELOG.md":  # which names what is gone
+        return
     missing = []
     for code in prose.code(page.read_text()):
         for name in re.findall(r"(?<![\w/.])helion_compile(?:\.[A-Za-z_]\w*)+", code):
