@@ -1,6 +1,6 @@
 """Four quantisers that look alike.  One is fused; of the others the report says what is in the way and what would fuse.
 
-    python examples/why_was_it_not_fused.py
+python examples/why_was_it_not_fused.py
 """
 
 import torch

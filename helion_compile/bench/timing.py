@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from helion_compile.runtime.triton_launch import without_pdl
+from helion_compile.runtime.pdl import without_pdl
 
 __all__ = ["copy_bandwidth", "device_us", "host_us", "machine", "product_rate", "require_gpu", "require_packages", "rotating"]
 

@@ -64,7 +64,7 @@ def roles_table(title: str, kernels: Mapping[str, Kernels], least: Mapping[str, 
 
 
 def _by_role(kernels: Kernels) -> tuple[dict[str, float], dict[str, float]]:
-    calls = dict.fromkeys((PRODUCTS, ATTENTION, BETWEEN, REST), 0.0)
+    calls = dict.fromkeys((GEMMS, ATTENTION, BETWEEN, REST), 0.0)
     us = dict(calls)
     for name, count, time in kernels:
         calls[role_of(name)] += count

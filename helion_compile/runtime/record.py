@@ -20,7 +20,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from helion_compile.runtime import zeroed_workspace
-from helion_compile.runtime.triton_launch import LaunchSource, UnknownInterface, define_function, launch_source, waits
+from helion_compile.runtime.pdl import waits_for_previous
+from helion_compile.runtime.triton_launch import LaunchSource, UnknownInterface, define_function, launch_source
 
 __all__ = ["Buffer", "RecordedLaunch", "Plan", "NotReplayable", "allocate", "compile_launch", "list_launches", "record_plan"]
 
@@ -211,9 +212,9 @@ def _watched(
 
 
 def compile_launch(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """Triton's CompiledKernel, with the options that Helion's own launcher gives, and dependent launch for one that waits."""
+    """Triton's CompiledKernel, with the options that Helion's own launcher gives, and PDL for one that waits."""
     options = {"launch_cooperative_grid": False, **options}
-    if waits(kernel):
+    if waits_for_previous(kernel):
         options["launch_pdl"] = True
     if options.get("ptx_options", "") is None:  # None would override what the environment says
         del options["ptx_options"]

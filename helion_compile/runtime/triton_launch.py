@@ -5,9 +5,7 @@ compiler to make one for each signature.  torch carries a leaner one for Inducto
 it cannot launch (cooperative grids, clusters) go through Triton's, and so does every launch while somebody, a profiler say,
 has set launch hooks.
 
-Dependent launch: a kernel that waits for the one before it (``kernels/dependent.py``) may be put on the GPU while that one
-still runs, which saves half a microsecond between two of them.  Only Triton's launcher can ask for it, and only a CUDA graph
-replays fast enough for it to matter, so that is done during capture alone.
+Only Triton's launcher can ask for PDL, so launches that do (``runtime/pdl.py``) go through it.
 
 Private interfaces: ``torch._C._StaticCudaLauncher`` (torch 2.11; the same in 2.13 and 2.15), and of triton 3.6 and 3.9
 ``CompiledKernel``'s ``metadata``, ``run`` and ``launch_metadata``, ``driver.active.utils.load_binary`` and the knobs' hooks.
@@ -20,12 +18,13 @@ import contextlib
 import ctypes
 import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from helion_compile.runtime import pdl
 from helion_compile.runtime.counters import counters
 
 __all__ = [
@@ -35,8 +34,6 @@ __all__ = [
     "build_launcher",
     "define_function",
     "launch_source",
-    "waits",
-    "without_pdl",
 ]
 
 # (position among the kernel's parameters, index among the call's addresses, bytes to add)
@@ -60,32 +57,6 @@ _C_TYPES = {
 }
 _POINTER = ("O", 8)
 _MOST_ARGUMENTS = 100  # torch's launcher takes 120
-
-
-class _Dependent:
-    """Whether kernels that wait are launched dependently during a capture."""
-
-    wanted = True
-
-
-@contextlib.contextmanager
-def without_pdl() -> Iterator[None]:
-    """CUDA graphs captured inside run one kernel after the other, so that the time of each can be told."""
-    before, _Dependent.wanted = _Dependent.wanted, False
-    try:
-        yield
-    finally:
-        _Dependent.wanted = before
-
-
-def waits(kernel: Any) -> bool:
-    """Whether a Triton kernel waits for the kernel before, and so may be launched dependently on the current GPU."""
-    if "gdc_wait()" not in getattr(kernel, "src", ""):
-        return False
-    from triton.runtime.driver import driver
-
-    arch = driver.active.get_current_target().arch
-    return isinstance(arch, int) and arch >= 90
 
 
 class UnknownInterface(Exception):
@@ -163,8 +134,8 @@ def _launch_source(
     if hasattr(metadata, "profile_scratch_size"):
         arguments.append("None")
         c_types.append(_POINTER)
-    dependent = getattr(metadata, "launch_pdl", False)
-    if dependent:
+    uses_pdl = getattr(metadata, "launch_pdl", False)
+    if uses_pdl:
         _load_by_triton(compiled)  # a capture could not
     function = _load(compiled)
     _compare_with_driver(function, [size for _, size in c_types])
@@ -174,19 +145,28 @@ def _launch_source(
         f"{prefix}function": function,
         f"{prefix}compiled": compiled,
         "capturing": torch.cuda.is_current_stream_capturing,
-        "dependent": _Dependent,
+        "pdl": pdl,
         # Lists that others add to and take from in place.
         "entering": hooks[0].calls,
         "leaving": hooks[1].calls,
     }
     codes = "".join(code for code, _ in c_types)
     head = f"{prefix}function, {', '.join(map(str, grid))}, {metadata.num_warps}, {metadata.shared}, {codes!r}"
-    by_triton_if = "entering or leaving" + (" or capturing() and dependent.wanted" if dependent else "")
+    by_torch = f"{prefix}run({head}, ({''.join(f'{argument}, ' for argument in arguments)}), stream)"
+    in_capture = (
+        "elif capturing():",
+        "    if pdl.follows_pdl_kernel(stream):",
+        f"        {by_triton}",
+        "    else:",
+        f"        {by_torch}",
+        "    pdl.note_pdl_kernel(stream)",
+    )
     lines = (
-        f"if {by_triton_if}:",
+        "if entering or leaving:",
         f"    {by_triton}",
+        *(in_capture if uses_pdl else ()),
         "else:",
-        f"    {prefix}run({head}, ({''.join(f'{argument}, ' for argument in arguments)}), stream)",
+        f"    {by_torch}",
     )
     return LaunchSource(lines, names, scratch, f"{prefix}scratch")
 

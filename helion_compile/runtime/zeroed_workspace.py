@@ -13,11 +13,12 @@ Private interfaces: ``torch._C._cuda_isCurrentStreamCapturing``.
 from __future__ import annotations
 
 import ctypes
-import functools
 import threading
 from typing import Any
 
 import torch
+
+from helion_compile.runtime.cuda_driver import call_driver, find_capture
 
 __all__ = ["ALIGNMENT", "get_zeros"]
 
@@ -38,7 +39,7 @@ def get_zeros(device: int, size: int, stream: int) -> int:
     Args:
         device: index of the current device.
     """
-    key = (device, stream, _capture_of(stream) if _is_capturing() else None)
+    key = (device, stream, find_capture(stream)[0] if _is_capturing() else None)
     address, held = _blocks.get(key, (0, 0))
     if held < size:
         with _lock:
@@ -65,19 +66,5 @@ def _make(size: int) -> int:
     return address.value
 
 
-def _capture_of(stream: int) -> int:
-    """The driver's number of the capture that ``stream`` takes part in."""
-    status, number = ctypes.c_int(), ctypes.c_uint64()
-    arguments = (ctypes.c_void_p(stream), ctypes.byref(status), ctypes.byref(number), None, None, None)
-    _ask("cuStreamGetCaptureInfo_v2", *arguments)
-    return number.value
-
-
 def _ask(name: str, *arguments: Any) -> None:
-    if error := getattr(_driver(), name)(*arguments):
-        raise RuntimeError(f"the CUDA driver's {name} failed with error {error}; memory for partial sums was asked for")
-
-
-@functools.cache
-def _driver() -> Any:
-    return ctypes.CDLL("libcuda.so.1")
+    call_driver(name, *arguments, purpose="memory for partial sums was asked for")

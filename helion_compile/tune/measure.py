@@ -17,8 +17,8 @@ import torch
 
 from helion_compile.configs.case import Case
 from helion_compile.definitions import registry
+from helion_compile.runtime.pdl import without_pdl
 from helion_compile.runtime.record import NotReplayable, Plan, record_plan
-from helion_compile.runtime.triton_launch import without_pdl
 
 __all__ = ["EIGHT_BITS", "GpuMeasurer", "differs", "in_order"]
 

@@ -318,6 +318,27 @@ def test_plans_are_bounded(monkeypatch):
     assert all(type(plan) is Plan for plan in mixed.plans.values())
 
 
+def test_pdl_is_used_between_our_kernels_alone(monkeypatch):
+    asked, follows = [], pdl.follows_pdl_kernel
+
+    def note(stream):
+        asked.append(follows(stream))
+        return asked[-1]
+
+    monkeypatch.setattr(pdl, "follows_pdl_kernel", note)
+    x = x_of(7, 1024)
+    mixed_rows(x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = mixed_rows(mixed_rows(mixed_rows(mixed_rows(x)) * 1.0))
+    assert asked == [False, True, False, True]
+    graph.replay()
+    want = x
+    for _ in range(4):
+        want = mixed_rows.reference(want)
+    assert torch.equal(got, want)
+
+
 @pytest.mark.parametrize("rows", [7, 4000])
 def test_kernels_that_begin_early_read_what_the_one_before_wrote(rows):
     """A captured chain of dependent launches, whose buffers are used again and again, against the same chain run eagerly."""

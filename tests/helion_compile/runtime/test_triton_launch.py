@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from helion_compile.runtime import triton_launch
+from helion_compile.runtime import pdl, triton_launch
 from helion_compile.runtime.triton_launch import UnknownInterface, define_function, launch_source
 
 
@@ -69,23 +69,35 @@ def test_what_torchs_launcher_cannot_do_goes_through_tritons(launched, special, 
     assert not launched
 
 
-def test_a_kernel_that_waits_is_launched_dependently_while_a_graph_is_captured(launched, monkeypatch):
-    seen, capturing = [], [False]
+def test_pdl_is_asked_for_in_a_capture_behind_a_kernel_that_takes_part(launched, monkeypatch):
+    seen, capture = [], [None]
     monkeypatch.setattr(triton_launch, "_launch_by_triton", lambda *a: seen.append(a))
     monkeypatch.setattr(triton_launch, "_load_by_triton", lambda compiled: None)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing[0])
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capture[0] is not None)
+    monkeypatch.setattr(pdl, "find_capture", lambda stream: (capture[0], (len(seen) + len(launched) + others,)))
+    monkeypatch.setattr(pdl, "_last", {})
     source = launch_source(0, compiled(SIGNATURE, launch_pdl=True), (3, 2, 1), VALUES, POINTERS)
     plain = launch_source(0, compiled(SIGNATURE), (3, 2, 1), VALUES, POINTERS)
+    others = 0  # nodes of other libraries
     run(source, 1024, 2048)
-    assert (len(seen), len(launched)) == (0, 1)
-    capturing[0] = True
-    run(plain, 1024, 2048)
-    assert (len(seen), len(launched)) == (0, 2)
+    assert (len(seen), len(launched)) == (0, 1), "eager launches never ask"
+    capture[0] = 7
+    run(source, 1024, 2048)
+    assert (len(seen), len(launched)) == (0, 2), "the first node follows nothing"
     run(source, 1024, 2048)
     assert (len(seen), len(launched)) == (1, 2)
-    with triton_launch.without_pdl():
+    others += 1
+    run(source, 1024, 2048)
+    assert (len(seen), len(launched)) == (1, 3), "a library's node stands between"
+    run(plain, 1024, 2048)
+    run(source, 1024, 2048)
+    assert (len(seen), len(launched)) == (1, 5), "a kernel that does not wait stands between"
+    with pdl.without_pdl():
         run(source, 1024, 2048)
-    assert (len(seen), len(launched)) == (1, 3)
+    assert (len(seen), len(launched)) == (1, 6)
+    capture[0] = 8
+    run(source, 1024, 2048)
+    assert (len(seen), len(launched)) == (1, 7), "the node before is another capture's"
 
 
 def test_tritons_launcher_is_built_where_loading_will_need_it(monkeypatch):
@@ -116,8 +128,8 @@ def test_which_kernels_wait(monkeypatch, arch, can):
     from triton.runtime.driver import driver
 
     monkeypatch.setattr(driver, "_active", SimpleNamespace(get_current_target=lambda: SimpleNamespace(arch=arch)))
-    assert triton_launch.waits(SimpleNamespace(src="def k():\n    tl.extra.cuda.gdc_wait()\n")) is can
-    assert not triton_launch.waits(SimpleNamespace(src="def k():\n    tl.extra.cuda.gdc_launch_dependents()\n"))
+    assert pdl.waits_for_previous(SimpleNamespace(src="def k():\n    tl.extra.cuda.gdc_wait()\n")) is can
+    assert not pdl.waits_for_previous(SimpleNamespace(src="def k():\n    tl.extra.cuda.gdc_launch_dependents()\n"))
 
 
 def test_with_hooks_set_later_triton_launches(launched, monkeypatch):
