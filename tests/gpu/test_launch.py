@@ -13,7 +13,7 @@ import triton.language as tl
 import helion_compile
 from helion_compile import Case, UnpreparedCaptureError, counters
 from helion_compile.configs.table import Gpu, Row
-from helion_compile.runtime import call_target, dispatch, triton_launch
+from helion_compile.runtime import call_target, dispatch, pdl, triton_launch
 from helion_compile.runtime.call_site import CallSite
 from helion_compile.runtime.plan_key import make_plan_key
 from helion_compile.runtime.record import NotReplayable, Plan, record_plan
