@@ -90,8 +90,8 @@ def build_per_group(call: OpMatcher) -> Match | None:
         scale_format=ScaleFormat.UE8M0 if ue8m0 else ScaleFormat.FP32,
         scale_layout=_find_layout(call, scale, x, group),
     )
-    if ue8m0:  # a scale is bounded before it is rounded up; 1e-10 is below what the bound of amax gives where eps is larger
-        fields["scale_floor"] = rounded(1e-10, torch.float32)
+    if ue8m0:  # vLLM bounds a scale by 1e-10 before it rounds it up to a power of two: by 2**-33 afterwards
+        fields["scale_floor"] = 2.0**-33
     call.take_memory("output_q", "output_s")
     return _make_match(call, q, scale, {"x": x}, fields, dtype_of(x))
 

@@ -336,3 +336,11 @@ def test_a_lock_that_is_never_freed_is_one_sentence(tmp_path, monkeypatch):
     with filelock.FileLock(path.with_name(f".{path.name}.lock")):
         with pytest.raises(ConfigError, match="another process has held its lock for 0.2 s"):
             ConfigTable("quant", folders=[tmp_path]).add([row(1)], H200)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_rows_for_one_case_the_timed_one_counts(tmp_path, order):
+    untimed, timed = {**SOUND, "config": {"name": "untimed"}}, {**SOUND, "config": {"name": "timed"}, "us": 1e9}
+    put(tmp_path, [untimed, timed][::order])
+    table = ConfigTable("quant", folders=[tmp_path])
+    assert table.pick(ASKED, H200).config["name"] == "timed"

@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 import torch
 
+from helion_compile.definitions import fingerprint as fingerprints
 from helion_compile.definitions.fingerprint import config_fingerprint, fingerprint
 
 SOURCE = '''
@@ -227,3 +228,24 @@ def test_tracing_does_not_see_constants_being_read():
     keys = []
     graph = make_fx(lambda x: keys.append(fingerprint(inner)) or x)(torch.ones(1))
     assert keys == [fingerprint(inner)] and len(graph.graph.nodes) == 2
+
+
+def test_a_default_of_a_keyword_only_parameter_counts(tmp_path):
+    source = "FACTOR = 1.0\n\n\ndef kernel(x, *, by=FACTOR):\n    return x * by\n"
+    before, after = load(tmp_path, source), load(tmp_path, source.replace("1.0", "2.0"))
+    assert before[0] != after[0] and before[1] != after[1]
+
+
+@pytest.mark.parametrize("package", ["helion_compile", "passes"])
+def test_the_digest_of_the_packages_covers_both(package, tmp_path, monkeypatch):
+    """In a checkout ``passes`` is a link, which is not followed where the other package's files are listed."""
+    for name in ("helion_compile/definitions", "passes/match"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "module.py").write_text("x = 1\n")
+    monkeypatch.setattr(fingerprints, "__file__", str(tmp_path / "helion_compile" / "definitions" / "fingerprint.py"))
+    monkeypatch.setattr(fingerprints.passes, "__file__", str(tmp_path / "passes" / "__init__.py"))
+    digest = fingerprints.digest_packages.__wrapped__
+    before = digest()
+    assert digest() == before
+    next((tmp_path / package).rglob("module.py")).write_text("x = 2\n")
+    assert digest() != before

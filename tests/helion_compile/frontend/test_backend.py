@@ -62,7 +62,7 @@ def lines(caplog):
         no_cache = torch._inductor.config.patch(fx_graph_cache=False)
         with caplog.at_level(level, logger="helion_compile"), no_cache, no_autograd_cache():
             call()
-        ours = [record for record in caplog.records if record.name.split(".")[0] in ("helion_compile", "passes")]
+        ours = [record for record in caplog.records if record.name.split(".")[0] == "helion_compile"]
         return [(record.levelname, record.getMessage()) for record in ours]
 
     return of

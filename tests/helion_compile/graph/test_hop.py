@@ -271,3 +271,9 @@ def test_exported_programs_can_be_saved():
     torch.export.save(program, file)
     file.seek(0)
     torch.testing.assert_close(torch.export.load(file).module()(X), Module()(X), rtol=0, atol=0)
+
+
+def test_a_traced_node_has_the_fingerprint_also_where_the_call_had_the_name_alone():
+    graph = make_fx(lambda x: helion_kernel(x, x, kernel=add.key.partition("@")[0]))(X).graph
+    (node,) = graph.find_nodes(op="call_function", target=helion_kernel)
+    assert node.kwargs["kernel"] == add.key and "@" in add.key

@@ -1,13 +1,15 @@
 """Kernel bodies as plain PyTorch: Helion's reference mode, with torch's own operations in the place of GPU assembly."""
 
+from collections import Counter, defaultdict
 from unittest import mock
 
 import helion
+import helion.language as hl
 import pytest
 import torch
 
-from helion_compile.kernels import activation_quant, families, norm_quant, norm_rope, quant, rope
-from helion_compile.kernels.device import activation, normalize, quantize
+from helion_compile.kernels import activation_quant, families, norm_quant, norm_rope, quant, rope, scaled_mm
+from helion_compile.kernels.device import activation, normalize, quantize, split_k
 from helion_compile.kernels.device import rope as rope_device
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -33,12 +35,35 @@ def bodies(monkeypatch):
         for name, function in replaced.items():
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, function)
+    monkeypatch.setattr(hl, "inline_triton", _Slices())
     return {
         kernel: _saturating(
             helion.kernel(kernel.fn, ref_mode=helion.RefMode.EAGER, static_shapes=False, autotune_effort="none")
         )
-        for kernel in (norm_quant, quant, activation_quant, rope, norm_rope)
+        for kernel in (norm_quant, quant, activation_quant, rope, norm_rope, scaled_mm)
     }
+
+
+class _Slices:
+    """The texts of ``split_k`` as Python: the programs of a tile run one after the other, and the last one collects."""
+
+    def __init__(self):
+        self.drawn, self.sent = Counter(), defaultdict(list)
+
+    def __call__(self, text, args, output_like=None):
+        if text is split_k.DRAW_TICKET:
+            self.drawn[args["tile"]] += 1
+            return self.drawn[args["tile"]] - 1
+        if text is split_k.IS_LAST:
+            return int(args["ticket"] == args["split"] - 1)
+        if text is split_k.SEND:
+            self.sent[self.place(args)].append(args["part"])
+        if text is split_k.COLLECT:
+            self.drawn[args["tile"]] = 0
+            return sum(self.sent.pop(self.place(args), []), args["part"])
+
+    def place(self, args):
+        return int(args["rows"][0]), int(args["columns"][0])
 
 
 def _saturating(body):

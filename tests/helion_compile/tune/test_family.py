@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+from collections import Counter
 
 import pytest
 
@@ -24,10 +25,7 @@ class Space:
     small = whole
 
 
-@pytest.fixture
-def family(tmp_path):
-    measurer = tune_fakes.Measurer()
-
+def started(tmp_path, measurer, tokens=TOKENS):
     def compile(case, config):
         done = concurrent.futures.Future()
         done.set_result(Compiled(json.dumps(config, sort_keys=True), "plus_one_or_library"))
@@ -35,7 +33,7 @@ def family(tmp_path):
 
     made = Family(
         tune_fakes.plus_one_or_library,
-        [Case(dtype="bf16", hidden_size=64, num_tokens=tokens) for tokens in TOKENS],
+        [Case(dtype="bf16", hidden_size=64, num_tokens=count) for count in tokens],
         Space(),
         Journal(tmp_path, "run"),
         Moves(),
@@ -45,6 +43,11 @@ def family(tmp_path):
     )
     made.start()
     return made
+
+
+@pytest.fixture
+def family(tmp_path):
+    return started(tmp_path, tune_fakes.Measurer())
 
 
 def finished(family, hurry):
@@ -65,3 +68,25 @@ def test_without_time_no_alternative_wins_unopposed_and_the_next_run_goes_on(fam
     compared = {case["num_tokens"] for case, name in family.journal.baselines if name == "kernel"}
     assert compared == {16, 64, 256, 1024}  # for 8192 tokens the kernel names no configs
     assert done[16]["winner"] == {"num_warps": 8} and done[8192]["winner"] == {"alternative": "library"}
+
+
+class Wavering(tune_fakes.Measurer):
+    """4 warps are fastest once, and slower than 8 in all other careful measurements."""
+
+    TIMES = {2: [4.0], 4: [1.0, 3.0, 3.0, 3.0], 8: [2.0]}
+
+    def __init__(self):
+        self.measured = Counter()
+
+    def time(self, source, entry, careful, limit):
+        if not source:
+            return tune_fakes.LIBRARY_US
+        warps = json.loads(source)["num_warps"]
+        self.measured[warps] += careful
+        times = self.TIMES[warps]
+        return times[(self.measured[warps] - 1) % len(times) if careful else 0]
+
+
+def test_the_median_of_careful_measurements_decides(tmp_path):
+    (entry,) = finished(started(tmp_path, Wavering(), tokens=[16]), hurry=False).values()
+    assert entry["winner"] == {"num_warps": 8}

@@ -19,6 +19,8 @@ from tests.support.checks import PROJECTIONS, by_name, calls, projections, rewri
 
 CAST_THEN_SCALE = NormRounding.CAST_THEN_SCALE
 
+LOGGER = "helion_compile.passes"
+
 
 class TestChoosing:
     args = programs.tensor(8, 64), programs.tensor(64)
@@ -186,14 +188,14 @@ class TestFailing:
         graph = capture(self.program, *PROJECTIONS).graph
         before, users = str(graph), {node.name: set(node.users) for node in graph.nodes}
         fusion_pass = FusionPass(self.fusions(build), keep_code=True)
-        with caplog.at_level(logging.WARNING, logger="passes"):
+        with caplog.at_level(logging.WARNING, logger=LOGGER):
             fusion_pass(graph)
         assert str(graph) == before
         assert {node.name: set(node.users) for node in graph.nodes} == users
         graph.lint()
         (record,) = fusion_pass.records
         assert not record.sites and record.before == record.after
-        assert [entry.getMessage() for entry in caplog.records if entry.name.startswith("passes")] == [record.error]
+        assert [entry.getMessage() for entry in caplog.records if entry.name.startswith(LOGGER)] == [record.error]
         assert "\n" not in record.error
         with pytest.raises(FusionError, match=FAILURES[build]):
             raise FusionError(record.error, None)
@@ -233,9 +235,13 @@ class TestLogging:
         def program(x, weight):
             return x.clamp(-448, 448).to(programs.E4M3), programs.torchao_quantize(programs.llama_norm(x, weight))
 
-        with caplog.at_level(logging.DEBUG, logger="passes"):
+        with caplog.at_level(logging.DEBUG, logger=LOGGER):
             rewritten(program, programs.tensor(8, 64), programs.tensor(64))
-        lines = {record.levelname: record.getMessage() for record in caplog.records if record.name.startswith("passes")}
+        lines = {
+            record.levelname: record.getMessage()
+            for record in caplog.records
+            if record.name.startswith("helion_compile.passes")
+        }
         assert lines["INFO"].startswith("1 x norm_quantize, 1 refused (")
         assert ": expected x / scale" in lines["DEBUG"]
 

@@ -187,6 +187,28 @@ class TestWrites:
         assert len(graph.find_nodes(op="call_function", target=aten.amax.default)) == 1 + written
         assert same_results(before, module, X)
 
+    def test_a_copy_that_is_read_before_the_first_is_not_shared(self):
+        """scale2, its reader, scale1, q1, q2, in a chain that stays."""
+
+        def program(x):
+            one, other = programs.torchao_quantize(x), programs.torchao_quantize(x)
+            return (*one, one[1].sin()), (*other, other[1].sin())
+
+        module = capture(program, X).modules[0]
+        graph = module.graph
+        results = graph.output_node().args[0]
+        (q2, scale2, reader), (q1, scale1, _) = sorted((results[:3], results[3:]), key=lambda each: each[1])
+        scale2.append(reader)
+        q1.append(q2)
+        graph.lint()
+        assert scale2 < reader < scale1 < q1 < q2
+        before = copy.deepcopy(module)
+        fusion_pass = FusionPass([dataclasses.replace(stubs.QUANTIZE, refuse=lambda chain: Leave("fast"))], strict=True)
+        fusion_pass(graph)
+        assert [kept.merged for kept in fusion_pass.records[0].kept] == [2]
+        graph.lint()
+        assert same_results(before, module, X)
+
     def test_of_something_else(self):
         module = capture(lambda other, *args: (program(*args), other.sin()), X + 1, X, RESIDUAL, WEIGHT).modules[0]
         graph = module.graph
@@ -194,6 +216,32 @@ class TestWrites:
         before = self.write(module, other, behind=named(graph, aten.amax.default))
         fused(graph)
         assert same_results(before, module, *self.in_order(graph))
+
+    def test_on_the_way_of_a_reader_to_a_late_input(self):
+        """The reader of the sum would move behind the late weight, and with that behind the write to what it reads."""
+
+        def program(x, residual, weight, other):
+            total = x + residual
+            return programs.torchao_quantize(programs.llama_norm(total, weight.sin())), total * other.cos()
+
+        module = capture(program, X, RESIDUAL, WEIGHT, X + 1).modules[0]
+        graph = module.graph
+        other, late = named(graph, aten.cos.default), named(graph, aten.sin.default)
+        total = named(graph, aten.add.Tensor)
+        (early,) = [node for node in graph.nodes if node.target is aten.mul.Tensor and other in node.args]
+        total.prepend(other)
+        total.append(early)
+        self.write(module, other, behind=early)
+        named(graph, aten.copy_.default).append(late)
+        graph.lint()
+        assert "writes to aten.cos.default" in misplaced(graph)
+        before = copy.deepcopy(module)
+        FusionPass([stubs.NORM_QUANTIZE], strict=True)(graph)
+        given = [
+            WEIGHT if len(node.meta["val"].shape) == 1 else (X, RESIDUAL, X + 1)[index % 3]
+            for index, node in enumerate(graph.find_nodes(op="placeholder"))
+        ]
+        assert same_results(before, module, *given)
 
     def in_order(self, graph):
         tensors = {0: X, 1: RESIDUAL}

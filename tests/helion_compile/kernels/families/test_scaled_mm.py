@@ -197,3 +197,12 @@ def test_it_compiles_for_an_h200_without_spilling(tmp_path):
             assert not done.error and not done.spills
     finally:
         pool.stop()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("by_tensor", [False, True])
+@pytest.mark.parametrize("fast_accum", [False, True])
+def test_the_body_is_the_reference(fast_accum, by_tensor, bias, bodies):
+    """Of fp8: torch multiplies no int8 as the body does on a CPU."""
+    args = arguments(by_tensor=by_tensor, bias=bias, dtype=FP32, fast_accum=fast_accum)
+    torch.testing.assert_close(bodies[scaled_mm](*args), scaled_mm.reference(*args), rtol=1e-5, atol=1e-2)

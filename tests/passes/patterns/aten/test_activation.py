@@ -278,3 +278,12 @@ class TestRefused:
             return x * gate, gate
 
         assert "an intermediate value, is also read by output" in refused(program)
+
+
+def test_a_half_of_another_tensor_is_no_gelu():
+    def program(x, y):
+        return (y * 0.5) * (torch.erf(x * math.sqrt(0.5)) + 1)
+
+    x, y = programs.tensor(8, 64, dtype=FP32), programs.tensor(8, 64, dtype=FP32, seed=1)
+    assert not match_graph(capture(program, x, y).graph).matches
+    assert only_region(lambda x: program(x, x), x).op.function is GELU

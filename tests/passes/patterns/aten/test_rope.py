@@ -306,3 +306,14 @@ class TestRefused:
             return x * cos + rotated * sin, rotated
 
         assert "an intermediate value, is also read by output" in refused(program, *arguments(rotate_half))
+
+
+def test_what_is_rotated_is_not_the_beginning_of_x():
+    def program(x, cos, sin):
+        end = x[..., D // 2 :]
+        return torch.cat([rotate_half(end, cos, sin), end], -1)
+
+    cos, sin = (table(D // 2, seed=seed) for seed in (1, 2))
+    match = only_rope(program, programs.tensor(B, S, H, D), cos, sin)
+    assert match.op == op(rotate_half, turned=D // 2)
+    assert match.inputs["x"].meta["val"].shape[-1] == D // 2

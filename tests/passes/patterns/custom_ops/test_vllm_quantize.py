@@ -7,6 +7,7 @@ from helion_compile.fusions import fusions
 from helion_compile.passes import FusionPass
 from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.semantics import Granularity, Quantize, ScaleFormat, ScaleLayout, ScaleUse
+from tests.support import interpret
 from tests.support.vllm.calls import Calls
 from tests.support.vllm.matching import BF16, FP8, expected, only, ops, reason, sites
 
@@ -132,3 +133,17 @@ def test_quantisers_that_are_known_and_not_read():
     reasons = [refusal.reason for refusal in match_graph(graph).refusals]
     assert [text.split()[1] for text in reasons] == ["multiplies", "packs"]
     assert sites(graph) == []
+
+
+@pytest.mark.parametrize("eps", [1e-10, 1e-6])
+@pytest.mark.parametrize("amax", [0.0, 1e-9, 3.0])
+def test_a_power_of_two_is_made_of_the_bounded_scale(amax, eps):
+    """vLLM: exp2(ceil(log2(max(max(amax, eps) / 448, 1e-10))))."""
+    calls = Calls()
+    q, scale = calls.empty(6, 256, dtype=FP8), calls.empty(6, 2, dtype=torch.float32)
+    op, given = ops._C.per_token_group_fp8_quant.default, GROUP | dict(eps=eps)
+    call = calls.functional(op, input=calls.input(6, 256), output_q=q, output_s=scale, scale_ue8m0=True, **given)
+    match = only(calls.output(*calls.items(call, 1, 2)), Quantize)
+    x = torch.full((6, 256), amax, dtype=torch.bfloat16)
+    bounded = (x.float().abs().amax().clamp_min(eps) / 448).clamp_min(1e-10)
+    assert (interpret.quantize(match.op, x)["scale"] == torch.exp2(torch.ceil(torch.log2(bounded)))).all()

@@ -1,0 +1,35 @@
+"""helion_compile.vllm.identity: what vLLM's compile cache knows us by, without vLLM."""
+
+import pytest
+
+from helion_compile.configs.gpu import Gpu
+from helion_compile.vllm import identity
+
+H200 = Gpu("NVIDIA H200", (9, 0))
+
+
+@pytest.fixture(autouse=True)
+def own_tables(tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, "user_folder", lambda: tmp_path / "own")
+
+
+def test_it_is_the_same_for_the_same():
+    assert identity.identity({"disable": ()}, H200) == identity.identity({"disable": ()}, H200)
+
+
+def test_an_edit_of_our_sources_changes_it(monkeypatch):
+    before = identity.identity({}, H200)
+    monkeypatch.setattr(identity, "digest_packages", lambda: "edited")
+    assert identity.identity({}, H200) != before
+
+
+def test_gpu_and_options_and_tables_change_it(tmp_path):
+    before = identity.identity({}, H200)
+    others = [identity.identity({"disable": ("quant",)}, H200), identity.identity({}, Gpu("NVIDIA H100", (9, 0)))]
+    table = tmp_path / "own" / "quant" / "nvidia_h200.json"
+    table.parent.mkdir(parents=True)
+    table.write_text("[]")
+    others.append(identity.identity({}, H200))
+    table.write_text("[ ]")
+    others.append(identity.identity({}, H200))
+    assert len({before, *others}) == 5
