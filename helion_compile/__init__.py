@@ -11,7 +11,7 @@ torch alone, and the command line answers at once.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     from helion_compile.reports.report import Report
     from helion_compile.runtime.counters import counters
     from helion_compile.runtime.profiler_ranges import profiling
+
+if importlib.util.find_spec(f"{__name__}.passes") is None:
+    raise ImportError(
+        "helion_compile.passes is missing. In a checkout helion_compile/passes is a symbolic link to the folder passes, which "
+        "git on Windows and some archives leave out. Check out with `git config core.symlinks true`, or copy the folder there."
+    )
 
 __all__ = [
     "Case",

@@ -156,6 +156,17 @@ def test_nothing_installed_is_called_passes(environments, way, tmp_path):
     environments(way).run("python", "-c", question, cwd=tmp_path)
 
 
+def test_a_checkout_without_its_link_says_so(checkout, tmp_path):
+    shutil.copytree(checkout, tmp_path / "copy", symlinks=True)
+    link = tmp_path / "copy/helion_compile/passes"
+    link.unlink()
+    link.write_text("../passes")  # as git leaves it where there are no links
+    # Without site no editable install of this environment gives the missing package.
+    command = [sys.executable, "-S", "-c", "import helion_compile"]
+    done = subprocess.run(command, cwd=tmp_path / "copy", capture_output=True, text=True)
+    assert "git config core.symlinks true" in done.stderr
+
+
 def test_the_command_is_installed(environments):
     assert "tune" in environments("wheel").run("helion-compile", "--help")
 

@@ -17,6 +17,7 @@ import torch
 
 from helion_compile.configs.case import Case
 from helion_compile.definitions import registry
+from helion_compile.definitions.spec import KernelSpec
 from helion_compile.runtime.pdl import without_pdl
 from helion_compile.runtime.record import NotReplayable, Plan, record_plan
 
@@ -35,6 +36,12 @@ class GpuMeasurer:
     Raises:
         SystemExit: there is none; it ends the process that this is made in with a sentence.
     """
+
+    kernel: KernelSpec
+    opened: tuple[str, Case] | None
+    sets: list[tuple[Any, ...]]
+    hosts: dict[str, Callable[..., Any]]
+    _compiled: tuple[Callable[..., Any], Callable[..., list[torch.Tensor]]]
 
     def __init__(self) -> None:
         if not torch.cuda.is_available():
@@ -73,9 +80,9 @@ class GpuMeasurer:
         self.opened = name, case
 
     def close(self) -> None:
-        self.opened: tuple[str, Case] | None = None
-        self.sets: list[tuple[Any, ...]] = []
-        self.hosts: dict[str, Callable[..., Any]] = {}
+        self.opened = None
+        self.sets = []
+        self.hosts = {}
 
     def time(self, source: str, entry: str, careful: bool, limit: float) -> float:
         """Median µs a call of the config with this code, or of the alternative ``entry`` where there is no code.
@@ -104,6 +111,7 @@ class GpuMeasurer:
 
     def check(self, source: str, entry: str) -> str | None:
         """Why the config's result is not that of ``reference`` on fresh inputs, or None."""
+        assert self.opened
         args = self.kernel.tuning.inputs(self.opened[1], torch.device("cuda", torch.cuda.current_device()))
         kernel = self.kernel
         ours = kernel.copy_mutated(args)
@@ -124,7 +132,7 @@ class GpuMeasurer:
             self.hosts[source] = getattr(PyCodeCache.load(source), entry)
         return self.hosts[source]
 
-    def _runs(self, source: str, entry: str) -> tuple[list[Callable[[], Any]], Any]:
+    def _runs(self, source: str, entry: str) -> tuple[Sequence[Callable[[], Any]], Any]:
         """One launch for each set of inputs, and what has to stay alive for them."""
         host = self._host(source, entry)
         held: list[Any] = []
