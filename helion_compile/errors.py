@@ -1,4 +1,4 @@
-"""Errors a user can meet, each a subclass of the built-in error it refines."""
+"""Errors a user can meet, each a subclass of the built-in error it refines; and how they quote what they were given."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ __all__ = [
     "UndeclaredMutationError",
     "UnknownKernelError",
     "UnpreparedCaptureError",
+    "truncate",
 ]
 
 
@@ -34,3 +35,9 @@ class UndeclaredMutationError(RuntimeError):
 
 class UnpreparedCaptureError(RuntimeError):
     """A kernel would have had to be compiled while a CUDA graph is being captured."""
+
+
+def truncate(value: object, limit: int = 80) -> str:
+    """``value`` as one short line of printable ASCII, for messages that quote what a file or a caller said."""
+    text = ascii(value)
+    return text if len(text) <= limit else f"{text[:limit]}…"

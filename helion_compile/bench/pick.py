@@ -1,7 +1,8 @@
 """``python -m helion_compile bench pick``: what choosing a config costs on the host, beside vLLM's own picker.
 
 The benchmark of https://github.com/vllm-project/vllm/pull/40850: 80 000 picks among 300 rows, for 8 shapes. It needs no
-GPU.
+GPU. A pick is what a call does whose launch plan is not made yet: the kernel's case of the arguments, and the table's row
+for it. Calls after that pick nothing (``bench launch`` times them), where vLLM picks in each.
 """
 
 from __future__ import annotations
@@ -18,9 +19,16 @@ from itertools import chain, islice, product, repeat
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from helion_compile.bench.vllm_pickers import MissingPicker, VllmPickers
 from helion_compile.cli.options import output_file
-from helion_compile.configs.table import Case, ConfigTable, Gpu, Pick, Row
+from helion_compile.configs.case import Case
+from helion_compile.configs.gpu import Gpu
+from helion_compile.configs.row import Row
+from helion_compile.configs.table import ConfigTable, Pick
+from helion_compile.helion_kernel import HelionKernel
+from helion_compile.kernels import activation_quant, norm_quant
 
 __all__ = ["Figure", "main", "measure"]
 
@@ -74,97 +82,81 @@ def main(argv: Sequence[str] | None = None) -> int:
 def measure(picks: int = 80_000, vllm: Path | None = None) -> list[Figure]:
     """All figures. A time is the best of several runs, because other work on the machine can only add to it."""
     with tempfile.TemporaryDirectory() as folder:
-        cases = [Case(hidden_size=width, num_tokens=tokens) for tokens, width in product(_TOKENS, _WIDTHS)]
-        table = ConfigTable("bench_pick", folders=[folder])
-        table.add([Row(case, {"num_warps": 4}) for case in cases[:_ROWS]], _GPU)
-        return [*_from_facts(table, picks), *_from_tensors(table, cases[:_ROWS], picks, vllm), _memory(table)]
+        cases = [_case(tokens, width) for tokens, width in islice(product(_TOKENS, _WIDTHS), _ROWS)]
+        table = _table(folder, "bench_pick", cases)
+        return [
+            *_from_cases(table, picks),
+            *_from_arguments(activation_quant, folder, "silu_mul_fp8", picks, vllm),
+            *_from_arguments(norm_quant, folder, "rms_norm_dynamic_per_token_quant", picks, vllm),
+            _memory(table),
+        ]
 
 
-def _from_facts(table: ConfigTable, picks: int) -> list[Figure]:
+def _table(folder: str, name: str, cases: list[Case]) -> ConfigTable:
+    table = ConfigTable(name, folders=[folder])
+    table.add([Row(case, {"num_warps": 4}) for case in cases], _GPU)
+    return table
+
+
+def _from_cases(table: ConfigTable, picks: int) -> list[Figure]:
     cases = [(_case(*shape), _GPU) for shape in _SHAPES]
-    pick = table.picker(_GPU, case=_case, key=lambda tokens, width: (tokens, width))
-    unseen = [(tokens, width) for tokens in range(1, 1 + picks // len(_SHAPES)) for _, width in _SHAPES]
-    unseen_cases = [(_case(*shape), _GPU) for shape in unseen]
+    unseen = [(_case(tokens, width), _GPU) for tokens in range(1, 1 + picks // len(_SHAPES)) for _, width in _SHAPES]
     return [
-        Figure("facts seen before, as a Case", _best(table.pick, cases, picks), goal=0.2),
-        Figure("facts seen before, as sizes", _best(pick, _SHAPES, picks), goal=0.2),
-        Figure("new facts, as a Case", _best(table.pick, unseen_cases, len(unseen), before=table.reload), goal=5),
-        Figure("new facts, as sizes", _best(pick, unseen, len(unseen), before=table.reload), goal=5),
+        Figure("a case seen before", _best(table.pick, cases, picks), goal=0.2),
+        Figure("a new case", _best(table.pick, unseen, len(unseen), before=table.reload), goal=5),
     ]
 
 
-def _from_tensors(table: ConfigTable, cases: list[Case], picks: int, vllm: Path | None) -> list[Figure]:
-    import torch
+def _from_arguments(kernel: HelionKernel, folder: str, op: str, picks: int, vllm: Path | None) -> list[Figure]:
+    """What a call of ``kernel`` does to pick, beside vLLM's picker of ``op``, which is for the same work."""
+    tuned = list(islice(product(_TOKENS, _WIDTHS), _ROWS))
+    table = _table(folder, kernel.name, [kernel.case(*_arguments(kernel, *shape)) for shape in tuned])
 
-    inputs = [torch.empty(tokens, width, dtype=torch.bfloat16, device="meta") for tokens, width in _SHAPES]
-    doubled = [torch.empty(tokens, 2 * width, dtype=torch.bfloat16, device="meta") for tokens, width in _SHAPES]
-    silu = table.picker(
-        _GPU,
-        case=lambda x, scale: _case(x.shape[:-1].numel(), x.shape[-1] // 2),
-        key=lambda x, scale: x.shape,
-    )
-    norm = table.picker(
-        _GPU,
-        case=lambda result, x, *rest: _case(*x.shape),
-        key=lambda result, x, *rest: x.shape,
-    )
-    return [
-        # Taken for the picker that vllm#40850 measured: it has 308 rows and takes about the PR's time; the PR names none.
-        *_beside_vllm(
-            "silu_mul_fp8",
-            silu,
-            [(x, x) for x in doubled],
-            _vllm_keys(cases, "intermediate", "numtokens"),
-            picks,
-            vllm,
-            4,
-        ),
-        # This one reads a single shape, and reading it takes a quarter of its time: no goal.
-        *_beside_vllm(
-            "rms_norm_dynamic_per_token_quant",
-            norm,
-            [(x, x, x, x, 1e-6, None, None) for x in inputs],
-            _vllm_keys(cases, "hidden_size", "num_tokens"),
-            picks,
-            vllm,
-            None,
-        ),
-    ]
+    def pick(*args: Any) -> Pick:
+        return table.pick(kernel.case(*args), _GPU)
 
-
-def _beside_vllm(
-    op: str,
-    pick: Callable[..., Pick],
-    arguments: list[tuple[Any, ...]],
-    keys: list[dict[str, Any]],
-    picks: int,
-    vllm: Path | None,
-    times_faster: int | None,
-) -> list[Figure]:
-    ours = _best(pick, arguments, picks)
-    what = f"tensors of {op}"
+    arguments = [_arguments(kernel, *shape) for shape in _SHAPES]
+    what = f"arguments of {kernel.name}"
+    ours = Figure(what, _best(pick, arguments, picks), note="once for a launch plan")
+    make_args, width, tokens = _VLLM[op]
     try:
         pickers = VllmPickers(vllm)
-        case_keys = [pickers.case_key(key) for key in keys]
-        theirs = _best(pickers.load(op), [(args, case_keys) for args in arguments], picks)
+        keys = [pickers.case_key({width: k, tokens: m}) for m, k in tuned]
+        theirs = _best(pickers.load(op), [(make_args(*shape), keys) for shape in _SHAPES], picks)
     except MissingPicker as missing:
-        return [Figure(what, ours, note="nothing to compare with"), Figure(f"{what}, vLLM", None, note=str(missing))]
-    goal = theirs / times_faster if times_faster else None
-    return [
-        Figure(what, ours, goal=goal, note=f"{ours / theirs:.2f} of vLLM's"),
-        Figure(f"{what}, vLLM", theirs),
-    ]
+        return [ours, Figure(f"arguments of {op}, vLLM", None, note=str(missing))]
+    return [ours, Figure(f"arguments of {op}, vLLM", theirs, note="in every call")]
+
+
+def _arguments(kernel: HelionKernel, tokens: int, width: int) -> tuple[Any, ...]:
+    case = _case(tokens, width).replace(dtype="bf16", gated=True, residual=False)
+    return kernel.tuning.inputs(case, torch.device("meta"))
+
+
+def _empty(tokens: int, width: int) -> torch.Tensor:
+    return torch.empty(tokens, width, dtype=torch.bfloat16, device="meta")
+
+
+# Operator of vLLM -> its arguments for a shape, and its names of width and tokens.  The first is taken for the picker that
+# vllm#40850 measured: it has 308 rows and takes about the PR's time; the PR names none.
+_VLLM: dict[str, tuple[Callable[[int, int], tuple[Any, ...]], str, str]] = {
+    "silu_mul_fp8": (lambda m, k: (_empty(m, 2 * k), _empty(m, k)), "intermediate", "numtokens"),
+    "rms_norm_dynamic_per_token_quant": (
+        lambda m, k: (*[_empty(m, k)] * 4, 1e-6, None, None),
+        "hidden_size",
+        "num_tokens",
+    ),
+}
 
 
 def _memory(table: ConfigTable) -> Figure:
-    """Growth after every token count, through both ways to pick."""
+    """Growth after every token count."""
     table.reload()
-    pick = table.picker(_GPU, case=_case, key=lambda tokens, width: (tokens, width))
-    pick(1, 4096)
+    table.pick(_case(1, 4096), _GPU)
     tracemalloc.start()
     try:
         for tokens in range(1, 1 + _TOKEN_COUNTS):
-            pick(tokens, 4096)
+            table.pick(_case(tokens, 4096), _GPU)
         grown, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -173,10 +165,6 @@ def _memory(table: ConfigTable) -> Figure:
 
 def _case(tokens: int, width: int) -> Case:
     return Case(hidden_size=width, num_tokens=tokens)
-
-
-def _vllm_keys(cases: list[Case], width: str, tokens: str) -> list[dict[str, Any]]:
-    return [{width: case["hidden_size"], tokens: case["num_tokens"]} for case in cases]
 
 
 def _best(

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from helion_compile.configs.case import truncate
 from helion_compile.configs.gpu import Gpu, arch_of, slug
 from helion_compile.configs.import_vllm import read_vllm_file
 from helion_compile.configs.row import ConfigError
 from helion_compile.configs.table import ConfigTable
+from helion_compile.errors import truncate
 
 __all__ = ["main"]
 

@@ -11,7 +11,9 @@ from functools import total_ordering
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-__all__ = ["Case", "Fact", "truncate"]
+from helion_compile.errors import truncate
+
+__all__ = ["Case", "Fact"]
 
 Fact: TypeAlias = int | float | bool | str | None
 
@@ -80,10 +82,6 @@ class Case(Mapping[str, Fact]):
         """The facts by name, in alphabetical order, read-only."""
         return self._facts
 
-    @property
-    def is_default(self) -> bool:
-        return not self._facts
-
     def replace(self, /, **facts: Any) -> Case:
         """This case with some facts changed or added."""
         return Case(**{**self._facts, **facts})
@@ -131,12 +129,6 @@ class Case(Mapping[str, Fact]):
     def __reduce__(self) -> tuple[Any, ...]:
         # The hash of a str differs from process to process, so a pickled case is built anew.
         return Case.from_json, (self.to_json(),)
-
-
-def truncate(value: object, limit: int = 80) -> str:
-    """``value`` as one short line of printable ASCII, for messages that quote what a file or a caller said."""
-    text = ascii(value)
-    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 @functools.lru_cache(256)

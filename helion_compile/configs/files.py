@@ -11,14 +11,14 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from helion_compile.configs.case import truncate
+from helion_compile.atomic_write import write_atomically
 from helion_compile.configs.gpu import slug
 from helion_compile.configs.row import ConfigError, Row
+from helion_compile.errors import truncate
 
 __all__ = ["TableFile", "kernel_folder", "parse_json", "shipped_folder", "table_files", "user_folder", "write_rows"]
 
@@ -139,7 +139,8 @@ def write_rows(folder: Path, kernel: str, gpu: str, rows: Iterable[Row]) -> Path
             # The lock is ours, so a temporary file of this table was left by a writer that died.
             for orphan in target.parent.glob(f".{target.name}.*.tmp"):
                 orphan.unlink()
-            _replace(target, _render(_merge(_entries_to_keep(target), rows)))
+            content = _render(_merge(_entries_to_keep(target), rows))
+            write_atomically(target, content, mode=0o644)  # a table is for others to read, too
     except filelock.Timeout:
         raise ConfigError(
             f"no rows were written to {target}: another process has held its lock for {_LOCK_SECONDS} s; "
@@ -186,27 +187,6 @@ def _render(entries: list[Any]) -> bytes:
     # A row a line: a diff shows the rows that changed.
     lines = ",\n".join(json.dumps(entry, allow_nan=False) for entry in entries)
     return f"[\n{lines}\n]\n".encode()
-
-
-def _replace(target: Path, content: bytes) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp's files are private, a table is not
-        os.replace(name, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-    if os.name == "posix":  # the new name is on the disk only when its folder is
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _no_constant(name: str) -> None:

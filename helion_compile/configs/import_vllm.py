@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from helion_compile.configs.case import truncate
 from helion_compile.configs.files import parse_json
 from helion_compile.configs.gpu import Gpu
 from helion_compile.configs.row import ConfigError, Row
+from helion_compile.errors import truncate
 
 __all__ = ["read_vllm_file"]
 

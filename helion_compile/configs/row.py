@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from helion_compile.configs.case import Case, truncate
+from helion_compile.configs.case import Case
+from helion_compile.errors import truncate
 
 __all__ = ["ConfigError", "Row"]
 

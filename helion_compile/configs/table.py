@@ -7,18 +7,17 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
-from weakref import WeakValueDictionary
 
-from helion_compile.configs.case import Case, truncate
+from helion_compile.configs.case import Case
 from helion_compile.configs.files import TableFile, kernel_folder, shipped_folder, table_files, user_folder, write_rows
 from helion_compile.configs.gpu import Gpu, arch_of, name_similarity
 from helion_compile.configs.lookup import CaseIndex, Match
 from helion_compile.configs.row import ConfigError, Row
-from helion_compile.lru import LRUCache
+from helion_compile.errors import truncate
 
 __all__ = ["Case", "ConfigError", "ConfigTable", "Gpu", "Pick", "Row"]
 
@@ -118,7 +117,6 @@ class ConfigTable:
         self._shelves: dict[Gpu, list[tuple[str, CaseIndex]]] = {}
         self._broken: dict[str, str] = {}
         self._watchers: list[Callable[[], None]] = []
-        self._recent: WeakValueDictionary[int, LRUCache] = WeakValueDictionary()
         # The instance's pick is the class's, remembered: one call into C for a case seen before.
         self.pick = functools.lru_cache(_REMEMBERED_PICKS)(self.pick)  # type: ignore[method-assign]
 
@@ -130,24 +128,6 @@ class ConfigTable:
                 row, origin = found
                 return Pick(row.config, origin, row, case, gpu, from_gpu)
         return Pick(self._default(case) if self._default else None, "default", None, case, gpu)
-
-    def picker(self, gpu: Gpu, case: Callable[..., Case], key: Callable[..., Hashable] | None = None) -> Callable[..., Pick]:
-        """A function from the kernel's arguments to their :class:`Pick` on ``gpu``, fast when it saw such ones before.
-
-        Args:
-            case: takes the arguments, gives their case; called once for each new key.
-            key: takes the arguments, gives the cheapest value that settles the case, such as
-                ``lambda x, *_: (x.shape, x.dtype)``. By default shape and dtype of every tensor, and all else as it is.
-        """
-        recent: LRUCache = LRUCache(_REMEMBERED_PICKS)
-        self._recent[id(recent)] = recent
-        key = key or _argument_key
-
-        def pick(*args: Any) -> Pick:
-            settled = key(*args)
-            return recent[settled] or recent.remember(settled, self.pick(case(*args), gpu))
-
-        return pick
 
     def add(self, rows: Iterable[Row], gpu: Gpu) -> Path:
         """Puts rows measured on ``gpu`` into the user's table, safe against other writers and against dying half-way.
@@ -269,8 +249,6 @@ class ConfigTable:
     def _forget(self) -> None:
         self._shelves = {}
         self.pick.cache_clear()  # type: ignore[attr-defined]
-        for recent in list(self._recent.values()):
-            recent.clear()
         for watcher in self._watchers:
             watcher()
 
@@ -281,7 +259,3 @@ def _arch(row: Row, file: TableFile) -> str | None:
 
 def _config_text(row: Row) -> str:
     return f"{row.case} {json.dumps(row.config, sort_keys=True)}"
-
-
-def _argument_key(*args: Any) -> Hashable:
-    return tuple([(arg.shape, arg.dtype) if hasattr(arg, "dtype") else arg for arg in args])

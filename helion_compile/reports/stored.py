@@ -16,7 +16,6 @@ import gzip
 import hashlib
 import json
 import os
-import tempfile
 import types
 import typing
 import zlib
@@ -28,6 +27,7 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from helion_compile.atomic_write import write_atomically
 from helion_compile.configs.gpu import Gpu
 from helion_compile.passes.ir.dynamic_sizes import symbols_in
 from helion_compile.passes.ir.source_location import Location
@@ -75,15 +75,12 @@ def key_of(module: GraphModule, inputs: Sequence[Any], config: Mapping[str, Any]
 
 def keep(key: str, reports: Sequence[GraphReport]) -> None:
     """Store what was told of a graph under its key.  A disk that takes no more is no reason to fail."""
-    # The whole file appears at once, and equal keys mean equal reports, so writers need no lock.
+    # Equal keys mean equal reports, so writers need no lock.
     with contextlib.suppress(OSError):
         folder = _folder()
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(_encoded(list(reports)), ensure_ascii=False, separators=(",", ":"))
-        descriptor, name = tempfile.mkstemp(dir=folder, suffix=".tmp")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(gzip.compress(text.encode(), 5))
-        os.replace(name, folder / f"{key}.json.gz")
+        write_atomically(folder / f"{key}.json.gz", gzip.compress(text.encode(), 5))
         _forget_oldest(folder)
 
 

@@ -14,19 +14,19 @@ Private interfaces of Helion 1.4: ``Kernel._base_specialization_key``, and of a 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from helion_compile.atomic_write import write_atomically
 
 if TYPE_CHECKING:
     from helion_compile.definitions.spec import KernelSpec
@@ -150,14 +150,5 @@ def _folder() -> Path:
 
 
 def _write(path: Path, content: Any) -> None:
-    """Whole or not at all, whoever else writes there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with open(descriptor, "w") as file:
-            json.dump(content, file)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
+    write_atomically(path, json.dumps(content).encode())

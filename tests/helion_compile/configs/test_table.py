@@ -1,4 +1,3 @@
-import gc
 import json
 import os
 import subprocess
@@ -212,13 +211,10 @@ def test_a_row_of_unknown_version_counts_after_one_of_this_version(folders):
 def test_a_broken_row_is_skipped_with_one_warning_and_the_next_is_used(folders, caplog):
     fill(folders[0], [row(k=4096, num_tokens=n) for n in (8, 16)])
     picks = table(folders)
-    picker = picks.picker(H200, case=lambda n: Case(k=4096, num_tokens=n))
     first = picks.pick(Case(k=4096, num_tokens=5), H200)
-    assert picker(5) == first
     picks.mark_broken(first.row, "OutOfResources: shared memory,\nRequired: 300000")
     picks.mark_broken(first.row, "again")
-    for second in (picks.pick(Case(k=4096, num_tokens=5), H200), picker(5)):
-        assert second.row.case["num_tokens"] == 16
+    assert picks.pick(Case(k=4096, num_tokens=5), H200).row.case["num_tokens"] == 16
     assert len(caplog.messages) == 1
     assert "(k=4096 num_tokens=8) of norm_quant is skipped, row 0 of" in caplog.messages[0]
     assert caplog.messages[0].endswith("OutOfResources: shared memory, Required: 300000")
@@ -333,55 +329,20 @@ def test_the_current_gpu_is_a_sentence_where_there_is_none():
         Gpu.current()
 
 
-# --- picks from arguments ---------------------------------------------------------------------------------------------
-
-
-def test_a_picker_answers_as_pick_does(folders):
-    fill(folders[0], [row(k=k, num_tokens=n, dtype="bf16") for k in (1024, 4096) for n in (1, 8, 64)])
-    picks = table(folders)
-    seen = []
-
-    def case(x, eps):
-        seen.append(x.shape)
-        return Case(k=x.shape[1], num_tokens=x.shape[0], dtype=x.dtype)
-
-    for key in (None, lambda x, eps: (x.shape, x.dtype)):
-        seen.clear()
-        picker = picks.picker(H200, case=case, key=key)
-        for shape in ((3, 1024), (8, 4096), (3, 1024), (70, 4096)):
-            x = torch.empty(shape, dtype=torch.bfloat16, device="meta")
-            assert picker(x, 1e-6) == picks.pick(Case(k=shape[1], num_tokens=shape[0], dtype="bf16"), H200)
-        assert len(seen) == 3
-        assert picker(torch.empty(8, 4096, device="meta"), 1e-6).origin == "default"  # fp32 is another case
-
-
-def test_a_picker_sees_new_rows_and_forgotten_pickers_cost_nothing(folders):
-    picks = table(folders)
-    picker = picks.picker(H200, case=lambda n: Case(num_tokens=n))
-    for _ in range(100):
-        picks.picker(H200, case=lambda n: Case(num_tokens=n))
-    assert picker(8).origin == "default"
-    picks.add([row(num_tokens=8)], H200)
-    assert picker(8).origin == "exact"
-    gc.collect()
-    assert len(picks._recent) == 1
-
-
 def test_memory_stays_bounded_over_every_token_count(folders):
     fill(folders[0], [row(k=4096, num_tokens=2**n) for n in range(14)])
     picks = table(folders)
-    picker = picks.picker(H200, case=lambda n: Case(k=4096, num_tokens=n))
-    picker(1)
+    picks.pick(Case(k=4096, num_tokens=1), H200)
     tracemalloc.start()
     try:
         grown = []
         for n in range(1, 20_001):
-            picker(n)
+            picks.pick(Case(k=4096, num_tokens=n), H200)
             if n % 5000 == 0:
                 grown.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
-    # The generations are full after 2048 picks; 10 % is for dicts that were caught before and after they grow.
+    # All that is kept is full after 1024 picks; 10 % is for dicts that were caught before and after they grow.
     assert max(grown) < 1.1 * 4 * 2**20
     assert grown[-1] < 1.1 * max(grown[:2])
 
