@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from helion_compile import compat
 from helion_compile.bench import course
 from helion_compile.bench.rows import Baseline, distance, measure
 from helion_compile.bench.subjects import SUBJECTS
@@ -58,7 +59,7 @@ def row_of(k: int, n: int, m: int, limits: Limits, *, vllm: bool = False, device
 
 
 def _baselines(vllm: bool) -> Iterator[Baseline]:
-    torch._dynamo.reset()
+    compat.dynamo.reset()
     quantise = torch.compile(norm_quant.reference, dynamic=False)
     check = distance(0.02)  # a byte may move by a step
     yield Baseline("inductor, library", _chain(quantise, scaled_mm.fallbacks["library"]), check=check)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from helion_compile import kernels
+from helion_compile import compat, kernels
 from helion_compile.bench.cold_start import ATTRIBUTES
 from helion_compile.bench.timeline import account, spans_of
 
@@ -21,7 +21,7 @@ def measure() -> dict[str, float]:
     """Of norm + quantise -> fp8 matmul, 32 times: time of a step between events in µs, and what it consists of."""
     rows = {}
     for name, step in (("ours", _ours), ("Inductor", _written)):
-        torch._dynamo.reset()
+        compat.dynamo.reset()
         wall, parts = _time(step)
         rows[f"{name}: a step"] = wall
         rows |= {f"{name}: {part}": value for part, value in parts.items()}
@@ -51,7 +51,7 @@ def _time(quantised: Any) -> tuple[float, dict[str, float]]:
     # As parameters of a module are: the CUDA graph reads them where they lie.  Other inputs are copied before each replay,
     # and that would be half a gigabyte here.
     for weight in (*norms, *linears, scale):
-        torch._dynamo.mark_static_address(weight)
+        compat.dynamo.mark_static_address(weight)
 
     @torch.compile(mode="reduce-overhead", dynamic=False)
     def step(x: torch.Tensor) -> torch.Tensor:

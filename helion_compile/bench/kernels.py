@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from helion_compile import compat
 from helion_compile.bench import course
 from helion_compile.bench.rows import Baseline, distance, measure, steps_apart
 from helion_compile.bench.subjects import SUBJECTS, Subject
@@ -51,7 +52,7 @@ def _baselines(name: str, subject: Subject, vllm: bool) -> Iterator[Baseline]:
     if subject.library:
         yield Baseline("library", subject.library, check=check)
     else:
-        torch._dynamo.reset()
+        compat.dynamo.reset()
         written = subject.written or subject.kernel.reference
         compiled = torch.compile(written, dynamic=False)
         yield Baseline("inductor", compiled, subject.prepare, check, written if subject.check_eager else None)

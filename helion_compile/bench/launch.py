@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from helion_compile import kernels
+from helion_compile import compat, kernels
 from helion_compile.bench import cold_start, decode
 from helion_compile.bench.cold_start import ATTRIBUTES
 from helion_compile.bench.timing import host_us, machine, require_gpu
@@ -104,7 +104,7 @@ def eager(x: torch.Tensor, weight: torch.Tensor) -> dict[str, float]:
 
 def _vllm_op() -> Callable[..., Any] | None:
     try:
-        import vllm._custom_ops  # noqa: F401  loads the op library
+        from helion_compile.compat import vllm_custom_ops  # noqa: F401  loads the op library
 
         return torch.ops._C.rms_norm_dynamic_per_token_quant
     except (ImportError, AttributeError):
@@ -143,7 +143,7 @@ def compiled(x: torch.Tensor, weight: torch.Tensor, modes: Sequence[str]) -> dic
             # In a model these are parameters and other kernels' results.  Plain inputs of a CUDA graph are copied before each
             # replay, which is no part of a call.
             for tensor in inputs:
-                torch._dynamo.mark_static_address(tensor)
+                compat.dynamo.mark_static_address(tensor)
             for name, step in (("ours", ours), ("Inductor", written), ("custom_op", custom)):
 
                 def several(small: torch.Tensor, *inputs: torch.Tensor, step: Any = step) -> Any:
@@ -157,6 +157,6 @@ def compiled(x: torch.Tensor, weight: torch.Tensor, modes: Sequence[str]) -> dic
 
 
 def _time_compiled(function: Callable[..., Any], arguments: tuple[torch.Tensor, ...], mode: str | None) -> float:
-    torch._dynamo.reset()
+    compat.dynamo.reset()
     run = torch.compile(function, dynamic=False, mode=mode)
     return host_us(lambda: run(*arguments))

@@ -17,13 +17,13 @@ import time
 from typing import Any
 
 import torch
-from torch._inductor.utils import fresh_cache
 
 from helion_compile.bench.rows import Rows, distance
 from helion_compile.bench.timeline import busy, spans_of
 from helion_compile.bench.timing import copy_bandwidth, product_rate, require_gpu, require_packages
 from helion_compile.bench.work import Limits, Work, work_of_case
 from helion_compile.cli.options import count, output_file
+from helion_compile.compat import fresh_cache
 from helion_compile.configs.case import Case
 from helion_compile.frontend.backend import helion
 from helion_compile.kernels import scaled_mm

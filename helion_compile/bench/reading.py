@@ -18,12 +18,11 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch._inductor.utils import fresh_cache
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, Node
 
 from helion_compile.bench.timing import require_packages
 from helion_compile.cli.options import count, output_file
+from helion_compile.compat import FakeTensorMode, fresh_cache
 from helion_compile.frontend.backend import helion
 from helion_compile.fusions import fusions
 from helion_compile.passes import FusionPass

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from helion_compile.compat import TorchDispatchMode
 from helion_compile.configs.case import Case
 from helion_compile.helion_kernel import HelionKernel
 from helion_compile.passes.ir.graph_listing import bytes_of

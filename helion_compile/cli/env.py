@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import torch
 
+from helion_compile import compat
 from helion_compile.configs.files import shipped_folder, table_files, user_folder
 from helion_compile.configs.gpu import Gpu
 from helion_compile.definitions import registry
@@ -82,16 +83,15 @@ def _tables() -> Iterator[tuple[str, str]]:
 
 
 def _switches() -> Iterator[tuple[str, str]]:
-    from torch._inductor import config
-
+    from helion_compile.compat import inductor_config
     from helion_compile.vllm.options import SWITCH, wanted
 
-    known = "known" if "helion" in torch._dynamo.list_backends(None) else "not known: its entry point comes with an install"
+    known = "known" if "helion" in compat.dynamo.list_backends(None) else "not known: its entry point comes with an install"
     yield "torch.compile", f"backend='helion' is {known}"
     yield "vLLM", "its compiler runs the pass too" if wanted() else f"without the pass, which {SWITCH}=1 puts there"
-    caches = f"fx_graph_cache={config.fx_graph_cache}, force_disable_caches={config.force_disable_caches}"
-    yield "Inductor", f"{caches}, cpp_wrapper={config.cpp_wrapper}"
-    pre = config.post_grad_custom_pre_pass
+    caches = f"fx_graph_cache={inductor_config.fx_graph_cache}, force_disable_caches={inductor_config.force_disable_caches}"
+    yield "Inductor", f"{caches}, cpp_wrapper={inductor_config.cpp_wrapper}"
+    pre = inductor_config.post_grad_custom_pre_pass
     yield "", f"post_grad_custom_pre_pass={'none' if pre is None else type(pre).__name__}"
     chosen = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)]
     yield "environment", ", ".join(chosen) or "none of our, torch's or Triton's variables is set"

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch._ops import HigherOrderOperator, OpOverload
 from torch.fx import Node
 
+from helion_compile.compat import HigherOrderOperator, OpOverload
 from helion_compile.fusions.operands import Operands, Reason, value_of
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.passes.ir.values import RESHAPES, VIEWS, known_equal, shape_of

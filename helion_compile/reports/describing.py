@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
+from helion_compile.compat import unset_fake_temporarily
 from helion_compile.definitions import registry
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.passes.account.records import GraphRecord
@@ -94,7 +95,7 @@ def _as_traced(values: list[Any]) -> list[Any] | None:
     symbols = [size for tensor in tensors for size in tensor.shape if isinstance(size, torch.SymInt)]
     if not all(symbol.node.has_hint() for symbol in symbols):
         return None
-    with torch._subclasses.fake_tensor.unset_fake_temporarily():
+    with unset_fake_temporarily():
         return [
             torch.empty_strided([*map(number, v.shape)], [*map(number, v.stride())], dtype=v.dtype, device="meta")
             if isinstance(v, torch.Tensor)

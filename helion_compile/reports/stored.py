@@ -3,8 +3,6 @@
 One file a graph beside Inductor's own (``<cache folder>/helion_reports``, which goes when that folder is emptied), named by
 what Dynamo's graph says with its shapes, modules and source lines, and by all that decides what becomes of it.  A file that
 is damaged, or of another version, counts as none.
-
-Private interfaces: Inductor's cache folder and the portable form of its configuration; tested with torch 2.13.
 """
 
 from __future__ import annotations
@@ -25,9 +23,9 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from helion_compile.atomic_write import write_atomically
+from helion_compile.compat import is_traceable_wrapper_subclass
 from helion_compile.configs.gpu import Gpu
 from helion_compile.passes.ir.dynamic_sizes import symbols_in
 from helion_compile.passes.ir.source_location import Location
@@ -49,7 +47,7 @@ def key_of(module: GraphModule, inputs: Sequence[Any], config: Mapping[str, Any]
         module, inputs: the graph as Dynamo gives it, and its example inputs.
         config: what is asked of Inductor besides its global configuration, our pass among it.
     """
-    from torch._inductor import config as inductor
+    from helion_compile.compat import inductor_config as inductor
 
     if inductor.force_disable_caches or not config.get("fx_graph_cache", inductor.fx_graph_cache):
         return None
@@ -101,7 +99,7 @@ def find(key: str) -> list[GraphReport]:
 
 
 def _folder() -> Path:
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
+    from helion_compile.compat import cache_dir
 
     return Path(cache_dir()) / "helion_reports"
 

@@ -1,7 +1,4 @@
-"""Which configs to try: seeds from what is known, then steps from the best so far through Helion's own config space.
-
-Private interfaces: ``ConfigSpec.create_config_generation``, its ``flat_spec`` and ``flat_key_layout`` (Helion 1.4.0).
-"""
+"""Which configs to try: seeds from what is known, then steps from the best so far through Helion's own config space."""
 
 from __future__ import annotations
 

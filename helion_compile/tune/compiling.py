@@ -2,9 +2,6 @@
 
 Helion makes code from CPU tensors, and Triton compiles for a GPU that it is told of, so the CPU cores can fill Triton's
 cache while another process measures; there, nothing is compiled again.
-
-Private interfaces: ``triton.runtime.driver.set_active`` and ``JITFunction.run(warmup=True)`` (triton 3.6 and 3.9),
-``helion.runtime.get_num_sm`` (Helion 1.4.0).
 """
 
 from __future__ import annotations
@@ -71,18 +68,16 @@ class Compiled(NamedTuple):
 @functools.cache
 def pretend(target: Target) -> None:
     """From now on Triton and Helion believe that this process has such a GPU."""
-    import helion.runtime
-    import triton
-    from triton.backends.compiler import GPUTarget
+    from helion_compile.compat import GPUTarget, helion_runtime, triton_driver
 
     stand_in = _absent(GPUTarget("cuda", target.capability, 32))
-    triton.runtime.driver.set_active(stand_in)
-    helion.runtime.get_num_sm = lambda device, **_: target.multiprocessors
+    triton_driver.set_active(stand_in)
+    helion_runtime.get_num_sm = lambda device, **_: target.multiprocessors
 
 
 @functools.cache
 def _absent(gpu: Any) -> Any:
-    from triton.backends.driver import DriverBase
+    from helion_compile.compat import DriverBase
 
     class Absent(DriverBase):
         """Answers what the compiler asks of a driver, and cannot launch."""
@@ -155,7 +150,8 @@ def compile_config(target: Target, name: str, facts: Mapping[str, Any], config: 
     Where Helion or Triton refuses the config, the result holds their error in one line.
     """
     import helion
-    from torch._inductor.codecache import PyCodeCache
+
+    from helion_compile.compat import PyCodeCache
 
     pretend(target)
     source = entry = ""
@@ -186,12 +182,12 @@ def compile_config(target: Target, name: str, facts: Mapping[str, Any], config: 
 
 def _usage(cubin: bytes) -> tuple[int, int]:
     """Registers and bytes of local memory a thread, from the compiled binary."""
-    import triton
+    from helion_compile.compat import triton_knobs
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "kernel.cubin"
         file.write_bytes(cubin)
-        tool = triton.knobs.nvidia.cuobjdump.path
+        tool = triton_knobs.nvidia.cuobjdump.path
         text = subprocess.run([tool, "-res-usage", file], capture_output=True, text=True).stdout
     registers = re.findall(r"REG:(\d+)", text)
     stacks = re.findall(r"STACK:(\d+)", text)

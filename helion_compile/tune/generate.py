@@ -41,7 +41,8 @@ def generate_all(asked: dict[str, Any]) -> dict[str, Any]:
 
 def _generate(compiling: Any, name: str, facts: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     import helion
-    from torch._inductor.codecache import PyCodeCache
+
+    from helion_compile.compat import PyCodeCache
 
     bound, args = compiling._bound(name, compiling.Case.from_json(facts))
     source = bound.to_triton_code(helion.Config(**config))

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from helion_compile import compat
 from helion_compile.configs.case import Case
 from helion_compile.definitions import registry
 from helion_compile.definitions.spec import KernelSpec
@@ -124,7 +125,7 @@ class GpuMeasurer:
         return None
 
     def _host(self, source: str, entry: str) -> Callable[..., Any]:
-        from torch._inductor.codecache import PyCodeCache
+        from helion_compile.compat import PyCodeCache
 
         if not source:
             return functools.partial(self.kernel.fallbacks[entry], out=None)
@@ -186,8 +187,8 @@ class GpuMeasurer:
     def _inductor(self, args: tuple[Any, ...]) -> tuple[Callable[..., Any], Callable[..., list[torch.Tensor]]]:
         if getattr(self, "_compiled_for", None) == self.opened:
             return self._compiled
-        torch._dynamo.reset()
-        torch._dynamo.config.recompile_limit = 1000
+        compat.dynamo.reset()
+        compat.dynamo_config.recompile_limit = 1000
         places = [index for index, arg in enumerate(args) if isinstance(arg, torch.Tensor)]
         constants = [None if index in places else arg for index, arg in enumerate(args)]
         reference = self.kernel.reference

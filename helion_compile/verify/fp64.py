@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Interpreter
 from torch.fx.node import Target
-from torch.utils._pytree import tree_map
+
+from helion_compile.compat import tree_map
 
 __all__ = ["in_fp64"]
 

@@ -1,7 +1,4 @@
-"""The pass as vLLM takes passes; the one module of ours that needs vLLM to be imported.
-
-Private interfaces of vLLM: ``compilation.passes.inductor_pass``, seen in 0.26.0 and 0.31.0.
-"""
+"""The pass as vLLM takes passes; the one module of ours that needs vLLM to be imported."""
 
 from __future__ import annotations
 
@@ -13,9 +10,9 @@ from typing import Any
 
 import vllm
 from torch.fx import Graph
-from vllm.compilation.passes.inductor_pass import InductorPass
 
 from helion_compile import passes
+from helion_compile.compat import InductorPass
 from helion_compile.configs.gpu import Gpu
 from helion_compile.passes.account.records import GraphRecord
 from helion_compile.passes.compat import VLLM
@@ -87,7 +84,7 @@ class FusionPass(InductorPass):
 
     def _sort(self, graph: Graph) -> None:
         """vLLM's pattern matcher leaves nodes in front of what they read, and sorts after the last pass only."""
-        from torch._inductor.pattern_matcher import stable_topological_sort
+        from helion_compile.compat import stable_topological_sort
 
         stable_topological_sort(graph)
 

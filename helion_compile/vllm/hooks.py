@@ -1,8 +1,4 @@
-"""What vLLM has to know of us besides the pass: that our node writes to nothing, and when to warm up.
-
-Private interfaces of vLLM: ``compilation.passes.ir.clone_elimination.user_writes_to_node``,
-``v1.worker.gpu_worker.Worker.compile_or_warm_up_model``; seen in 0.26.0 and 0.31.0.
-"""
+"""What vLLM has to know of us besides the pass: that our node writes to nothing, and when to warm up."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from helion_compile import compat
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.vllm.log import off
 
@@ -21,8 +18,8 @@ _installed: set[str] = set()
 
 def install() -> None:
     """Hook into those modules of vLLM that are imported by now; to be called whenever vLLM may have imported more."""
-    _hook("vllm.compilation.passes.ir.clone_elimination", _clones, "vLLM's clone elimination may fail on fused graphs")
-    _hook("vllm.v1.worker.gpu_worker", _worker, "the warm-up is off, first calls of some sizes compile while serving")
+    _hook(compat.VLLM_CLONE_ELIMINATION, _clones, "vLLM's clone elimination may fail on fused graphs")
+    _hook(compat.VLLM_GPU_WORKER, _worker, "the warm-up is off, first calls of some sizes compile while serving")
 
 
 def _hook(name: str, change: Callable[[Any], None], otherwise: str) -> None:

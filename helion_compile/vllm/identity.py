@@ -33,7 +33,7 @@ def identity(options: Mapping[str, Any], for_gpu: Gpu | None = None) -> str:
 
 def gpu() -> Gpu | None:
     """The GPU that vLLM will use, asked of the driver's management library; None if vLLM finds none."""
-    from vllm.platforms import current_platform
+    from helion_compile.compat import current_platform
 
     if not current_platform.is_cuda():
         return None

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm.utils.import_utils import resolve_obj_by_qualname
-
+from helion_compile.compat import resolve_obj_by_qualname
 from helion_compile.vllm import hooks
 from helion_compile.vllm.fusion_pass import FusionPass
 from helion_compile.vllm.log import off

@@ -2,8 +2,6 @@
 
 vLLM asks its platform for the class of its pass manager by name; ours is vLLM's with one pass more (``manager.py``).  What
 a compiled graph is kept under in vLLM's cache is a hash of its config, which knows nothing of plug-ins: ours is added to it.
-
-Private interfaces of vLLM: ``Platform.get_pass_manager_cls``, ``VllmConfig.compute_hash``; seen in 0.26.0 and 0.31.0.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ def original_manager() -> str:
 
 
 def _replace_manager() -> None:
-    from vllm.platforms import current_platform
+    from helion_compile.compat import current_platform
 
     platform = type(current_platform)
     original = platform.get_pass_manager_cls
@@ -68,7 +66,7 @@ def _manager() -> str:
 
 
 def _add_to_hash() -> None:
-    from vllm.config import VllmConfig
+    from helion_compile.compat import VllmConfig
 
     compute = VllmConfig.compute_hash
     if getattr(compute, "knows_helion_compile", False):

@@ -61,7 +61,7 @@ def warm(worker: Any) -> None:
 
 
 def _dummy_run(runner: Any) -> Callable[[int], Any]:
-    from vllm.config import CUDAGraphMode
+    from helion_compile.compat import CUDAGraphMode
 
     return lambda tokens: runner._dummy_run(tokens, cudagraph_runtime_mode=CUDAGraphMode.NONE, skip_eplb=True)
 

@@ -11,6 +11,8 @@ import torch
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from helion_compile.passes.compat import OpOverload
+
 __all__ = [
     "CASTS",
     "RESHAPES",
@@ -201,4 +203,4 @@ def describe(value: Any) -> str:
 
 def spelled(target: Any) -> str:
     """A target as aten spells it: "aten.mul.Tensor"."""
-    return str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
+    return str(target) if isinstance(target, OpOverload) else getattr(target, "__name__", str(target))

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch._dispatch.python import enable_python_dispatcher
-from torch._guards import detect_fake_mode
 from torch.fx import Node
 from torch.fx.node import map_arg
 
+from helion_compile.passes.compat import detect_fake_mode, enable_python_dispatcher
 from helion_compile.passes.ir.values import VIEWS, describe, known_equal, same_shape, shape_of, tensor_text
 from helion_compile.passes.match.chain import Chain
 from helion_compile.passes.rewrite.edits import Edits

@@ -12,13 +12,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.fx import Graph, Node
 
 from helion_compile import passes
 from helion_compile.passes.account.op_counts import inventory
 from helion_compile.passes.account.original_subgraph import original
 from helion_compile.passes.account.records import GraphRecord, Refusal, Site, Unfused
+from helion_compile.passes.compat import CustomGraphPass
 from helion_compile.passes.digest import digest_sources
 from helion_compile.passes.ir.dynamic_sizes import symbols_of
 from helion_compile.passes.ir.graph_listing import Line, is_view, listing

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch.fx import Graph, Node
 
+from helion_compile.passes.compat import OpOverload
 from helion_compile.passes.ir.values import VIEWS, describe
 from helion_compile.passes.match.chain import Chain
 
@@ -67,7 +67,7 @@ def _written(node: Node) -> Iterator[Node]:
     if node.op != "call_function":
         return
     target = node.target
-    if isinstance(target, torch._ops.OpOverload):
+    if isinstance(target, OpOverload):
         if target._schema.is_mutable:
             for index, argument in enumerate(target._schema.arguments):
                 if argument.alias_info and argument.alias_info.is_write:
