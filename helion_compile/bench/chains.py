@@ -87,11 +87,10 @@ def _prefetching(size: int | None) -> Iterator[None]:
 
     def pick(args: tuple[Any, ...]) -> Any:
         found = real(args)
-        if "alternative" in (found.config or {}):
-            return found
-        return found._replace(config={**found.config, "prefetch": size})
+        config = found.config or {}
+        return found if "alternative" in config else found._replace(config={**config, "prefetch": size})
 
-    scaled_mm.pick = pick
+    vars(scaled_mm)["pick"] = pick
     scaled_mm.plans.clear()
     try:
         yield

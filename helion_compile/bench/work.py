@@ -10,7 +10,7 @@ from torch.utils.flop_counter import flop_registry
 
 from helion_compile.compat import TorchDispatchMode
 from helion_compile.configs.case import Case
-from helion_compile.helion_kernel import HelionKernel
+from helion_compile.definitions.spec import KernelSpec
 from helion_compile.passes.ir.graph_listing import bytes_of
 
 __all__ = ["Limits", "Work", "work_of", "work_of_case"]
@@ -58,7 +58,7 @@ class Limits:
         return max((memory, "memory"), (arithmetic, "arithmetic"))
 
 
-def work_of(kernel: HelionKernel, args: tuple[Any, ...]) -> Work:
+def work_of(kernel: KernelSpec, args: tuple[Any, ...]) -> Work:
     """The work of a call with these arguments, whose values are not looked at."""
     meta: dict[int, torch.Tensor] = {}  # one for each tensor: an argument that is passed twice is read once
     given = [
@@ -70,10 +70,10 @@ def work_of(kernel: HelionKernel, args: tuple[Any, ...]) -> Work:
     return Work(bytes_of((*meta.values(), *results)), counting.operations, counting.products)
 
 
-def work_of_case(kernel: HelionKernel, case: Case) -> Work:
+def work_of_case(kernel: KernelSpec, case: Case) -> Work:
     """The work of a call with the arguments that the tuner makes for ``case``."""
     with torch.device("meta"):
-        return work_of(kernel, kernel.tuning.inputs(case, torch.device("meta")))
+        return work_of(kernel, kernel.tuning.make_inputs(case, torch.device("meta")))
 
 
 class _Counting(TorchDispatchMode):

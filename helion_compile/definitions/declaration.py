@@ -42,3 +42,13 @@ class Tuning:
     inputs: Callable[[Case, torch.device], tuple[Any, ...]] | None = None
     shapes: Callable[[Any], Iterable[Mapping[str, Any]]] | None = None
     candidates: Callable[[Case], Iterable[Mapping[str, Any]]] | None = None
+
+    def make_inputs(self, case: Case, device: torch.device) -> tuple[Any, ...]:
+        """Fresh arguments of ``case``.
+
+        Raises:
+            TypeError: the kernel was declared without a way to make them.
+        """
+        if self.inputs is None:
+            raise TypeError(f"arguments of the case ({case}) cannot be made: the kernel has no tuning=Tuning(inputs=…)")
+        return self.inputs(case, device)

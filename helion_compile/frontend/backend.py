@@ -66,7 +66,7 @@ def __getattr__(name: str) -> Any:
     registry = sys.modules.get("torch._dynamo.backends.registry")
     with _lock:
         compilers = getattr(registry, "_COMPILER_FNS", None)
-        if compilers is None or helion.__name__ not in getattr(registry, "_BACKENDS", ()):
+        if registry is None or compilers is None or helion.__name__ not in getattr(registry, "_BACKENDS", ()):
             return helion  # nobody is looking it up
         if helion.__name__ not in compilers:
             registry.register_backend(helion)

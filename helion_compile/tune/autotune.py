@@ -82,7 +82,7 @@ def _search(asked: Mapping[str, Any]) -> dict[str, Any]:
     for module in asked["modules"]:
         importlib.import_module(module)
     kernel = registry.get_kernel(asked["kernel"])
-    args = kernel.tuning.inputs(Case.from_json(asked["case"]), torch.device("cuda"))
+    args = kernel.tuning.make_inputs(Case.from_json(asked["case"]), torch.device("cuda"))
     searched = kernel.new_helion_kernel(
         autotune_effort="full",
         autotune_budget_seconds=int(asked["seconds"]),

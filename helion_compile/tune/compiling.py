@@ -18,7 +18,7 @@ import torch
 
 from helion_compile.configs.case import Case
 from helion_compile.definitions import registry
-from helion_compile.helion_kernel import HelionKernel
+from helion_compile.definitions.spec import KernelSpec
 from helion_compile.runtime.record import compile_launch
 
 __all__ = [
@@ -113,17 +113,17 @@ def _absent(gpu: Any) -> Any:
 
 def representative(case: Case, rounded: Sequence[str]) -> Case:
     """The smallest case that gives the same machine code: Triton specialises an integer on being 1 or a multiple of 16."""
-    small = {name: 1 if case[name] == 1 else 16 if case[name] % 16 == 0 else 2 for name in rounded if name in case}
-    return case.replace(**small)
+    sizes: dict[str, Any] = {name: case[name] for name in rounded if name in case}
+    return case.replace(**{name: 1 if size == 1 else 16 if size % 16 == 0 else 2 for name, size in sizes.items()})
 
 
-def inputs_without_values(kernel: HelionKernel, case: Case) -> tuple[Any, ...]:
+def inputs_without_values(kernel: KernelSpec, case: Case) -> tuple[Any, ...]:
     """CPU tensors like those that the kernel's inputs are, of memory that nobody has touched.
 
     To fill the weight of a large product takes a second, in each process and for each kind of case.
     """
     with torch.device("meta"):
-        args = kernel.tuning.inputs(case, torch.device("meta"))
+        args = kernel.tuning.make_inputs(case, torch.device("meta"))
     return tuple(torch.empty_like(arg, device="cpu") if isinstance(arg, torch.Tensor) else arg for arg in args)
 
 

@@ -72,12 +72,12 @@ class GpuMeasurer:
         self.close()
         self.kernel = registry.get_kernel(name)
         device = torch.device("cuda", torch.cuda.current_device())
-        first = self.kernel.tuning.inputs(case, device)
+        first = self.kernel.tuning.make_inputs(case, device)
         self.bytes = sum(arg.nbytes for arg in first if isinstance(arg, torch.Tensor))
         guess = 1.5 + 2 * self.bytes / BYTES_A_US
         self.calls = max(4, min(CALLS, int(REPLAY_US / guess)))
         count = max(2, min(self.calls, MEMORY // max(self.bytes, 1)))
-        self.sets = [first, *(self.kernel.tuning.inputs(case, device) for _ in range(count - 1))]
+        self.sets = [first, *(self.kernel.tuning.make_inputs(case, device) for _ in range(count - 1))]
         self.opened = name, case
 
     def close(self) -> None:
@@ -113,7 +113,7 @@ class GpuMeasurer:
     def check(self, source: str, entry: str) -> str | None:
         """Why the config's result is not that of ``reference`` on fresh inputs, or None."""
         assert self.opened
-        args = self.kernel.tuning.inputs(self.opened[1], torch.device("cuda", torch.cuda.current_device()))
+        args = self.kernel.tuning.make_inputs(self.opened[1], torch.device("cuda", torch.cuda.current_device()))
         kernel = self.kernel
         ours = kernel.copy_mutated(args)
         theirs = kernel.copy_mutated(args)
