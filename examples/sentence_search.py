@@ -24,7 +24,7 @@ import fp8_models  # noqa: E402
 import torchao  # noqa: E402
 import transformers  # noqa: E402
 
-from helion_compile.frontend.capture import inspecting_backend  # noqa: E402
+from helion_compile.frontend.capture import make_inspecting_backend  # noqa: E402
 
 PROVERBS = (Path(__file__).parent / "proverbs.txt").read_text(encoding="utf-8").splitlines()
 QUESTIONS = (
@@ -107,7 +107,7 @@ def node_by_node(model, found, **options):
     bytes of the next quantiser, so it would hide what the fused kernels do.
     """
     torch.compiler.reset()
-    return torch.compile(model, backend=inspecting_backend(found, options={"strict": True, **options}))
+    return torch.compile(model, backend=make_inspecting_backend(found, options={"strict": True, **options}))
 
 
 def ranking(embeddings):

@@ -53,7 +53,7 @@ def _of_table(file: Path, content: list[Any]) -> list[dict[str, Any]]:
     for row in rows:
         if row.us is None:
             continue
-        fields = row.case.facts
+        fields = row.case.fields
         work = work_of_case(kernel, row.case)
         kinds = [
             f"{name} {value}" if value is not True else name for name, value in fields.items() if name in _KINDS and value

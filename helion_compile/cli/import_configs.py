@@ -59,10 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gpu", required=True, help="the GPU they were tuned on, such as 'NVIDIA H100'")
     parser.add_argument("--capability", type=_capability, metavar="9.0", help="its compute capability, if not well known")
     parser.add_argument(
-        "--rename", type=_assignment, action="append", default=[], metavar="THEIRS=OURS", help="a fact's other name"
+        "--rename", type=_assignment, action="append", default=[], metavar="THEIRS=OURS", help="a key field's other name"
     )
     parser.add_argument(
-        "--set", type=_fact, action="append", default=[], metavar="FACT=VALUE", help="a fact that every row gets"
+        "--set", type=_field, action="append", default=[], metavar="FIELD=VALUE", help="a key field that every row gets"
     )
     return parser
 
@@ -74,7 +74,7 @@ def _assignment(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _fact(text: str) -> tuple[str, Any]:
+def _field(text: str) -> tuple[str, Any]:
     name, value = _assignment(text)
     try:
         return name, json.loads(value)

@@ -20,11 +20,11 @@ from helion_compile.errors import truncate
 __all__ = ["read_vllm_file"]
 
 _FLAT_KEY = re.compile(r"(?:[A-Za-z][A-Za-z_]*_\d+)(?:_[A-Za-z][A-Za-z_]*_\d+)*")
-_FLAT_FACT = re.compile(r"([A-Za-z][A-Za-z_]*?)_(\d+)(?:_|$)")
+_FLAT_FIELD = re.compile(r"([A-Za-z][A-Za-z_]*?)_(\d+)(?:_|$)")
 
 
 def read_vllm_file(
-    file: Path, gpu: Gpu, renames: dict[str, str] | None = None, facts: dict[str, Any] | None = None
+    file: Path, gpu: Gpu, renames: dict[str, str] | None = None, fields: dict[str, Any] | None = None
 ) -> tuple[list[Row], list[str]]:
     """The rows of one of vLLM's config files for ``gpu``, and a sentence for each entry that is none.
 
@@ -32,8 +32,8 @@ def read_vllm_file(
     and drops those that do not compile.
 
     Args:
-        renames: our name of a fact by vLLM's.
-        facts: facts that every row gets, for what vLLM's keys do not say.
+        renames: our name of a key field by vLLM's.
+        key fields: key fields that every row gets, for what vLLM's keys do not say.
 
     Raises:
         ConfigError: the file cannot be read, is in none of the three forms, or holds other GPUs only.
@@ -47,8 +47,8 @@ def read_vllm_file(
     skipped: list[str] = []
     for place, key, config in _entries(file, content, gpu):
         try:
-            named = {(renames or {}).get(name, name): value for name, value in _facts(key).items()}
-            case = {**named, **(facts or {})} if named else {}
+            named = {(renames or {}).get(name, name): value for name, value in _fields(key).items()}
+            case = {**named, **(fields or {})} if named else {}
             rows.append(Row.from_json({"case": case, "config": config, "made_with": {"source": f"vllm {file.name}"}}))
         except ConfigError as error:
             skipped.append(f"{file}: {place} {error}; it is left out")
@@ -86,11 +86,11 @@ def _is_section(value: Any) -> bool:
     return isinstance(value, dict) and bool(value) and all(isinstance(config, dict) for config in value.values())
 
 
-def _facts(key: Any) -> dict[str, Any]:
+def _fields(key: Any) -> dict[str, Any]:
     if isinstance(key, dict):
         return key
     if key == "default":
         return {}
     if not isinstance(key, str) or not _FLAT_KEY.fullmatch(key):
-        raise ConfigError(f"has {truncate(key)} where facts and their sizes belong")
-    return {name: int(size) for name, size in _FLAT_FACT.findall(key)}
+        raise ConfigError(f"has {truncate(key)} where key fields and their sizes belong")
+    return {name: int(size) for name, size in _FLAT_FIELD.findall(key)}

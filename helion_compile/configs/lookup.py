@@ -8,27 +8,27 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable
 from typing import Any, Literal, TypeAlias
 
-from helion_compile.configs.case import Case, Fact
+from helion_compile.configs.case import Case, FieldValue
 from helion_compile.configs.row import Row
 
-__all__ = ["Match", "CaseIndex"]
+__all__ = ["CaseIndex", "Match"]
 
-Match: TypeAlias = Literal["exact", "rounded", "nearest", "default-case"]
-_Exact: TypeAlias = tuple[tuple[str, Fact], ...]
+Match: TypeAlias = Literal["exact", "bucketed", "nearest", "default-case"]
+_Exact: TypeAlias = tuple[tuple[str, FieldValue], ...]
 
 
 class CaseIndex:
     """Finds the row for a case: the same case; else the next larger one; else the nearest; else the default case's.
 
-    Rows of the same exact facts stand together, in the order of their rounded facts.
+    Rows of the same exact key fields stand together, in the order of their bucketed ones.
 
     Args:
         rows: of several for one case, the first is kept.
-        nearest: the exact facts that the nearest case may have others of, or None for all that are numbers.
+        nearest: the exact key fields that the nearest case may have others of, or None for all that are numbers.
     """
 
-    def __init__(self, rows: Iterable[Row], rounded: tuple[str, ...], nearest: Collection[str] | None = None) -> None:
-        self._rounded, self._nearest = rounded, nearest
+    def __init__(self, rows: Iterable[Row], bucketed: tuple[str, ...], nearest: Collection[str] | None = None) -> None:
+        self._bucketed, self._nearest = bucketed, nearest
         self._by_case: dict[Case, Row] = {}
         for row in rows:
             self._by_case.setdefault(row.case, row)
@@ -49,16 +49,16 @@ class CaseIndex:
         if all(map(_is_number, sizes)):
             group = self._groups.get(exact)
             if group and len(group.sizes[0]) == len(sizes) and (row := group.next_larger(sizes)):
-                return row, "rounded"
+                return row, "bucketed"
             if group := self._nearest_group(exact, len(sizes)):
                 return group.next_larger(sizes) or group.nearest(sizes), "nearest"
         return (self._default, "default-case") if self._default else None
 
     def _split(self, case: Case) -> tuple[_Exact, tuple[Any, ...]]:
-        """The exact facts, and the sizes of the rounded ones in the order of their declaration."""
-        facts, rounded = case.facts, self._rounded
-        exact = tuple([fact for fact in facts.items() if fact[0] not in rounded])
-        return exact, tuple([facts[name] for name in rounded if name in facts])
+        """The exact key fields, and the sizes of the bucketed ones in the order of their declaration."""
+        fields, bucketed = case.fields, self._bucketed
+        exact = tuple([field for field in fields.items() if field[0] not in bucketed])
+        return exact, tuple([fields[name] for name in bucketed if name in fields])
 
     def _nearest_group(self, exact: _Exact, sizes: int) -> _Group | None:
         """A config for another hidden size is a guess worth making, one for another dtype or layout is not."""
@@ -67,16 +67,16 @@ class CaseIndex:
         return min(comparable, key=lambda group: _distance(_numbers(exact), group.numbers), default=None)
 
     def _kind(self, exact: _Exact) -> tuple[tuple[str, str], ...]:
-        """What two cases must share to be compared by size: the names of their facts, and every fact that may not differ."""
+        """What two cases must share to be compared by size: the names of their fields, and every value that may not differ."""
 
-        def differs(name: str, value: Fact) -> bool:
+        def differs(name: str, value: FieldValue) -> bool:
             return _is_number(value) and (self._nearest is None or name in self._nearest)
 
         return tuple((name, "number" if differs(name, value) else repr(value)) for name, value in exact)
 
 
 class _Group:
-    """Rows that share their exact facts."""
+    """Rows that share their exact key fields."""
 
     def __init__(self, kind: Any, exact: _Exact, members: list[tuple[tuple[Any, ...], Row]]) -> None:
         self.numbers = _numbers(exact)
@@ -85,7 +85,7 @@ class _Group:
         self.sizes = [sizes for sizes, _ in self.members]
 
     def next_larger(self, asked: tuple[Any, ...]) -> Row | None:
-        """The smallest row that is at least as large in every rounded fact."""
+        """The smallest row that is at least as large in every bucketed key field."""
         start = bisect_left(self.sizes, asked)
         if len(asked) == 1:
             return self.members[start][1] if start < len(self.members) else None

@@ -26,7 +26,7 @@ class Row:
     """A measured config.
 
     Attributes:
-        case: the facts it was measured for.
+        case: the key fields it was measured for.
         config: what ``helion.Config(**config)`` takes. Treat it as read-only.
         us: microseconds a call, or None when nobody measured it.
         baselines: microseconds of what it was measured against, by name (``"inductor"``, ``"library"``).

@@ -33,7 +33,8 @@ class Pick(NamedTuple):
 
     Attributes:
         config: what ``helion.Config(**config)`` takes, or None for Helion's default config. Treat it as read-only.
-        origin: ``"exact"``, ``"rounded"`` (up), ``"nearest"`` or ``"default-case"`` when it is a row of a table;
+        origin: ``"exact"``, ``"bucketed"`` (rounded up), ``"nearest"`` or ``"default-case"`` when it is a row of a
+            table;
             ``"default"`` when no table has a row for the case.
         row: the row, or None.
         case, gpu: what was asked.
@@ -60,7 +61,7 @@ class Pick(NamedTuple):
             return f"no table has a row for ({self.case}) on {self.gpu.name}: {source}"
         how = {
             "exact": f"measured for ({self.case})",
-            "rounded": f"rounded up to ({self.row.case})",
+            "bucketed": f"rounded up to ({self.row.case})",
             "nearest": f"nearest measured case is ({self.row.case})",
             "default-case": "the table's row for all other cases",
         }[self.origin]
@@ -72,7 +73,7 @@ class Pick(NamedTuple):
 class ConfigTable:
     """The configs of one kernel, from the user's folder and from the shipped one.
 
-    A pick takes, in this order: the row of this case; the row with the same exact facts and the next larger rounded
+    A pick takes, in this order: the row of this case; the row with the same exact key fields and the next larger bucketed
     ones; the nearest row; the row of the default case; the same again from the tables of other GPUs of the same
     architecture; what ``default`` gives; Helion's default. Of two rows for one case the one from the earlier folder
     counts. Files are read at the first pick, and again on :meth:`reload` or :meth:`add`.
@@ -82,12 +83,12 @@ class ConfigTable:
 
     Args:
         kernel: the kernel's name, an identifier; its tables lie in a folder of that name.
-        rounded: the facts that are rounded up to the next measured size. All others are exact.
+        bucketed: the key fields that are rounded up to the next measured size. All others are exact.
         default: takes a case, gives the config to use when no table has one, or None for Helion's default.
         folders: where tables are looked for, the preferred and only written one first; by default
             ``HELION_COMPILE_CONFIG_DIR`` or the user's data folder, then the tables shipped with the package.
-        nearest: the exact facts that may differ in the nearest row, where none has those of a case; by default all that are
-            numbers.  Empty where a config says nothing about other sizes.
+        nearest: the exact key fields that may differ in the nearest row, where none has those of a case; by default all
+            that are numbers.  Empty where a config says nothing about other sizes.
         kernel_fingerprint: the version of the kernel, or several whose configs are interchangeable. Rows of any other
             version are skipped; rows that do not say count after those that do.
 
@@ -98,7 +99,7 @@ class ConfigTable:
     def __init__(
         self,
         kernel: str,
-        rounded: Sequence[str] = ("num_tokens",),
+        bucketed: Sequence[str] = ("num_tokens",),
         default: Callable[[Case], Mapping[str, Any] | None] | None = None,
         folders: Sequence[Path | str] | None = None,
         kernel_fingerprint: str | Collection[str] | None = None,
@@ -106,7 +107,7 @@ class ConfigTable:
     ) -> None:
         kernel_folder(Path(), kernel)  # a bad name is reported where it was given
         self.kernel = kernel
-        self.rounded = tuple(rounded)
+        self.bucketed = tuple(bucketed)
         self.nearest = None if nearest is None else frozenset(nearest)
         self.problems: list[str] = []
         self._default = default
@@ -114,7 +115,7 @@ class ConfigTable:
         self._versions = frozenset([kernel_fingerprint] if isinstance(kernel_fingerprint, str) else kernel_fingerprint or ())
         self._lock = threading.RLock()
         self._files: list[TableFile] | None = None
-        self._shelves: dict[Gpu, list[tuple[str, CaseIndex]]] = {}
+        self._indices: dict[Gpu, list[tuple[str, CaseIndex]]] = {}
         self._broken: dict[str, str] = {}
         self._watchers: list[Callable[[], None]] = []
         # The instance's pick is the class's, remembered: one call into C for a case seen before.
@@ -122,9 +123,9 @@ class ConfigTable:
 
     def pick(self, case: Case, gpu: Gpu) -> Pick:
         """The config for ``case`` on ``gpu``; it never fails for lack of a table."""
-        shelves = self._shelves.get(gpu)
-        for from_gpu, shelf in self._arrange(gpu) if shelves is None else shelves:
-            if found := shelf.find(case):
+        indices = self._indices.get(gpu)
+        for from_gpu, index in self._index_rows(gpu) if indices is None else indices:
+            if found := index.find(case):
                 row, origin = found
                 return Pick(row.config, origin, row, case, gpu, from_gpu)
         return Pick(self._default(case) if self._default else None, "default", None, case, gpu)
@@ -153,7 +154,7 @@ class ConfigTable:
         with self._lock:
             if (config := _config_text(row)) not in self._broken:
                 self._broken[config] = reason = " ".join(reason.split())[:300]
-                self._tell(f"the config for ({row.case}) of {self.kernel} is skipped, {row.where}: {reason}")
+                self._report(f"the config for ({row.case}) of {self.kernel} is skipped, {row.where}: {reason}")
             self._forget()
 
     def rows(self, gpu: Gpu) -> list[Row]:
@@ -194,8 +195,8 @@ class ConfigTable:
         """The folders in order of preference; new rows go to the first."""
         return (user_folder(), shipped_folder()) if self._folders is None else self._folders
 
-    def _arrange(self, gpu: Gpu) -> list[tuple[str, CaseIndex]]:
-        """A shelf for ``gpu``, then one for each GPU of its architecture, those of the likest name first."""
+    def _index_rows(self, gpu: Gpu) -> list[tuple[str, CaseIndex]]:
+        """An index for ``gpu``, then one for each GPU of its architecture, those of the likest name first."""
         with self._lock:
             rows: dict[str, list[Row]] = {}
             for file in self._loaded():
@@ -204,16 +205,16 @@ class ConfigTable:
             order = sorted(rows, key=lambda name: (name != gpu.slug, -name_similarity(name, gpu.slug), name))
             for name in order:  # a stable sort: the order of the folders decides among rows that say their version
                 rows[name].sort(key=lambda row: not row.kernel)
-            shelves = [(name, CaseIndex(rows[name], self.rounded, self.nearest)) for name in order]
-            self._shelves[gpu] = shelves
-            return shelves
+            indices = [(name, CaseIndex(rows[name], self.bucketed, self.nearest)) for name in order]
+            self._indices[gpu] = indices
+            return indices
 
     def _usable(self, rows: list[Row], file: TableFile) -> list[Row]:
         """Those of this kernel version that are not broken, the faster of two for one case first."""
-        ours = [row for row in rows if self._is_ours(row)]
+        ours = [row for row in rows if self._is_current(row)]
         if len(ours) < len(rows):
-            alien = next(row for row in rows if not self._is_ours(row))
-            self._tell(
+            alien = next(row for row in rows if not self._is_current(row))
+            self._report(
                 f"{file.path}: {len(rows) - len(ours)} of {len(rows)} rows were made by another version of "
                 f"{self.kernel} (row {alien.index}: {truncate(alien.kernel)}, now: {', '.join(sorted(self._versions))}) "
                 f"and are skipped; `python -m helion_compile tune {self.kernel}` makes new ones"
@@ -221,7 +222,7 @@ class ConfigTable:
         first: dict[tuple[Case, str | None], Row] = {}
         for row in ours:
             if (twin := first.setdefault((row.case, row.kernel), row)) is not row:
-                self._tell(
+                self._report(
                     f"{file.path}: rows {twin.index} and {row.index} are both for ({row.case}); the faster is used, "
                     "or the first where none says its time"
                 )
@@ -229,7 +230,7 @@ class ConfigTable:
             ours = [row for row in ours if _config_text(row) not in self._broken]
         return sorted(ours, key=lambda row: float("inf") if row.us is None else row.us)
 
-    def _is_ours(self, row: Row) -> bool:
+    def _is_current(self, row: Row) -> bool:
         return not self._versions or row.kernel is None or row.kernel in self._versions
 
     def _loaded(self) -> list[TableFile]:
@@ -238,16 +239,16 @@ class ConfigTable:
                 self._files = list(table_files(self.folders, self.kernel))
                 for file in self._files:
                     for problem in file.problems:
-                        self._tell(problem)
+                        self._report(problem)
             return self._files
 
-    def _tell(self, problem: str) -> None:
+    def _report(self, problem: str) -> None:
         if problem not in self.problems:
             self.problems.append(problem)
             log.warning("%s", problem)
 
     def _forget(self) -> None:
-        self._shelves = {}
+        self._indices = {}
         self.pick.cache_clear()  # type: ignore[attr-defined]
         for watcher in self._watchers:
             watcher()

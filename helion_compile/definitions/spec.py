@@ -178,7 +178,7 @@ class KernelSpec:
     def table(self) -> ConfigTable:
         return ConfigTable(
             self.name,
-            rounded=self.configs.bucketed,
+            bucketed=self.configs.bucketed,
             default=self.configs.default,
             kernel_fingerprint=self.config_fingerprint,
             nearest=self.configs.nearest,

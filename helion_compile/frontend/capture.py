@@ -24,13 +24,13 @@ from torch.fx import GraphModule
 from helion_compile.frontend.history import current_compilation
 from helion_compile.frontend.inductor import chain_passes, explain_gradient_errors, make_compiler
 from helion_compile.frontend.options import Options
-from helion_compile.graph.specialize_eps import fix_eps
+from helion_compile.graph.specialize_eps import specialize_eps
 from helion_compile.passes.account.records import GraphRecord
 from helion_compile.reports.describing import describe
 from helion_compile.reports.model import GraphReport
 from helion_compile.verify import run_verified
 
-__all__ = ["Inspected", "inspect", "inspect_once", "inspecting_backend", "make_reader"]
+__all__ = ["Inspected", "inspect_graph", "inspect_model", "make_inspecting_backend", "make_reader"]
 
 log = logging.getLogger("helion_compile.explain")
 
@@ -59,7 +59,7 @@ class Inspected:
         return self.report.training
 
 
-def inspect(
+def inspect_model(
     model: Callable[..., Any],
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
@@ -82,7 +82,7 @@ def inspect(
     # Only functions behind a graph break are outermost themselves.
     fresh = types.FunctionType(call.__code__.replace(), globals())
     found: list[Inspected] = []
-    compiled = torch.compile(fresh, backend=inspecting_backend(found, mode, options, verify=verify), dynamic=dynamic)
+    compiled = torch.compile(fresh, backend=make_inspecting_backend(found, mode, options, verify=verify), dynamic=dynamic)
     # Sizes of earlier calls, of this function or with other models, must not make today's dynamic.
     with _as_written(model), torch._dynamo.config.patch(automatic_dynamic_shapes=False, recompile_limit=1000):
         compiled(model, *args, **kwargs)
@@ -103,7 +103,7 @@ def _as_written(model: Callable[..., Any]) -> Iterator[None]:
             module._compiled_call_impl = implementation
 
 
-def inspecting_backend(
+def make_inspecting_backend(
     found: list[Inspected],
     mode: str | None = None,
     options: Mapping[str, Any] | None = None,
@@ -160,14 +160,14 @@ def inspecting_backend(
         return make_boxed_func(run)
 
     def backend(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        fix_eps(module)
+        specialize_eps(module)
         with torch._functorch.config.patch(enable_autograd_cache=False), explain_gradient_errors(module, inputs):
             return compile_fx(module, inputs, inner_compile=stop_before_code, config_patches=compiler.config)
 
     return backend
 
 
-def inspect_once(
+def inspect_graph(
     module: GraphModule,
     inputs: Sequence[Any],
     mode: str | None,
@@ -177,10 +177,10 @@ def inspect_once(
     """Inspect a graph that Dynamo has just made, and run it on the arguments for which it was made.
 
     Neither the graph nor its arguments are changed: all but the parameters are copied before.  ``what`` goes to
-    :func:`inspecting_backend`.
+    :func:`make_inspecting_backend`.
     """
     found: list[Inspected] = []
-    backend = inspecting_backend(found, mode, options, **what)
+    backend = make_inspecting_backend(found, mode, options, **what)
     values = [_own(value) for value in inputs]
     context = torch._guards.TracingContext.try_get()
     # A context of its own, as what AOTAutograd leaves in one is read by the compilation that follows.
@@ -201,8 +201,8 @@ def make_reader(
 ) -> Callable[[], GraphReport] | None:
     """What reads a graph that Dynamo has just made, at any later time: with the values of tracing, so nothing runs.
 
-    ``what`` goes to :func:`inspecting_backend`.  For graphs of inference, which are one graph behind AOTAutograd too.  None
-    where the graph holds something that cannot be copied.
+    ``what`` goes to :func:`make_inspecting_backend`.  For graphs of inference, which are one graph behind AOTAutograd too.
+    None where the graph holds something that cannot be copied.
     """
     # Weights that the graph holds are shared: it is the graph that a compiler changes.
     held = {id(each): each for each in (*module.parameters(), *module.buffers())}
@@ -217,7 +217,7 @@ def make_reader(
     def read() -> GraphReport:
         found: list[Inspected] = []
         with torch._guards.tracing(None), torch.inference_mode(inference), torch.set_grad_enabled(grad):
-            inspecting_backend(found, mode, options, **what)(own, values)
+            make_inspecting_backend(found, mode, options, **what)(own, values)
         (inspected,) = found
         return dataclasses.replace(inspected.report, name=name)
 

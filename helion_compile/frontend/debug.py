@@ -21,11 +21,11 @@ import torch
 from torch.fx import GraphModule
 
 from helion_compile.definitions import registry
-from helion_compile.frontend.capture import inspect_once
+from helion_compile.frontend.capture import inspect_graph
 from helion_compile.reports.data import to_data
 from helion_compile.reports.report import Report
 
-__all__ = ["debug", "dump"]
+__all__ = ["debug", "dump_graph"]
 
 log = logging.getLogger("helion_compile")
 
@@ -84,12 +84,12 @@ def debug(folder: str | os.PathLike[str]) -> Iterator[Path]:
             )
 
 
-def dump(module: GraphModule, inputs: Sequence[Any], mode: str | None, options: Mapping[str, Any] | None) -> None:
+def dump_graph(module: GraphModule, inputs: Sequence[Any], mode: str | None, options: Mapping[str, Any] | None) -> None:
     """Write what a graph that Dynamo has just made becomes, if a ``debug`` block is under way."""
     global _graphs
     if _folder is None:
         return
-    for inspected in inspect_once(module, inputs, mode, options, record_inputs=True):
+    for inspected in inspect_graph(module, inputs, mode, options, record_inputs=True):
         _graphs += 1
         folder = _folder / f"graph_{_graphs}"
         folder.mkdir(exist_ok=True)
@@ -100,7 +100,7 @@ def dump(module: GraphModule, inputs: Sequence[Any], mode: str | None, options: 
         )
         title = f"Graph {_graphs}, compilation {inspected.report.name or 'unknown'}"
         for name, code in (("before", inspected.report.before), ("after", inspected.report.after)):
-            (folder / f"{name}.py").write_text(program(title, name, code), encoding="utf-8")
+            (folder / f"{name}.py").write_text(make_program(title, name, code), encoding="utf-8")
         (folder / "report.txt").write_text(f"{report}\n", encoding="utf-8")
         (folder / "report.json").write_text(report.to_json(indent=1), encoding="utf-8")
         report.to_html(folder / "report.html")
@@ -109,7 +109,7 @@ def dump(module: GraphModule, inputs: Sequence[Any], mode: str | None, options: 
         (folder / "configs.json").write_text(json.dumps(configs, indent=1), encoding="utf-8")
 
 
-def program(title: str, side: str, code: str) -> str:
+def make_program(title: str, side: str, code: str) -> str:
     """The code of a graph as a file that can be imported, called and run."""
     imports = {"import helion_compile"}
 

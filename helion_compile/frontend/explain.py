@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from helion_compile.frontend.capture import inspect
+from helion_compile.frontend.capture import inspect_model
 from helion_compile.reports import FusedSite, GraphReport, Report
 
 __all__ = ["FusedSite", "GraphReport", "Report", "explain"]
@@ -51,5 +51,5 @@ def explain(
             f"too: {{'triton.cudagraphs': True}} is mode='reduce-overhead'."
         )
     model = getattr(model, "_torchdynamo_orig_callable", getattr(model, "_orig_mod", model))
-    found = inspect(model, args, kwargs, mode=mode, options=options, dynamic=dynamic, verify=verify)
+    found = inspect_model(model, args, kwargs, mode=mode, options=options, dynamic=dynamic, verify=verify)
     return Report(tuple(inspected.report for inspected in found))

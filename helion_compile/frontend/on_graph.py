@@ -47,7 +47,7 @@ class GraphReporter:
         """The graph came from Inductor's cache.
 
         Args:
-            stored: what was told of it when it was compiled.
+            stored: the reports of it, as it was compiled.
             read: where that is not kept, what reads it, once somebody asks.
         """
         for report in stored:

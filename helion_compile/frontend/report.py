@@ -23,7 +23,7 @@ def report(compiled: Callable[..., Any]) -> Report:
     """What was fused in a model that was compiled with ``backend="helion"`` and has run, what was not, and why.
 
     Every graph that was compiled for it so far is in the report, in the order of compilation: those of earlier sizes and
-    those behind graph breaks.  A graph that came from Inductor's cache is told as it was when it was compiled
+    those behind graph breaks.  A graph that came from Inductor's cache is reported as it was compiled
     (``GraphReport.cached``); where that is not kept, the graph is read here, which takes what ``explain`` takes.  Where
     nothing was compiled for it, the report has what an equal call of ``torch.compile`` compiled for the same code, which
     Dynamo uses here too (``GraphReport.shared``).  ``torch.compiler.reset()`` forgets all.

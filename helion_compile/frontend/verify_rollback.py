@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.fx import GraphModule
 
-from helion_compile.frontend.capture import inspect_once
+from helion_compile.frontend.capture import inspect_graph
 from helion_compile.reports.model import FusedSite, GraphReport
 from helion_compile.verify.compare import Compared
 
@@ -44,7 +44,7 @@ def verify_graph(module: GraphModule, inputs: Sequence[Any], mode: str | None, o
     checked = Checked()
     while True:
         broken = False
-        for inspected in inspect_once(module, inputs, mode, options, verify=True, reject=checked.reject):
+        for inspected in inspect_graph(module, inputs, mode, options, verify=True, reject=checked.reject):
             for fused in inspected.report.fused:
                 key = fused.site.fusion, fused.site.anchor
                 checked.compared[key] = fused.verified

@@ -196,7 +196,7 @@ def _sizes_in_tables() -> set[int]:
         return set()
     gpu = Gpu.current()
     rows = [row for kernel in registry.list_kernels() for row in kernel.table.rows(gpu)]
-    return {size for row in rows if isinstance(size := row.case.facts.get("num_tokens"), int)}
+    return {size for row in rows if isinstance(size := row.case.fields.get("num_tokens"), int)}
 
 
 def _difference(now: Counters, before: Counters) -> Counters:
@@ -211,7 +211,7 @@ class _Background:
 
     def __init__(self, workers: int) -> None:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="helion-compile-warm-up")
-        self._wanted: dict[tuple[int, Any], PlanRequest] = {}
+        self._requests: dict[tuple[int, Any], PlanRequest] = {}
         self._jobs: dict[Any, Future[Any]] = {}
 
     def __enter__(self) -> _Background:
@@ -220,32 +220,34 @@ class _Background:
     def __exit__(self, *_: Any) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def add(self, wanted: PlanRequest) -> None:
-        key = (id(wanted.store), wanted.key)
-        if key in self._wanted:
+    def add(self, request: PlanRequest) -> None:
+        key = (id(request.store), request.key)
+        if key in self._requests:
             return
-        self._wanted[key] = wanted
-        with torch.cuda.device(wanted.device), plan_lock():
-            args = wanted.make_args()
-            config = wanted.kernel.pick(args).config
+        self._requests[key] = request
+        with torch.cuda.device(request.device), plan_lock():
+            args = request.make_args()
+            config = request.kernel.pick(args).config
             if config and "alternative" in config:  # nothing to compile
                 return
             try:
-                noted = list_launches(make_host_function(wanted.kernel, args, config), args, wanted.kernel.zeroed_workspace)
+                recorded = list_launches(
+                    make_host_function(request.kernel, args, config), args, request.kernel.zeroed_workspace
+                )
             except Exception as error:  # a config that does not compile: finish() meets it again and tries the next
-                log.debug("%s is left to the end of the warm-up: %s", wanted.kernel.name, error)
+                log.debug("%s is left to the end of the warm-up: %s", request.kernel.name, error)
                 return
-        for launch in noted:
-            job = (*_variant(launch), wanted.device)
+        for launch in recorded:
+            job = (*_variant(launch), request.device)
             if job not in self._jobs:
-                self._jobs[job] = self._pool.submit(_compile_on, wanted.device, launch)
+                self._jobs[job] = self._pool.submit(_compile_on, request.device, launch)
 
     def finish(self) -> None:
         for job in self._jobs.values():
             job.exception()  # waits; an error comes again, and is dealt with, below
-        for wanted in self._wanted.values():
-            with torch.cuda.device(wanted.device):
-                make_call_target(wanted.kernel, wanted.make_args(), wanted.store, wanted.key, wanted.make_outputs())
+        for request in self._requests.values():
+            with torch.cuda.device(request.device):
+                make_call_target(request.kernel, request.make_args(), request.store, request.key, request.make_outputs())
 
 
 def _compile_on(device: torch.device, launch: RecordedLaunch) -> None:

@@ -41,7 +41,7 @@ def _left(chain: Chain, kernel: HelionKernel, arguments: tuple[Any, ...]) -> Lea
     pick = kernel.pick(arguments)
     row = pick.row
     # A row of another shape or another GPU says which config to try, but not who is faster here.
-    if row is None or pick.origin not in ("exact", "rounded") or pick.other_gpu or not beaten_by_inductor(row):
+    if row is None or pick.origin not in ("exact", "bucketed") or pick.other_gpu or not beaten_by_inductor(row):
         return None
     return Leave(
         f"Inductor's kernel is faster for this case, {row.baselines['inductor']:.2f} us against {row.us:.2f} us on "

@@ -18,13 +18,13 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-__all__ = ["fix_eps"]
+__all__ = ["specialize_eps"]
 
 # "….variance_epsilon", "G['EPS']" but not "….steps"; "G['rms_norm'].__defaults__[0]"
 _CONSTANT = re.compile(r"(?<![A-Za-z])eps\w*\W*$|\.__(kw)?defaults__\W+\w+\W*$", re.IGNORECASE)
 
 
-def fix_eps(module: GraphModule) -> None:
+def specialize_eps(module: GraphModule) -> None:
     """Replace every float input that is called eps, or is a default of a parameter; a call with another value recompiles."""
     for node in module.graph.find_nodes(op="call_method", target="item"):
         value = node.meta.get("example_value")

@@ -1,4 +1,4 @@
-"""Quantised weights are tensor subclasses; taking them apart once, when compiling, instead of on every call.
+"""Quantised weights are tensor subclasses; unwrapping them once, when compiling, instead of on every call.
 
 Up to torch 2.12 each call of a compiled model runs Python for every weight that is a subclass: its ``__tensor_flatten__``, a
 check of what that returned, and the symbols among its sizes.  For the seven linears of a decoder layer that is 62 µs (H200
@@ -30,19 +30,19 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from helion_compile.runtime.triton_launch import define_function
 
-__all__ = ["CACHEABLE", "needed", "rebuild", "take_apart"]
+__all__ = ["CACHEABLE", "is_needed", "rebuild", "unwrap_weights"]
 
 # Where the class, what it says of itself, and the outer size and strides are found by the name that stands in the graph.
 _PLANS: dict[str, tuple[Any, Any, tuple[int, ...], tuple[int, ...]]] = {}
 
 
-def needed() -> bool:
-    """Whether this torch takes subclasses apart in Python on every call."""
+def is_needed() -> bool:
+    """Whether this torch unwraps subclasses in Python on every call."""
     return importlib.util.find_spec("torch._functorch._aot_autograd.subclass_codegen") is None
 
 
 def rebuild(plan: str, names: tuple[str, ...], *inner: torch.Tensor) -> torch.Tensor:
-    """The subclass instance that was taken apart into ``inner``."""
+    """The subclass instance that was unwrapped into ``inner``."""
     kind, context, size, stride = _PLANS[plan]
     return kind.__tensor_unflatten__(dict(zip(names, inner, strict=True)), context, size, stride)
 
@@ -54,7 +54,7 @@ CACHEABLE = {f"{rebuild.__module__}.{rebuild.__name__}": "1"}
 Parts = Callable[..., tuple[Any, ...]]  # from the arguments of a call to those of the graph that takes parts
 
 
-def take_apart(module: GraphModule, inputs: Sequence[Any]) -> tuple[GraphModule, list[Any], Parts] | None:
+def unwrap_weights(module: GraphModule, inputs: Sequence[Any]) -> tuple[GraphModule, list[Any], Parts] | None:
     """``module`` with the parts of each weight that is a subclass as its inputs; None where there is none.
 
     Args:
@@ -104,12 +104,12 @@ def _part(graph: Graph, weight: Node, name: str) -> Node:
     return part
 
 
-class _Apart(NamedTuple):
+class _Unwrapped(NamedTuple):
     plan: str
     names: tuple[str, ...]
 
 
-def _parts(node: Node, value: Any) -> _Apart | None:
+def _parts(node: Node, value: Any) -> _Unwrapped | None:
     """The plan and the names of the tensors that ``value`` consists of; None for what has to stay whole."""
     if not is_traceable_wrapper_subclass(value) or value.requires_grad:
         return None
@@ -132,4 +132,4 @@ def _parts(node: Node, value: Any) -> _Apart | None:
     except (pickle.PicklingError, TypeError, AttributeError):
         return None
     _PLANS[key] = plan
-    return _Apart(key, tuple(names))
+    return _Unwrapped(key, tuple(names))

@@ -81,7 +81,7 @@ def config_of(kernel: Any, values: list[Any]) -> Config:
     if dynamic:
         text = f"picked at run time for each size; for the traced ones {text}"
     row = pick.row
-    measured = (row.us, row.baselines) if row is not None and pick.origin in ("exact", "rounded") else (None, {})
+    measured = (row.us, row.baselines) if row is not None and pick.origin in ("exact", "bucketed") else (None, {})
     return Config(text, pick.config, "run time" if dynamic else pick.origin, *measured)
 
 

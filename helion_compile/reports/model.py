@@ -26,7 +26,7 @@ class Config:
     Attributes:
         text: config and origin as one sentence, or why there is none.
         values: what ``helion.Config(**values)`` takes; None for Helion's default, or where no GPU is asked.
-        origin: "exact", "rounded", "nearest", "default-case", "default" as a pick says it; "run time" for dynamic sizes,
+        origin: "exact", "bucketed", "nearest", "default-case", "default" as a pick says it; "run time" for dynamic sizes,
             then the rest is for the sizes that were traced; "reference" where there is no GPU.
         us, baselines: microseconds of a call in the table, and of what it was measured against; None where not measured.
     """

@@ -32,7 +32,7 @@ from helion_compile.passes.ir.source_location import Location
 from helion_compile.passes.ir.values import spelled
 from helion_compile.reports.model import GraphReport
 
-__all__ = ["LIMIT", "find", "keep", "key_of"]
+__all__ = ["LIMIT", "keep_reports", "load_reports", "make_key"]
 
 LIMIT = 256  # files, of about 18 kB a decoder layer
 # Passes of the user, which Inductor's portable configuration leaves out.
@@ -40,7 +40,7 @@ _PASSES = ("pre_grad_custom_pass", "joint_custom_pre_pass", "joint_custom_post_p
 _WHOLE = 64  # elements: a constant of the graph that is larger is known by its shape
 
 
-def key_of(module: GraphModule, inputs: Sequence[Any], config: Mapping[str, Any]) -> str | None:
+def make_key(module: GraphModule, inputs: Sequence[Any], config: Mapping[str, Any]) -> str | None:
     """The name of the report of a graph; None where Inductor keeps nothing.
 
     Args:
@@ -71,8 +71,8 @@ def key_of(module: GraphModule, inputs: Sequence[Any], config: Mapping[str, Any]
     return digest.hexdigest()
 
 
-def keep(key: str, reports: Sequence[GraphReport]) -> None:
-    """Store what was told of a graph under its key.  A disk that takes no more is no reason to fail."""
+def keep_reports(key: str, reports: Sequence[GraphReport]) -> None:
+    """Store the reports of a graph under its key.  A disk that takes no more is no reason to fail."""
     # Equal keys mean equal reports, so writers need no lock.
     with contextlib.suppress(OSError):
         folder = _folder()
@@ -82,7 +82,7 @@ def keep(key: str, reports: Sequence[GraphReport]) -> None:
         _forget_oldest(folder)
 
 
-def find(key: str) -> list[GraphReport]:
+def load_reports(key: str) -> list[GraphReport]:
     """What was stored under ``key``; empty where there is nothing, or nothing that can be read."""
     file = _folder() / f"{key}.json.gz"
     try:

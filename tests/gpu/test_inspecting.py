@@ -31,9 +31,9 @@ def no_cache():
 
 def test_the_report_has_configs_and_where_they_are_from(model, ids):
     for fused in explain(model, ids).sites:
-        assert fused.config.origin in ("exact", "rounded", "nearest", "default-case", "default")
+        assert fused.config.origin in ("exact", "bucketed", "nearest", "default-case", "default")
         assert str(fused.config).endswith(")")
-        if fused.config.origin in ("exact", "rounded"):
+        if fused.config.origin in ("exact", "bucketed"):
             assert fused.config.us > 0
 
 

@@ -15,7 +15,7 @@ import torchao.quantization
 import transformers
 from torchao.kernel import intmm
 
-from helion_compile.frontend.capture import inspect, inspecting_backend
+from helion_compile.frontend.capture import inspect_model, make_inspecting_backend
 from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.patterns import PATTERNS
 from helion_compile.passes.patterns.custom_ops.op_call import name_of
@@ -177,7 +177,7 @@ def broken(inspected):
 def test_fp8_per_row(name):
     expected = MODELS[name]
     model = fp8_models.quantize_fp8_per_row(model_of(name))
-    inspected = the_one(inspect(model, [ids_of(model)], {}, verify=True))
+    inspected = the_one(inspect_model(model, [ids_of(model)], {}, verify=True))
     record = inspected.record
     assert sites_of(record) == {name: sorted(merged, reverse=True) for name, merged in expected.merged().items()}
     assert not record.refusals
@@ -201,7 +201,7 @@ def int8_as_on_a_gpu(monkeypatch):
 
 def inspect_quantized(name, config, tokens=16):
     model = quantized(model_of(name), config)
-    return the_one(inspect(model, [ids_of(model, tokens)], {}, verify=True))
+    return the_one(inspect_model(model, [ids_of(model, tokens)], {}, verify=True))
 
 
 def of_int8(expected):
@@ -299,7 +299,7 @@ def test_exact_changes_no_bit(name):
     found, outputs = [], []
     for options in ({"numerics": "exact"}, {"only": []}):
         torch._dynamo.reset()
-        outputs.append(torch.compile(model, backend=inspecting_backend(found, options=options))(ids)[0])
+        outputs.append(torch.compile(model, backend=make_inspecting_backend(found, options=options))(ids)[0])
     activation = {"GPTNeoX": "gelu", "Bert": "gelu", "Gemma2": "gelu tanh", "Gemma3Text": "gelu tanh"}.get(name, "silu")
     assert any(f"Activation({activation}" in text for site in found[0].record.sites for text in site.ops)
     assert outputs[0].isfinite().all() and torch.equal(*outputs)

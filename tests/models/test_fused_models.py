@@ -16,7 +16,7 @@ import torch
 import transformers
 
 import helion_compile
-from helion_compile.frontend.capture import inspect, inspecting_backend
+from helion_compile.frontend.capture import inspect_model, make_inspecting_backend
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.passes.ir.values import RESHAPES
 from tests.support.numerics import relative_error
@@ -110,7 +110,7 @@ def kernel_result(node):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_chain_of_a_model_once(name):
     """With sizes that are not known; test_architectures.py has the same with sizes that are."""
-    (inspected,) = inspect(model_of(name), [ids_of(name, 2, 8)], {}, dynamic=True)
+    (inspected,) = inspect_model(model_of(name), [ids_of(name, 2, 8)], {}, dynamic=True)
     assert_all_chains_fused(name, inspected)
     assert inspected.record.sites[0].shapes["x"].startswith("bf16[s")
 
@@ -118,7 +118,7 @@ def test_every_chain_of_a_model_once(name):
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("shape", [(1, 8), (1, 1)], ids=str)
 def test_one_sequence_and_one_token(name, shape):
-    (inspected,) = inspect(model_of(name), [ids_of(name, *shape)], {})
+    (inspected,) = inspect_model(model_of(name), [ids_of(name, *shape)], {})
     assert_all_chains_fused(name, inspected)
 
 
@@ -138,7 +138,7 @@ def test_decoding_with_a_static_cache(name):
 
     found = []
     fused, unfused = (
-        decode(torch.compile(model, backend=inspecting_backend(graphs, options=options), fullgraph=True))
+        decode(torch.compile(model, backend=make_inspecting_backend(graphs, options=options), fullgraph=True))
         for graphs, options in ((found, {"numerics": "exact"}), ([], {"only": []}))
     )
     (inspected,) = found
@@ -151,7 +151,7 @@ def test_decoding_with_a_static_cache(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_quantised_head_takes_the_last_norm(name):
     model = model_of(name, lm_head=True)
-    (inspected,) = inspect(model, [ids_of(name, 2, 8)], {})
+    (inspected,) = inspect_model(model, [ids_of(name, 2, 8)], {})
     found = found_sites(inspected.record)
     norm_quant = NORM_QUANT | {"lm_head": 1}
     assert found == {"norm_quant": norm_quant, "activation_quant": ACTIVATION_QUANT, "quant": QUANT}
@@ -168,7 +168,7 @@ def test_sums_that_are_results_too():
 
     found = []
     fused, unfused = (
-        torch.compile(with_hidden_states, backend=inspecting_backend(graphs, options=options))(ids)
+        torch.compile(with_hidden_states, backend=make_inspecting_backend(graphs, options=options))(ids)
         for graphs, options in ((found, {"numerics": "exact"}), ([], {"only": []}))
     )
     assert Counter(site.fusion for site in found[0].record.sites) == {"norm_quant": 4, "activation_quant": 2, "quant": 2}
@@ -182,7 +182,7 @@ def test_exact_changes_no_bit_of_the_model(name):
     """The same graph, run node by node on a CPU, where the reference of a kernel calls the torch ops of the chain."""
     model, ids = model_of(name), ids_of(name, 2, 13)
     fused, unfused = (
-        torch.compile(model, backend=inspecting_backend([], options=options))(ids).logits
+        torch.compile(model, backend=make_inspecting_backend([], options=options))(ids).logits
         for options in ({"numerics": "exact"}, {"only": []})
     )
     assert torch.equal(fused, unfused)
@@ -192,7 +192,7 @@ def test_default_is_another_arithmetic():
     """So that the test above shows more than that no option reaches the kernels."""
     model, ids = model_of("llama"), ids_of("llama", 2, 13)
     default, exact = (
-        torch.compile(model, backend=inspecting_backend([], options={"numerics": numerics}))(ids).logits
+        torch.compile(model, backend=make_inspecting_backend([], options={"numerics": numerics}))(ids).logits
         for numerics in ("default", "exact")
     )
     assert not torch.equal(default, exact)

@@ -2,7 +2,7 @@
 
 import torch
 
-from helion_compile.frontend.capture import inspecting_backend
+from helion_compile.frontend.capture import make_inspecting_backend
 
 E4M3 = torch.float8_e4m3fn
 
@@ -19,7 +19,7 @@ def torchao(x):
 def run(function, *args, dynamic=False, **options):
     """The result of ``function(*args)`` as ``backend="helion"`` rewrites it, and the pass's record of its one graph."""
     found = []
-    backend = inspecting_backend(found, options={"strict": True, **options})
+    backend = make_inspecting_backend(found, options={"strict": True, **options})
     result = torch.compile(function, backend=backend, dynamic=dynamic, fullgraph=True)(*args)
     return result, found[0].record
 

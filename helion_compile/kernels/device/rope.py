@@ -111,7 +111,7 @@ def case_of(x, cos1, pairs):
 
 def default_config(case):
     """One token a program, all its heads in registers, and as many warps as give each thread about 16 elements."""
-    elements = int(case.facts.get("head_dim", 128)) * int(case.facts.get("num_heads", 32))
+    elements = int(case.fields.get("head_dim", 128)) * int(case.fields.get("num_heads", 32))
     warps = 1
     while warps < 16 and warps * 32 * 16 < elements:
         warps *= 2

@@ -101,7 +101,7 @@ def dtype_of(case: Case) -> torch.dtype:
 
 def warps_of(case: Case) -> int:
     """Warps that hold one row a program with about 16 elements a thread: what to use when no table has the case."""
-    hidden_size = int(case.facts.get("hidden_size", 4096))
+    hidden_size = int(case.fields.get("hidden_size", 4096))
     warps = 1
     while warps < 16 and warps * 32 * 16 < hidden_size:
         warps *= 2

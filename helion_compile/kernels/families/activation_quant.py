@@ -67,13 +67,13 @@ def _check_supported(x, up, scale, scale_ub, function, rounding, quantizer, exac
 
 def _default_config(case):
     """One row a program, and as many warps as give each thread about 16 elements, or 32 of the longest rows."""
-    hidden_size = int(case.facts.get("hidden_size", 4096))
+    hidden_size = int(case.fields.get("hidden_size", 4096))
     warps = 1
     while warps < 32 and warps * 32 * 16 < hidden_size:
         warps *= 2
     config = {"block_sizes": [1], "num_warps": warps}
     # For rows that are no power of two Helion would loop over pieces and read each row three times; groups are powers of two.
-    return config if "group" in case.facts else config | {"reduction_loops": [None]}
+    return config if "group" in case.fields else config | {"reduction_loops": [None]}
 
 
 def _inputs(case, device):

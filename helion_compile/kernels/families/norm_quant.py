@@ -71,7 +71,7 @@ def _inputs(case, device):
     dtype = dtype_of(case)
     x = torch.randn(case["num_tokens"], case["hidden_size"], device=device).to(dtype)
     weight = torch.randn(case["hidden_size"], device=device).to(dtype)
-    layer = case.facts.get("kind") == "layer"
+    layer = case.fields.get("kind") == "layer"
     bias = torch.randn_like(weight) if layer else None
     residual = torch.randn_like(x) if case["residual"] else None
     scale, quantizer = quantizer_of(case, device)

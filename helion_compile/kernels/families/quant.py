@@ -40,8 +40,8 @@ def quantizer_facts(scale: torch.Tensor | None, quantizer: str) -> dict[str, obj
 
 def quantizer_of(case: Case, device: torch.device) -> tuple[torch.Tensor | None, str]:
     """A static scale, if the case has one, and a quantiser of the case: torchao's to fp8."""
-    scale = torch.full((1,), 0.01, device=device) if case.facts.get("static") else None
-    group = case.facts.get("group")
+    scale = torch.full((1,), 0.01, device=device) if case.fields.get("static") else None
+    group = case.fields.get("group")
     return scale, quantization(
         torch.float8_e4m3fn, clamp=(-448.0, 448.0), scale_dtype=torch.bfloat16, group=None if group is None else int(group)
     )
@@ -70,7 +70,7 @@ def _inputs(case, device):
 def _default_config(case):
     config = {"block_sizes": [1], "num_warps": warps_of(case)}
     # For rows that are no power of two Helion would loop over pieces and read each row three times; groups are powers of two.
-    return config if "group" in case.facts else config | {"reduction_loops": [None]}
+    return config if "group" in case.fields else config | {"reduction_loops": [None]}
 
 
 def _shapes(layer):

@@ -125,8 +125,8 @@ def _default_config(case):
     All programs at once, one or two a multiprocessor: one that begins late begins with an empty pipeline, which costs 3 µs.
     CUTLASS is beaten by tuned configs, and not at all sizes.
     """
-    tokens, n, k = (int(case.facts.get(name, value)) for name, value in (("num_tokens", 16), ("n", 4096), ("k", 4096)))
-    if case.facts.get("library") == "cutlass" or (tokens > FEW_TOKENS and case.facts.get("operands") != "int8"):
+    tokens, n, k = (int(case.fields.get(name, value)) for name, value in (("num_tokens", 16), ("n", 4096), ("k", 4096)))
+    if case.fields.get("library") == "cutlass" or (tokens > FEW_TOKENS and case.fields.get("operands") != "int8"):
         return {"alternative": "library"}
     block_m = 16 if tokens <= 16 else 32 if tokens <= 32 else 64
     tiles = -(-n // 64)
@@ -138,7 +138,7 @@ def _default_config(case):
         block_n, block_k, stages, split = 64, 256, 6, 1
         while split < 8 and 2 * split * tiles <= MULTIPROCESSORS and k >= 1024 * split:
             split *= 2
-    if case.facts.get("fast_accum") is False:
+    if case.fields.get("fast_accum") is False:
         block_k, stages = MOST_UNPROMOTED, 6
     while block_k > 32 and block_k * split > k:
         block_k //= 2

@@ -27,8 +27,8 @@ def test_text_is_readable_and_independent_of_order():
 def test_facts_are_read_by_name():
     case = Case(hidden_size=4096, num_tokens=16)
     assert case["hidden_size"] == 4096
-    assert dict(case.facts) == dict(case) == {"hidden_size": 4096, "num_tokens": 16}
-    with pytest.raises(KeyError, match=r"the case \(hidden_size=4096 num_tokens=16\) has no fact 'dtype'"):
+    assert dict(case.fields) == dict(case) == {"hidden_size": 4096, "num_tokens": 16}
+    with pytest.raises(KeyError, match=r"the case \(hidden_size=4096 num_tokens=16\) has no key field 'dtype'"):
         case["dtype"]
 
 
@@ -37,7 +37,7 @@ def test_nothing_in_a_case_can_be_changed():
     with pytest.raises(AttributeError, match=r"case\.replace\(num_tokens=…\)"):
         case.num_tokens = 32
     with pytest.raises(TypeError):
-        case.facts["num_tokens"] = 32
+        case.fields["num_tokens"] = 32
     assert case.replace(num_tokens=32) == Case(num_tokens=32)
     assert case == Case(num_tokens=16)
 
@@ -51,7 +51,7 @@ def test_facts_that_python_calls_equal_but_json_does_not_are_different():
 
 
 def test_a_fact_may_be_called_self():
-    assert Case.from_json({"self": 1, "facts": 2})["self"] == 1
+    assert Case.from_json({"self": 1, "fields": 2})["self"] == 1
 
 
 def test_a_dtype_is_kept_under_its_short_name():
@@ -64,7 +64,7 @@ def test_numbers_order_by_size():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 2**63, [1], {"a": 1}, b"x", "x" * 201, object()])
 def test_what_is_no_plain_value_is_refused_in_one_sentence(value):
-    with pytest.raises(ValueError, match="the fact num_tokens is ") as error:
+    with pytest.raises(ValueError, match="the key field num_tokens is ") as error:
         Case(num_tokens=value)
     assert "\n" not in str(error.value)
 

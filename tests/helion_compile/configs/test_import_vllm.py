@@ -69,7 +69,7 @@ def test_a_flat_key_that_is_not_facts_is_told(tmp_path, own, capsys):
     path = write(tmp_path, {"fast one": SMALL, "hidden_size_1": SMALL})
     assert run(path) == 0
     assert capsys.readouterr().err == (
-        f"{path}: entry 'fast one' has 'fast one' where facts and their sizes belong; it is left out\n"
+        f"{path}: entry 'fast one' has 'fast one' where key fields and their sizes belong; it is left out\n"
     )
 
 

@@ -21,7 +21,7 @@ def test_the_nearest_group_gives_its_next_larger_row_or_the_one_of_as_many_token
 
 @pytest.mark.parametrize(
     ("tokens", "row", "match"),
-    [(8, 8, "exact"), (9, 16, "rounded"), (64, 64, "exact"), (65, 64, "nearest")],
+    [(8, 8, "exact"), (9, 16, "bucketed"), (64, 64, "exact"), (65, 64, "nearest")],
 )
 def test_its_own_group_comes_first(tokens, row, match):
     assert found(k=1024, num_tokens=tokens) == (1024, row, match)

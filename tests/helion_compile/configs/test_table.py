@@ -57,7 +57,7 @@ def test_an_exact_case_comes_first(folders):
 def test_then_the_next_larger_token_count_even_where_a_smaller_one_is_nearer(folders):
     fill(folders[0], [row(k=4096, num_tokens=n) for n in (1, 16, 1024)])
     pick = table(folders).pick(Case(k=4096, num_tokens=17), H200)
-    assert pick.origin == "rounded" and pick.row.case["num_tokens"] == 1024
+    assert pick.origin == "bucketed" and pick.row.case["num_tokens"] == 1024
     assert "rounded up to (k=4096 num_tokens=1024)" in pick.sentence
 
 
@@ -151,7 +151,7 @@ def test_the_users_row_comes_before_the_shipped_one_and_hides_no_other(folders):
 
 def test_with_two_rounded_facts_the_row_must_be_larger_in_both(folders):
     fill(folders[0], [row(batch=b, num_tokens=n) for b, n in ((1, 64), (4, 4), (4, 64), (8, 8))])
-    picks = table(folders, rounded=("batch", "num_tokens"))
+    picks = table(folders, bucketed=("batch", "num_tokens"))
     assert picks.pick(Case(batch=2, num_tokens=5), H200).row.case == Case(batch=8, num_tokens=8)
     assert picks.pick(Case(batch=9, num_tokens=60), H200).origin == "nearest"
 
@@ -168,7 +168,7 @@ def test_look_up_agrees_with_reading_all_rows(have, asked):
         assert found is None
     elif larger:
         expected = min(larger, key=lambda case: case["num_tokens"])
-        assert found[0].case == expected and found[1] == ("exact" if expected == asked else "rounded")
+        assert found[0].case == expected and found[1] == ("exact" if expected == asked else "bucketed")
     else:
         assert found[1] == "nearest"
         same = [case for case in have if case["k"] == asked["k"]]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import helion_compile
-from helion_compile.frontend.debug import program
+from helion_compile.frontend.debug import make_program
 from tests.support.needs import row_wise_products
 
 
@@ -80,7 +80,7 @@ def test_a_kernel_of_the_users_is_imported():
     from helion_compile.kernels import quant
 
     code = f"y = torch.ops.higher_order.helion_kernel(x, True, kernel = '{quant.key}')"
-    text = program("Graph 1", "after", code)
+    text = make_program("Graph 1", "after", code)
     assert 'y = helion_compile.call("quant", x, True)' in text and f"import {quant.fn.__module__}\n" in text
 
 

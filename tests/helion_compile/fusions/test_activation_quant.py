@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch._inductor.utils import run_and_get_code
 
-from helion_compile.frontend.capture import inspecting_backend
+from helion_compile.frontend.capture import make_inspecting_backend
 from helion_compile.graph.hop import helion_kernel
 from tests.support.fusing import assert_bit_equal, fused, randn, refused, run, torchao
 from tests.support.needs import row_wise_products
@@ -133,7 +133,7 @@ def test_any_number_of_rows_through_one_graph(numerics):
 
     found = []
     compiled = torch.compile(
-        program, backend=inspecting_backend(found, options={"strict": True, "numerics": numerics}), dynamic=True
+        program, backend=make_inspecting_backend(found, options={"strict": True, "numerics": numerics}), dynamic=True
     )
     for m in (13, 257, 2, 0):
         x = randn(m, 2 * K)
@@ -149,7 +149,7 @@ def test_three_readers_share_one_call():
         return [torchao(F.silu(x) * up) for _ in range(3)]
 
     found = []
-    backend = inspecting_backend(found, options={"strict": True})
+    backend = make_inspecting_backend(found, options={"strict": True})
     torch.compile(program, backend=backend, fullgraph=True)(randn(8, K), randn(8, K, seed=1))
     targets = [node.target for node in found[0].module.graph.nodes]
     assert targets.count(helion_kernel) == 1 and targets.count(operator.getitem) == 2

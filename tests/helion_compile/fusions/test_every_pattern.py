@@ -6,7 +6,7 @@ On a CPU, where a kernel is its reference; tests/gpu/kernels shows that the kern
 import pytest
 import torch
 
-from helion_compile.frontend.capture import inspecting_backend
+from helion_compile.frontend.capture import make_inspecting_backend
 from tests.support.conformance import argument, arguments, of_any_number_of_rows
 from tests.support.corpus.activations import ACTIVATIONS
 from tests.support.corpus.norms import NORMS
@@ -46,7 +46,7 @@ def torchao(x):
 def run(function, args, numerics):
     """The result, and the record of the pass."""
     found = []
-    backend = inspecting_backend(found, options={"strict": True, "numerics": numerics})
+    backend = make_inspecting_backend(found, options={"strict": True, "numerics": numerics})
     result = torch.compile(function, backend=backend, fullgraph=True)(**args)
     return torch.utils._pytree.tree_leaves(result), found[0].record
 
@@ -152,7 +152,7 @@ def verify(row, function, args, numerics, dynamic):
         of_any_number_of_rows(row, args)
     found = []
     torch._dynamo.reset()
-    backend = inspecting_backend(found, options={"strict": True, "numerics": numerics}, verify=True)
+    backend = make_inspecting_backend(found, options={"strict": True, "numerics": numerics}, verify=True)
     torch.compile(function, backend=backend, dynamic=None if dynamic else False, fullgraph=True)(**args)
     (inspected,) = found
     if not inspected.report.fused:

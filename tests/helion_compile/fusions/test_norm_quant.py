@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from helion_compile.frontend.capture import inspecting_backend
+from helion_compile.frontend.capture import make_inspecting_backend
 from tests.support import fusing
 from tests.support.fusing import E4M3, assert_bit_equal, bits, fused, randn, run, torchao
 from tests.support.needs import uint8_products
@@ -173,7 +173,7 @@ class TestLeftAlone:
             return y.float().sum(), q, scale
 
         found = []
-        (total, q, scale) = torch.compile(function, backend=inspecting_backend(found), fullgraph=True)(x)
+        (total, q, scale) = torch.compile(function, backend=make_inspecting_backend(found), fullgraph=True)(x)
         assert all(graph.training for graph in found)
         assert "norm_quant" not in [site.fusion for graph in found for site in graph.record.sites]
         assert fp8_steps(q, torchao(norm(x).detach())[0]).max() <= 1  # nn.RMSNorm sums in another order on a CPU
@@ -301,7 +301,7 @@ class TestSizes:
     @pytest.mark.parametrize("numerics", ["default", "exact"])
     def test_any_number_of_rows_through_one_graph(self, numerics):
         found = []
-        backend = inspecting_backend(found, options={"strict": True, "numerics": numerics})
+        backend = make_inspecting_backend(found, options={"strict": True, "numerics": numerics})
         compiled = torch.compile(chain, backend=backend, dynamic=True, fullgraph=True)
         for m in (13, 257, 2, 1, 0):
             args = randn(m, K), randn(m, K, seed=1), weight_of(K)

@@ -8,7 +8,7 @@ from helion_compile.configs.case import Case
 from helion_compile.configs.gpu import Gpu
 from helion_compile.configs.row import Row
 from helion_compile.configs.table import ConfigTable
-from helion_compile.frontend.capture import inspecting_backend
+from helion_compile.frontend.capture import make_inspecting_backend
 from helion_compile.fusions import profitability
 from helion_compile.kernels import activation_quant, norm_quant, quant
 from tests.support.fusing import fused, randn, run, torchao
@@ -93,7 +93,7 @@ def test_projections_share_one_quantiser_that_stays():
         return q, w.t(), scale, torch.ones(1, 16), None, None, torch.bfloat16
 
     found = []
-    backend = inspecting_backend(found, options={"strict": True})
+    backend = make_inspecting_backend(found, options={"strict": True})
     args = randn(1, 2048), randn(2048, seed=1), randn(48, 2048, seed=2).to(torch.float8_e4m3fn)
     results = torch.compile(projections, backend=backend, fullgraph=True)(*args)
     (inspected,) = found

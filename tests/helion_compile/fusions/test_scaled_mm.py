@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from helion_compile import fusions
-from helion_compile.frontend.capture import inspecting_backend
+from helion_compile.frontend.capture import make_inspecting_backend
 from helion_compile.fusions import scaled_mm as fusion
 from helion_compile.kernels import scaled_mm
 from tests.support.needs import HAS_ROW_WISE_PRODUCTS
@@ -48,7 +48,7 @@ def product(a, w, a_scale, w_scale, bias=None, dtype=torch.bfloat16, fast=True):
 
 def run(function, *args, **options):
     found = []
-    backend = inspecting_backend(found, options={"strict": True, **options})
+    backend = make_inspecting_backend(found, options={"strict": True, **options})
     with torch.no_grad():
         result = torch.compile(function, backend=backend, fullgraph=True)(*args)
     return result, found[0]

@@ -184,7 +184,7 @@ def test_the_config_is_chosen_by_the_real_sizes():
     ):
         for rows in (5, 17, 300):
             function(torch.ones(rows, 2))
-    assert [case.facts["num_tokens"] for case in cases] == [5, 17, 300]
+    assert [case.fields["num_tokens"] for case in cases] == [5, 17, 300]
 
 
 def test_symbols_of_strides_and_numbers_are_passed_along():

@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from helion_compile.frontend.backend import helion
-from helion_compile.graph.specialize_eps import fix_eps
+from helion_compile.graph.specialize_eps import specialize_eps
 
 EPS = 1e-6
 
 
 class Compiled:
-    """``function`` compiled with dynamic=True, and the Dynamo graphs after ``fix_eps``."""
+    """``function`` compiled with dynamic=True, and the Dynamo graphs after ``specialize_eps``."""
 
     def __init__(self, function):
         self.graphs = []
@@ -21,7 +21,7 @@ class Compiled:
         return self._function(*args)
 
     def _backend(self, module, inputs):
-        fix_eps(module)
+        specialize_eps(module)
         self.graphs.append(module.graph)
         return module
 

@@ -1,4 +1,4 @@
-"""Weights taken apart when compiling: the same numbers, caches and static inputs, without the work on each call."""
+"""Weights unwrapped when compiling: the same numbers, caches and static inputs, without the work on each call."""
 
 import copy
 from importlib.util import find_spec
@@ -17,7 +17,7 @@ K = 64
 
 @pytest.fixture(autouse=True)
 def wanted(monkeypatch):
-    monkeypatch.setattr(unwrap_subclasses, "needed", lambda: True)
+    monkeypatch.setattr(unwrap_subclasses, "is_needed", lambda: True)
     torch.compiler.reset()
     with torch.no_grad(), fresh_cache():
         yield
@@ -43,7 +43,7 @@ def test_the_numbers_stay_and_every_call_does_less(model, monkeypatch):
     kind = type(model[0].weight)
     flatten = kind.__tensor_flatten__
     for needed in (True, False):
-        monkeypatch.setattr(unwrap_subclasses, "needed", lambda needed=needed: needed)
+        monkeypatch.setattr(unwrap_subclasses, "is_needed", lambda needed=needed: needed)
         torch.compiler.reset()
         run = torch.compile(model, backend="helion", fullgraph=True)
         run(x)
@@ -86,7 +86,7 @@ def test_parts_are_static_inputs_of_cuda_graphs(model):
     static = {}
 
     def backend(gm, inputs):
-        gm, inputs, parts_of = unwrap_subclasses.take_apart(gm, inputs)
+        gm, inputs, parts_of = unwrap_subclasses.unwrap_weights(gm, inputs)
         names = [node.name for node in gm.graph.find_nodes(op="placeholder")]
 
         def compiler(graph, example_inputs):
@@ -103,12 +103,12 @@ def test_parts_are_static_inputs_of_cuda_graphs(model):
 
 
 def apart_of(function, *args):
-    """What ``take_apart`` makes of the graph of ``function``, and that graph before and after."""
+    """What ``unwrap_weights`` makes of the graph of ``function``, and that graph before and after."""
     seen = []
 
     def backend(gm, inputs):
         before = str(gm.graph)
-        seen.append((unwrap_subclasses.take_apart(gm, inputs), before, str(gm.graph)))
+        seen.append((unwrap_subclasses.unwrap_weights(gm, inputs), before, str(gm.graph)))
         return gm
 
     torch.compile(function, backend=backend, fullgraph=True)(*args)

@@ -129,7 +129,7 @@ def test_what_is_damaged_counts_as_none(how):
     compiled_anew(quantize, X)
     (file,) = files()
     DAMAGE[how](file)
-    assert stored.find(file.name.removesuffix(".json.gz")) == [] and files() == []
+    assert stored.load_reports(file.name.removesuffix(".json.gz")) == [] and files() == []
 
 
 def test_a_report_that_cannot_be_touched_is_told_and_stays(monkeypatch):
@@ -139,7 +139,7 @@ def test_a_report_that_cannot_be_touched_is_told_and_stays(monkeypatch):
     compiled_anew(quantize, X)
     kept = files()
     monkeypatch.setattr(stored.os, "utime", utime)
-    assert len(stored.find(kept[0].name.removesuffix(".json.gz"))) == 1 and files() == kept
+    assert len(stored.load_reports(kept[0].name.removesuffix(".json.gz"))) == 1 and files() == kept
 
 
 def first_and_anew(function, *args, **options):
@@ -222,10 +222,10 @@ def test_the_ones_used_last_are_kept(monkeypatch):
     monkeypatch.setattr(stored, "LIMIT", 3)
     graph = compiled_anew(quantize, X)
     for key in "abc":
-        stored.keep(key, [graph])
-    assert stored.find("a") == [graph]
-    stored.keep("d", [graph])
-    assert len(files()) == 3 and stored.find("a") and stored.find("d") and not stored.find("b")
+        stored.keep_reports(key, [graph])
+    assert stored.load_reports("a") == [graph]
+    stored.keep_reports("d", [graph])
+    assert len(files()) == 3 and stored.load_reports("a") and stored.load_reports("d") and not stored.load_reports("b")
 
 
 def test_everything_in_a_report_comes_back():
@@ -233,8 +233,8 @@ def test_everything_in_a_report_comes_back():
     compared = Compared("q", "fp8 e4m3", math.inf, math.inf, 0.1, None, 30.0, "1 numbers are NaN")
     fused = dataclasses.replace(graph.fused[0], verified=(*graph.fused[0].verified, compared))
     graph = dataclasses.replace(graph, fused=(fused,), record=dataclasses.replace(graph.record, originals={}))
-    stored.keep("key", [graph, graph])
-    assert stored.find("key") == [graph, graph]
+    stored.keep_reports("key", [graph, graph])
+    assert stored.load_reports("key") == [graph, graph]
 
 
 def same_on_another_line(x):
@@ -266,12 +266,12 @@ class Constant(torch.nn.Module):
         return x + torch.tensor(self.value)
 
 
-def key_of(function, x, *, numerics="default", dynamic=None, **config):
+def make_key(function, x, *, numerics="default", dynamic=None, **config):
     found = []
 
     def backend(module, inputs):
         hook = {HOOK: Options(numerics=numerics).fusion_pass()}
-        found.append(stored.key_of(module, inputs, {**config, **hook}))
+        found.append(stored.make_key(module, inputs, {**config, **hook}))
         return module
 
     torch.compiler.reset()
@@ -282,24 +282,24 @@ def key_of(function, x, *, numerics="default", dynamic=None, **config):
 
 def test_keys():
     """A report is told of an equal graph, and of no other one."""
-    assert key_of(quantize, X) == key_of(quantize, X + 1)
+    assert make_key(quantize, X) == make_key(quantize, X + 1)
     keys = [
-        key_of(quantize, X),
-        key_of(same_on_another_line, X),
-        key_of(Outer("one"), X),
-        key_of(Outer("two"), X),
-        key_of(Constant(1.0), X),
-        key_of(Constant(2.0), X),
-        key_of(quantize, X[:4]),
-        key_of(quantize, X.float()),
-        key_of(quantize, X.t().contiguous().t()),
-        key_of(quantize, X, numerics="exact"),
-        key_of(quantize, X, epilogue_fusion=False),
-        key_of(quantize, X, dynamic=True),
-        key_of(quantize, X[:4], dynamic=True),  # graph and guards are the same, the size that was traced is not
+        make_key(quantize, X),
+        make_key(same_on_another_line, X),
+        make_key(Outer("one"), X),
+        make_key(Outer("two"), X),
+        make_key(Constant(1.0), X),
+        make_key(Constant(2.0), X),
+        make_key(quantize, X[:4]),
+        make_key(quantize, X.float()),
+        make_key(quantize, X.t().contiguous().t()),
+        make_key(quantize, X, numerics="exact"),
+        make_key(quantize, X, epilogue_fusion=False),
+        make_key(quantize, X, dynamic=True),
+        make_key(quantize, X[:4], dynamic=True),  # graph and guards are the same, the size that was traced is not
     ]
     with torch._inductor.config.patch(max_autotune=True):
-        keys.append(key_of(quantize, X))
+        keys.append(make_key(quantize, X))
     with torch._inductor.config.patch(joint_custom_pre_pass=lambda graph: None):
-        keys.append(key_of(quantize, X))
+        keys.append(make_key(quantize, X))
     assert None not in keys and len(set(keys)) == len(keys)

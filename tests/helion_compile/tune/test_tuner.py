@@ -259,8 +259,8 @@ def test_each_rank_has_its_gpu_and_each_effort_its_rounds():
     [
         (("--modules", "nosuch.kernels"), "--modules names 'nosuch.kernels', and No module named 'nosuch'; name it as"),
         (("--shapes", "hidden_size=abc"), "quant has no case (dtype=bf16 hidden_size=abc num_tokens=1): TypeError: "),
-        (("--shapes", "hidden_size=[1]"), "--shapes names no case: the fact hidden_size is [1] (list), and a case holds"),
-        (("--shapes", "hidden-size=1"), "--shapes names no case: a fact is named by an identifier"),
+        (("--shapes", "hidden_size=[1]"), "--shapes names no case: the key field hidden_size is [1] (list), and a case holds"),
+        (("--shapes", "hidden-size=1"), "--shapes names no case: a key field is named by an identifier"),
     ],
 )
 def test_what_cannot_be_tuned_is_a_sentence(capsys, options, sentence):

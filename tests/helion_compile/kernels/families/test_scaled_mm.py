@@ -165,7 +165,7 @@ def test_a_row_of_another_product_is_never_used(tmp_path, monkeypatch):
     rows = [Row(CASE.replace(k=4096, n=1024, num_tokens=m), {"num_warps": 4}, 5.0) for m in (1, 16)]
     table = ConfigTable("scaled_mm", default=scaled_mm.configs.default, folders=[tmp_path], nearest=scaled_mm.configs.nearest)
     table.add(rows, H200)
-    assert table.pick(CASE.replace(k=4096, n=1024, num_tokens=3), H200).origin == "rounded"
+    assert table.pick(CASE.replace(k=4096, n=1024, num_tokens=3), H200).origin == "bucketed"
     for other in ({"n": 24576}, {"k": 12288}, {"n": 1040}):
         pick = table.pick(CASE.replace(**{"k": 4096, "n": 1024, "num_tokens": 16, **other}), H200)
         assert pick.origin == "default" and "the kernel's own default config" in pick.sentence
