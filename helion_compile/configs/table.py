@@ -34,8 +34,7 @@ class Pick(NamedTuple):
     Attributes:
         config: what ``helion.Config(**config)`` takes, or None for Helion's default config. Treat it as read-only.
         origin: ``"exact"``, ``"bucketed"`` (rounded up), ``"nearest"`` or ``"default-case"`` when it is a row of a
-            table;
-            ``"default"`` when no table has a row for the case.
+            table; ``"default"`` when no table has a row for the case.
         row: the row, or None.
         case, gpu: what was asked.
         from_gpu: the GPU of the row's table as its file name spells it, or None.
