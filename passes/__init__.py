@@ -1,18 +1,19 @@
-"""What a graph means, and rewriting it by meaning.  Needs torch only.
+"""What a graph computes, and rewriting it by that.  Needs torch only.
 
 ::
 
-    from passes import Fusion, FusionPass, Norm, Quantize
+    from helion_compile.passes import Fusion, FusionPass, Norm, Quantize
 
-    fused = Fusion("norm_quantize", (Norm, Quantize), build)         # a chain of meanings, and what to put there
+    fused = Fusion("norm_quantize", (Norm, Quantize), build)         # a chain of semantic ops, and what to put there
     torch._inductor.config.post_grad_custom_pre_pass = FusionPass([fused])
 
-``meanings`` says what stretches of a graph compute, ``spellings`` how models write them, ``reading`` finds them in a
-graph, ``fusion`` and ``chain`` are what a fusion is written against, ``placement``, ``emitting`` and ``edits`` put its
-nodes in place, ``records`` says what was done and why not more.
+``semantics`` has the ops, ``patterns`` how models write them, ``match`` finds matches and chains of them in a graph,
+``rewrite`` replaces chains by what fusions build, ``account`` records what was done and why not more, ``ir`` has what is known
+of nodes and values.
 """
 
-from helion_compile.passes.account.records import GraphRecord, Refusal, Site
+from helion_compile.passes.account.records import GraphRecord, Site
+from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.rewrite.fusion import Chain, Emit, Fusion
 from helion_compile.passes.rewrite.fusion_pass import FusionError, FusionPass
 from helion_compile.passes.semantics import Activation, Matmul, Norm, NormRounding, Quantize, Rope, ScaleUse, SemanticOp
@@ -31,6 +32,7 @@ __all__ = [
     "NormRounding",
     "Quantize",
     "Refusal",
+    "RefusalKind",
     "Rope",
     "ScaleUse",
     "Site",

@@ -26,6 +26,7 @@ from helion_compile.frontend.inductor import chain_passes, explain_gradient_erro
 from helion_compile.frontend.options import Options
 from helion_compile.graph.specialize_eps import specialize_eps
 from helion_compile.passes.account.records import GraphRecord
+from helion_compile.passes.account.refusal import Refusal
 from helion_compile.reports.describing import describe
 from helion_compile.reports.model import GraphReport
 from helion_compile.verify import run_verified
@@ -110,7 +111,7 @@ def make_inspecting_backend(
     *,
     verify: bool = False,
     record_inputs: bool = False,
-    reject: Mapping[tuple[str, str], str] = MappingProxyType({}),
+    reject: Mapping[tuple[str, str], Refusal] = MappingProxyType({}),
 ) -> Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]:
     """A backend for ``torch.compile`` that rewrites graphs as ``backend="helion"`` does and appends them to ``found``.
 

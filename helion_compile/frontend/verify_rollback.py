@@ -10,6 +10,7 @@ from typing import Any
 from torch.fx import GraphModule
 
 from helion_compile.frontend.capture import inspect_graph
+from helion_compile.passes.account.refusal import Detail, Refusal, RefusalKind
 from helion_compile.reports.model import FusedSite, GraphReport
 from helion_compile.verify.compare import Compared
 
@@ -23,11 +24,11 @@ class Checked:
     """What a check of one graph found.
 
     Attributes:
-        reject: the broken chains, by fusion and anchor as ``FusionPass(reject=…)`` takes them, each with the reason.
+        reject: the broken chains, by fusion and anchor as ``FusionPass(reject=…)`` takes them, each with the refusal.
         compared: what was measured, by the anchors of the sites that are left.
     """
 
-    reject: dict[tuple[str, str], str] = field(default_factory=dict)
+    reject: dict[tuple[str, str], Refusal] = field(default_factory=dict)
     compared: dict[tuple[str, str], tuple[Compared, ...]] = field(default_factory=dict)
 
     def add_to(self, report: GraphReport) -> GraphReport:
@@ -48,19 +49,22 @@ def verify_graph(module: GraphModule, inputs: Sequence[Any], mode: str | None, o
             for fused in inspected.report.fused:
                 key = fused.site.fusion, fused.site.anchor
                 checked.compared[key] = fused.verified
-                if reason := _broken(fused):
+                if refusal := _refuse_broken(fused):
                     broken = True
-                    checked.reject[key] = reason
-                    log.warning("%s at %s is not fused: %s", fused.site.fusion, fused.site.location, reason)
+                    checked.reject[key] = refusal
+                    log.warning("%s at %s is not fused: %s", fused.site.fusion, fused.site.location, refusal)
         if not broken:
             return checked
 
 
-def _broken(fused: FusedSite) -> str:
+def _refuse_broken(fused: FusedSite) -> Refusal | None:
     results = [f"{compared.output}: {compared.broken}" for compared in fused.verified if compared.broken]
     if not results:
-        return ""
-    return (
-        f"verify ran {fused.kernel} against the original on the values of the first call, and its contract is broken for "
-        f"{' and '.join(results)}; a kernel that keeps to it fuses"
+        return None
+    return Refusal(
+        RefusalKind.VERIFY,
+        fused.site.anchor,
+        "verify ran {kernel} against the original on the values of the first call, and its contract is broken for {results}",
+        "a kernel that keeps to it fuses",
+        (Detail.of("kernel", fused.kernel), Detail.of("results", " and ".join(results))),
     )

@@ -10,6 +10,7 @@ import torch
 from helion_compile.fusions.operands import Operands, value_of
 from helion_compile.fusions.quantize_epilogue import into_quantizer
 from helion_compile.kernels import activation_quant
+from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.rewrite.fusion import Chain, Fusion
 from helion_compile.passes.semantics import Activation, ActivationFunction, ActivationRounding
 
@@ -40,20 +41,24 @@ def fusion(*, exact: bool) -> Fusion:
         same_bits=exact,
         tensors=_tensors,
         attributes=_attributes,
-        outputs=lambda chain: ["out"] if chain.wanted(Activation, "out") else [],
-        refuse=functools.partial(_refuse, exact=exact),
+        outputs=lambda chain: ["out"] if chain.copies_read(Activation, "out") else [],
+        check=functools.partial(_check, exact=exact),
     )
 
 
-def _refuse(chain: Chain, exact: bool) -> str | None:
+def _check(chain: Chain, exact: bool) -> Refusal | None:
     activation = chain[Activation].op
     if exact and activation.function in _ANOTHER_LAST_BIT:
-        return (
-            f"{activation.function.value} has another last bit than {_ANOTHER_LAST_BIT[activation.function].value}, which the "
-            "kernel computes; with numerics='default' it fuses"
+        return chain.refuse(
+            RefusalKind.NUMERICS,
+            "{function} has another last bit than {computed}, which the kernel computes",
+            "with numerics='default' it fuses",
+            function=activation.function,
+            computed=_ANOTHER_LAST_BIT[activation.function],
         )
     if activation.dtype != activation.x_dtype:
-        return f"the activation takes {activation.x_dtype} and gives {activation.dtype}; of one dtype they fuse"
+        found, remedy = "the activation takes {x} and gives {out}", "of one dtype they fuse"
+        return chain.refuse(RefusalKind.DTYPE, found, remedy, x=activation.x_dtype, out=activation.dtype)
     return None
 
 

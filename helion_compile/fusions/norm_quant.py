@@ -34,7 +34,7 @@ def _tensors(chain: Chain, operands: Operands) -> tuple[Any, ...]:
 
 
 def _outputs(chain: Chain) -> list[str]:
-    present = {"sum": chain[Norm].op.residual, "out": chain.wanted(Norm, "out")}
+    present = {"sum": chain[Norm].op.residual, "out": chain.copies_read(Norm, "out")}
     return [name for name, is_there in present.items() if is_there]
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from helion_compile.fusions.operands import Fakes, Nodes, Operands, Outputs, Reason
-from helion_compile.fusions.profitability import refused_or_left
-from helion_compile.fusions.rope_layout import Heads, head_arguments, heads_of, in_the_shape_of, refuse_heads
+from helion_compile.fusions.operands import Fakes, Nodes, Operands, Outputs
+from helion_compile.fusions.profitability import check_profitable_kernel
+from helion_compile.fusions.rope_layout import Heads, check_heads, head_arguments, heads_of, in_the_shape_of
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.kernels import norm_rope
+from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.ir.values import known_equal, shape_of
 from helion_compile.passes.rewrite.fusion import Chain, Emit, Fusion
 from helion_compile.passes.semantics import Norm, NormKind, NormRoot, NormRounding, Rope, RopeRounding
@@ -29,32 +30,40 @@ def fusion(*, exact: bool) -> Fusion:
     return Fusion(
         "norm_rope",
         (Norm, Rope),
-        refuse=functools.partial(_refuse, exact=exact),
+        check=functools.partial(_check, exact=exact),
         build=functools.partial(_build, exact=exact),
     )
 
 
-def _refuse(chain: Chain, *, exact: bool) -> str | None:
+def _check(chain: Chain, *, exact: bool) -> Refusal | None:
     norm, rope = chain[Norm].op, chain[Rope].op
     if norm.kind is not NormKind.RMS or norm.bias_dtype or norm.residual:
-        return f"an RMSNorm without residual and bias fuses, found {norm}"
+        found, remedy = "the norm is {norm}", "an RMSNorm without residual and bias fuses"
+        return chain.refuse(RefusalKind.OP, found, remedy, norm=norm)
     if norm.root is not NormRoot.RSQRT or norm.factor_dtype != torch.float32:
-        return f"a product with rsqrt(mean + eps) in fp32 fuses, found {norm}"
+        found, remedy = "the norm is {norm}", "a product with rsqrt(mean + eps) in fp32 fuses"
+        return chain.refuse(RefusalKind.OP, found, remedy, norm=norm)
     if norm.dtype != norm.x_dtype:
-        return f"the norm takes {norm.x_dtype} and gives {norm.dtype}; of one dtype they fuse"
-    if chain.wanted(Norm, "out"):
-        return "the norm is also read without the embedding; read by the embedding alone it fuses"
-    if reason := refuse_heads(chain, Rope):
-        return reason
+        found, remedy = "the norm takes {x} and gives {out}", "of one dtype they fuse"
+        return chain.refuse(RefusalKind.DTYPE, found, remedy, x=norm.x_dtype, out=norm.dtype)
+    if chain.copies_read(Norm, "out"):
+        found, remedy = "the norm is also read without the embedding", "read by the embedding alone it fuses"
+        return chain.refuse(RefusalKind.READER, found, remedy)
+    if refusal := check_heads(chain, Rope):
+        return refusal
     heads = heads_of(chain, Rope)
-    if isinstance(heads, Reason):
+    if isinstance(heads, Refusal):
         return heads
     width, out = shape_of(chain.inputs["x"])[-1], shape_of(chain[Rope].outputs["out"][0])
     per_head = not _over_heads(chain) and known_equal(width, out[-1])
     over_heads = _over_heads(chain) and known_equal(width, out[heads.dim - 4] * out[-1])
     if not (per_head or (over_heads and (rope.swapped or heads.dim == 2))):
-        return f"the norm is over {width} values, the heads are {list(out)}; over a head or all heads of a token it fuses"
-    return refused_or_left(chain, norm_rope, exact, *_arguments(chain, exact, heads, Fakes()))
+        found, remedy = (
+            "the norm is over {width} values, the heads are {heads}",
+            "over a head or all heads of a token it fuses",
+        )
+        return chain.refuse(RefusalKind.SHAPE, found, remedy, width=width, heads=out)
+    return check_profitable_kernel(chain, norm_rope, exact, *_arguments(chain, exact, heads, Fakes()))
 
 
 def _build(chain: Chain, emit: Emit, *, exact: bool) -> Outputs:

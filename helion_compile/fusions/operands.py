@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch.fx import Node
 
 from helion_compile.helion_kernel import HelionKernel
+from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.ir.values import known_equal
-from helion_compile.passes.rewrite.fusion import Emit
+from helion_compile.passes.rewrite.fusion import Chain, Emit
 
-__all__ = ["Fakes", "Nodes", "Operands", "Outputs", "Reason", "refused_by", "unpack", "value_of"]
+__all__ = ["Fakes", "Nodes", "Operands", "Outputs", "check_kernel", "unpack", "value_of"]
 
 aten = torch.ops.aten
 
 Outputs = Mapping[tuple[type, str], Node]  # what a fusion's build returns
-
-
-class Reason(str):
-    """A sentence that stands where a fake tensor was expected: why there can be none."""
 
 
 class Operands(Protocol):
@@ -52,12 +49,12 @@ class Nodes:
 
 
 class Fakes:
-    """Fake tensors; a :class:`Reason` where a view is asked for that would be a copy."""
+    """Fake tensors; a :class:`Refusal` where a view is asked for that would be a copy."""
 
     def of(self, node: Node) -> torch.Tensor:
         return value_of(node)
 
-    def rows(self, node: Node) -> torch.Tensor | Reason:
+    def rows(self, node: Node) -> torch.Tensor | Refusal:
         value = value_of(node)
         if value.dim() == 2:
             return value
@@ -66,21 +63,35 @@ class Fakes:
             if known_equal(size, 1):
                 continue
             if step is not None and not known_equal(stride, step):
-                shape = f"{node.name} {tuple(value.shape)} with strides {value.stride()}"
-                return Reason(f"{shape} is no view of rows; make it contiguous before")
+                return Refusal.of(
+                    RefusalKind.SHAPE,
+                    node,
+                    "{x} {shape} with strides {strides} is no view of rows",
+                    "contiguous before, it fuses",
+                    x=node,
+                    shape=tuple(value.shape),
+                    strides=value.stride(),
+                )
             step = stride * size
         return value.view(-1, value.size(-1))
 
     def call(self, target: Any, *args: Any) -> Any:
-        reason = next((argument for argument in args if isinstance(argument, Reason)), None)
-        return target(*args) if reason is None else reason
+        return _first_refusal(args) or target(*args)
 
 
-def refused_by(kernel: HelionKernel, *arguments: Any) -> str | None:
-    """Why ``kernel`` cannot take these fake arguments, one of which may be a reason itself."""
-    return next((argument for argument in arguments if isinstance(argument, Reason)), None) or kernel.check_supported(
-        *arguments
-    )
+def check_kernel(chain: Chain, kernel: HelionKernel, *arguments: Any) -> Refusal | None:
+    """Why ``kernel`` cannot take these fake arguments, one of which may be a refusal itself."""
+    if refusal := _first_refusal(arguments):
+        return refusal
+    sentence = kernel.check_supported(*arguments)
+    if sentence is None:
+        return None
+    found, remedy = "{sentence}", "arguments that {kernel} supports fuse"
+    return chain.refuse(RefusalKind.KERNEL, found, remedy, sentence=sentence, kernel=kernel.name)
+
+
+def _first_refusal(arguments: Iterable[Any]) -> Refusal | None:
+    return next((argument for argument in arguments if isinstance(argument, Refusal)), None)
 
 
 def value_of(node: Node) -> torch.Tensor:

@@ -12,19 +12,20 @@ from typing import Any
 import torch
 
 from helion_compile.configs.row import Row
-from helion_compile.fusions.operands import refused_by
+from helion_compile.fusions.operands import check_kernel
 from helion_compile.helion_kernel import HelionKernel
-from helion_compile.passes.rewrite.fusion import Chain, Leave
+from helion_compile.passes.account.refusal import Refusal, RefusalKind
+from helion_compile.passes.rewrite.fusion import Chain
 
-__all__ = ["MARGIN", "beaten_by_inductor", "refused_or_left"]
+__all__ = ["MARGIN", "beaten_by_inductor", "check_profitable_kernel"]
 
 DEVICES = ("cuda",)  # whose times tables hold
 MARGIN = 1.02  # two measurements of one thing differ by as much
 
 
-def refused_or_left(chain: Chain, kernel: HelionKernel, exact: bool, *arguments: Any) -> str | None:
+def check_profitable_kernel(chain: Chain, kernel: HelionKernel, exact: bool, *arguments: Any) -> Refusal | None:
     """Why ``kernel`` cannot take these fake arguments, or why Inductor's own kernel is the better way here."""
-    return refused_by(kernel, *arguments) or (None if exact else _left(chain, kernel, arguments))
+    return check_kernel(chain, kernel, *arguments) or (None if exact else _check_against_inductor(chain, kernel, arguments))
 
 
 def beaten_by_inductor(row: Row) -> bool:
@@ -32,7 +33,7 @@ def beaten_by_inductor(row: Row) -> bool:
     return row.us is not None and row.us > MARGIN * row.baselines.get("inductor", float("inf"))
 
 
-def _left(chain: Chain, kernel: HelionKernel, arguments: tuple[Any, ...]) -> Leave | None:
+def _check_against_inductor(chain: Chain, kernel: HelionKernel, arguments: tuple[Any, ...]) -> Refusal | None:
     tensors = [argument for argument in arguments if isinstance(argument, torch.Tensor)]
     if any(isinstance(size, torch.SymInt) for tensor in tensors for size in tensor.shape):
         return None
@@ -43,9 +44,14 @@ def _left(chain: Chain, kernel: HelionKernel, arguments: tuple[Any, ...]) -> Lea
     # A row of another shape or another GPU says which config to try, but not who is faster here.
     if row is None or pick.origin not in ("exact", "bucketed") or pick.other_gpu or not beaten_by_inductor(row):
         return None
-    return Leave(
-        f"Inductor's kernel is faster for this case, {row.baselines['inductor']:.2f} us against {row.us:.2f} us on "
-        f"{pick.gpu.name} ({pick.sentence})"
+    return chain.refuse(
+        RefusalKind.UNPROFITABLE,
+        "Inductor's kernel is faster for this case, {inductor} us against {ours} us on {gpu} ({row})",
+        "where a table has the kernel faster, it fuses",
+        inductor=f"{row.baselines['inductor']:.2f}",
+        ours=f"{row.us:.2f}",
+        gpu=pick.gpu.name,
+        row=pick.sentence,
     )
 
 

@@ -9,10 +9,11 @@ import torch
 from torch.fx import Node
 
 from helion_compile.fusions.operands import Fakes, Nodes, Operands, Outputs, unpack
-from helion_compile.fusions.profitability import refused_or_left
+from helion_compile.fusions.profitability import check_profitable_kernel
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.helion_kernel import HelionKernel
 from helion_compile.kernels.device.quantize_attrs import quantization
+from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.passes.ir.values import CASTS, VIEWS, known_equal, number, shape_of
 from helion_compile.passes.match.match import Match
@@ -57,7 +58,7 @@ def into_quantizer(
     tensors: Callable[[Chain, Operands], Sequence[Any]],
     attributes: Callable[[Chain], Sequence[Any]] = lambda chain: (),
     outputs: Callable[[Chain], Sequence[str]] | None = None,
-    refuse: Callable[[Chain], str | None] = lambda chain: None,
+    check: Callable[[Chain], Refusal | None] = lambda chain: None,
     same_bits: bool = False,
 ) -> Fusion:
     """``front`` -> Quantize, or a quantiser alone, as one call of ``kernel``, whose name the fusion takes.
@@ -67,24 +68,24 @@ def into_quantizer(
 
     Args:
         tensors: the front's inputs.
-        attributes: those of the front's meaning.
+        attributes: those of the front's op.
         outputs: names of what the kernel returns of the front.
-        refuse: why a front is none that the kernel computes.
+        check: why a front is none that the kernel computes.
         same_bits: whether the kernel's bytes are those of the original, so that anything may read them.
     """
 
     def arguments(chain: Chain, operands: Operands) -> tuple[Any, ...]:
         scales = (None if node is None else operands.of(node) for node in _inputs(chain))
-        wanted = [bool(chain.wanted(*front, "out"))] if outputs else []
+        wanted = [bool(chain.copies_read(*front, "out"))] if outputs else []
         quantizer = quantizer_text(chain[Quantize].op)
         return *tensors(chain, operands), *scales, *attributes(chain), quantizer, exact, *wanted
 
-    def why_not(chain: Chain) -> str | None:
+    def check_all(chain: Chain) -> Refusal | None:
         return (
-            refuse(chain)
-            or (None if same_bits else _refuse_readers(chain))
-            or _refuse_quantize(chain, exact)
-            or refused_or_left(chain, kernel, exact, *arguments(chain, Fakes()))
+            check(chain)
+            or (None if same_bits else _check_readers(chain))
+            or _check_quantize(chain, exact)
+            or check_profitable_kernel(chain, kernel, exact, *arguments(chain, Fakes()))
         )
 
     def build(chain: Chain, emit: Emit) -> Outputs:
@@ -92,11 +93,11 @@ def into_quantizer(
         own = [(*front, name) for name in outputs(chain)] if outputs else []
         return dict(zip([*_outputs(chain), *own], results, strict=True))
 
-    return Fusion(kernel.name, (*front, Quantize), refuse=why_not, build=build)
+    return Fusion(kernel.name, (*front, Quantize), check=check_all, build=build)
 
 
 def quantizer_text(op: Quantize) -> str:
-    """The attributes as kernels take them; of a meaning that is not refused."""
+    """The attributes as kernels take them; of an op that is not refused."""
     dynamic = op.dynamic
     return quantization(
         op.dtype,
@@ -120,17 +121,22 @@ def _smallest(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
 
 
-def _refuse_zeros(chain: Chain) -> str | None:
+def _check_zeros(chain: Chain) -> Refusal | None:
     """A row of zeros has another scale in the kernel, one with a NaN other values: in products both are 0, and NaN."""
     op = chain[Quantize].op
     if op.x_dtype == torch.float32 or op.use is not ScaleUse.DIVIDE:
-        found = f"rows of zeros have a scale of their own, x is {op.x_dtype} and {op.use.value}d by it"
-        return f"{found}; divided rows of 16 bits fuse"
+        found, remedy = "rows of zeros have a scale of their own ({use}), and x is {x}", "divided rows of 16 bits fuse"
+        return chain.refuse(RefusalKind.OP, found, remedy, use=op.use, x=op.x_dtype)
     for name in ("q", "scale"):
         for reader in chain.readers(Quantize, name):
             if reader.match is None or not isinstance(reader.match.op, Matmul):
-                where = f"{reader.node.target} at {Location.of(reader.node)}"
-                return f"rows of zeros have a scale of their own, which {where} may see; read by products alone they fuse"
+                return chain.refuse(
+                    RefusalKind.READER,
+                    "rows of zeros have a scale of their own, which {reader} at {where} may see",
+                    "read by matmuls alone they fuse",
+                    reader=str(reader.node.target),
+                    where=Location.of(reader.node),
+                )
     return None
 
 
@@ -147,41 +153,52 @@ def _outputs(chain: Chain) -> list[tuple[type[Quantize], str]]:
     return [(Quantize, name) for name, is_there in present.items() if is_there]
 
 
-def _refuse_quantize(chain: Chain, exact: bool) -> str | None:
+def _check_quantize(chain: Chain, exact: bool) -> Refusal | None:
     """Why no kernel takes a quantiser of this kind; what of its attributes a kernel computes is the kernel's to say."""
     op = chain[Quantize].op
     if op.granularity is Granularity.TENSOR and op.dynamic:
-        return (
+        return chain.refuse(
+            RefusalKind.INDUCTOR,
             "one scale a tensor is known when all of it was read, so a second kernel has to write the values; Inductor makes "
-            "the same two. One scale a token, one a group and a static one fuse"
+            "the same two",
+            "one scale a token, one a group and a static one fuse",
         )
     if not op.dynamic and op.granularity is not Granularity.TENSOR:
-        return f"there is one static scale {op.granularity.value}; a static scale of one number fuses"
-    if not op.dynamic and (others := [other for other in chain.beside(Quantize, "x") if not other.op.dynamic]):
-        return (
-            f"{len(others) + 1} static scales quantise one tensor, of which Inductor makes one kernel and we as many as there "
-            "are scales; one scale for all of them fuses"
+        found, remedy = "there is one static scale {granularity}", "a static scale of one number fuses"
+        return chain.refuse(RefusalKind.OP, found, remedy, granularity=op.granularity)
+    if not op.dynamic and (others := [other for other in chain.find_siblings(Quantize, "x") if not other.op.dynamic]):
+        return chain.refuse(
+            RefusalKind.INDUCTOR,
+            "{count} static scales quantise one tensor, of which Inductor makes one kernel and we as many as there are scales",
+            "one scale for all of them fuses",
+            count=len(others) + 1,
         )
     taken = shape_of(chain[Quantize].inputs["x"])
     for made in map(shape_of, chain.matches[0].outputs.get("out", ())):
         # An operator that normalises and quantises has no tensor in between.
         if op.dynamic and taken and made and not known_equal(made[-1], taken[-1]):
-            return f"rows of {made[-1]} elements are quantised in rows of {taken[-1]}; rows that stay as they are fuse"
+            found, remedy = "rows of {made} elements are quantised in rows of {taken}", "rows that stay as they are fuse"
+            return chain.refuse(RefusalKind.SHAPE, found, remedy, made=made[-1], taken=taken[-1])
     if exact and op.use is ScaleUse.MULTIPLY_QUOTIENT:
-        return (
+        return chain.refuse(
+            RefusalKind.NUMERICS,
             "x is multiplied by qmax / amax of one division, and by (1 / amax) * qmax in the kernel, which may have another "
-            "last bit; with numerics='default' it fuses"
+            "last bit",
+            "with numerics='default' it fuses",
         )
-    return _refuse_zeros(chain) if op.amax_of_zeros is not None else None
+    return _check_zeros(chain) if op.amax_of_zeros is not None else None
 
 
-def _refuse_readers(chain: Chain) -> str | None:
+def _check_readers(chain: Chain) -> Refusal | None:
     """A matmul, and who gets the values from the graph, may meet a last-bit difference; other readers may depend on bytes."""
     for reader in chain.readers(Quantize, "q"):
         if reader.node.op != "output" and (other := _other_than_products(reader.node, reader.match)):
-            return (
-                f"the quantised bytes are also read by {other.target} at {Location.of(other)}, and a fused kernel "
-                f"may change a byte by one step; with only matmuls reading them it fuses"
+            return chain.refuse(
+                RefusalKind.READER,
+                "the quantised bytes are also read by {reader} at {where}, and a fused kernel may change a byte by one step",
+                "with only matmuls reading them it fuses",
+                reader=str(other.target),
+                where=Location.of(other),
             )
     return None
 

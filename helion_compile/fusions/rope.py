@@ -10,10 +10,11 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from helion_compile.fusions.operands import Fakes, Nodes, Operands, Outputs, Reason, refused_by
+from helion_compile.fusions.operands import Fakes, Nodes, Operands, Outputs, check_kernel
 from helion_compile.fusions.rope_layout import Heads, head_arguments, heads_of, in_the_shape_of
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.kernels import rope
+from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.rewrite.fusion import Chain, Emit, Fusion
 from helion_compile.passes.semantics import ComplexRope
 
@@ -27,21 +28,23 @@ def fusion(*, exact: bool) -> Fusion:
     return Fusion(
         "rope",
         (ComplexRope,),
-        refuse=functools.partial(_refuse, exact=exact),
+        check=functools.partial(_check, exact=exact),
         build=functools.partial(_build, exact=exact),
     )
 
 
-def _refuse(chain: Chain, *, exact: bool) -> str | None:
+def _check(chain: Chain, *, exact: bool) -> Refusal | None:
     op = chain[ComplexRope].op
     if exact:
-        return "how a complex product is rounded is the device's own, which the kernel does not keep; use numerics='default'"
+        found = "how a complex product is rounded is the device's own, which the kernel does not keep"
+        return chain.refuse(RefusalKind.NUMERICS, found, "with numerics='default' it fuses")
     if op.dtype != op.x_dtype:
-        return f"x is {op.x_dtype} and the result {op.dtype}; of one dtype they fuse"
+        found, remedy = "x is {x} and the result {out}", "of one dtype they fuse"
+        return chain.refuse(RefusalKind.DTYPE, found, remedy, x=op.x_dtype, out=op.dtype)
     heads = heads_of(chain, ComplexRope)
-    if isinstance(heads, Reason):
+    if isinstance(heads, Refusal):
         return heads
-    return refused_by(rope, *_arguments(chain, heads, Fakes()))
+    return check_kernel(chain, rope, *_arguments(chain, heads, Fakes()))
 
 
 def _build(chain: Chain, emit: Emit, *, exact: bool) -> Outputs:

@@ -17,13 +17,14 @@ import torch
 from torch.fx import Node
 
 from helion_compile.compat import HigherOrderOperator, OpOverload
-from helion_compile.fusions.operands import Operands, Reason, value_of
+from helion_compile.fusions.operands import Operands, value_of
+from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.passes.ir.values import RESHAPES, VIEWS, known_equal, shape_of
 from helion_compile.passes.rewrite.fusion import Chain, Emit
 from helion_compile.passes.semantics import ComplexRope, RopePairs, RopeTable, SemanticOp
 
-__all__ = ["Heads", "head_arguments", "heads_of", "in_the_shape_of", "refuse_heads"]
+__all__ = ["Heads", "head_arguments", "heads_of", "in_the_shape_of", "check_heads"]
 
 aten = torch.ops.aten
 
@@ -39,53 +40,58 @@ class Heads(NamedTuple):
     heads_first: bool  # the result lies in memory as [B, H, S, D]
 
 
-def heads_of(chain: Chain, op: type[SemanticOp]) -> Heads | Reason:
-    """The layout of a chain that ends in ``meaning``, a rotary embedding, or a sentence why it is none that kernels take."""
+def heads_of(chain: Chain, op: type[SemanticOp]) -> Heads | Refusal:
+    """The layout of a chain that ends in ``op``, a rotary embedding; refused where no kernel takes it."""
     match = chain[op]
     out = value_of(match.outputs["out"][0])
     shape = out.shape
     if len(shape) not in (3, 4):
-        return Reason(
-            f"the result has {len(shape)} dimensions, {list(shape)}; the kernel takes [B, S, H, D], [B, H, S, D] or [S, H, D]"
-        )
+        found, remedy = "the result is {shape}", "[B, S, H, D], [B, H, S, D] and [S, H, D] fuse"
+        return chain.refuse(RefusalKind.SHAPE, found, remedy, shape=tuple(shape))
     out = out.unsqueeze(0) if len(shape) == 3 else out
     tables = [shape_of(match.inputs[name]) for name in ("cos", "sin", "freqs") if name in match.inputs]
     padded = [(*[1] * (4 - len(table)), *table) for table in tables]
     possible = (1,) if match.op.swapped else (2, 1)
     fitting = [dim for dim in possible if all(known_equal(table[dim], 1) for table in padded)]
     if not fitting:
-        return Reason(f"the angles have shape {list(tables[0])} for {list(shape)}; angles that all heads share fuse")
+        found, remedy = "the angles have shape {angles} for {shape}", "angles that all heads share fuse"
+        return chain.refuse(RefusalKind.SHAPE, found, remedy, angles=tables[0], shape=tuple(shape))
     for dim in fitting:
         for heads_first in (False, True):
             if _lies(out, dim, heads_first):
                 return Heads(dim, heads_first)
-    return Reason(
-        f"the result {list(shape)} lies in memory with strides {out.stride()}; the kernel makes contiguous [B, S, H, D] or "
-        f"[B, H, S, D]"
-    )
+    found, remedy = "the result {shape} lies in memory with strides {strides}", "contiguous [B, S, H, D] or [B, H, S, D] fuses"
+    return chain.refuse(RefusalKind.SHAPE, found, remedy, shape=tuple(shape), strides=out.stride())
 
 
-def refuse_heads(chain: Chain, op: type[SemanticOp]) -> str | None:
+def check_heads(chain: Chain, op: type[SemanticOp]) -> Refusal | None:
     """Why a kernel of its own would be more work than the code that Inductor makes."""
     match = chain[op]
     if match.op.dtype != match.op.x_dtype:
-        return f"x is {match.op.x_dtype} and the result {match.op.dtype}; of one dtype they fuse"
+        found, remedy = "x is {x} and the result {out}", "of one dtype they fuse"
+        return chain.refuse(RefusalKind.DTYPE, found, remedy, x=match.op.x_dtype, out=match.op.dtype)
     producer = chain.inputs["x"]
     while producer.target in VIEWS:
         producer = producer.args[0]
     if not _in_memory(producer):
-        return (
-            f"x comes from {producer.target} at {Location.of(producer)}, of which Inductor makes one kernel with this; "
-            f"from a matmul or a graph's input it fuses"
+        return chain.refuse(
+            RefusalKind.INDUCTOR,
+            "x comes from {producer} at {where}, of which Inductor makes one kernel with this",
+            "from a matmul or a graph's input it fuses",
+            producer=str(producer.target),
+            where=Location.of(producer),
         )
     for reader in chain.readers(op, "out"):
         copies = any(view.target in RESHAPES and _copies(view) for view in reader.views)
         if copies or not _in_memory(reader.node):
-            what = "reshaped, which copies it, for" if copies else "read by"
-            return (
-                f"the result is {what} {reader.node.target} at {Location.of(reader.node)}, into whose kernel Inductor puts "
-                f"this, which would else be written and read once more; read by attention, a matmul or the graph's results "
-                f"it fuses"
+            return chain.refuse(
+                RefusalKind.INDUCTOR,
+                "the result is {read} {reader} at {where}, into whose kernel Inductor puts this, which would else be written "
+                "and read once more",
+                "read by attention, a matmul or the graph's results it fuses",
+                read="reshaped, which copies it, for" if copies else "read by",
+                reader=str(reader.node.target),
+                where=Location.of(reader.node),
             )
     return None
 

@@ -12,11 +12,12 @@ from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from helion_compile.configs.gpu import Gpu
-from helion_compile.fusions.operands import Outputs, value_of
+from helion_compile.fusions.operands import Outputs, check_kernel, value_of
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.kernels import scaled_mm
 from helion_compile.kernels.families.scaled_mm import FEW_TOKENS
-from helion_compile.passes.rewrite.fusion import Chain, Emit, Fusion, Leave
+from helion_compile.passes.account.refusal import Refusal, RefusalKind
+from helion_compile.passes.rewrite.fusion import Chain, Emit, Fusion
 from helion_compile.passes.semantics import Granularity, Matmul
 
 __all__ = ["KERNELS", "fusion"]
@@ -30,32 +31,38 @@ DEVICES = ("cuda",)  # where it can be faster than the library's product
 
 def fusion(*, exact: bool) -> Fusion:
     """A Matmul as one ``scaled_mm``; how many tokens there are at run time decides whether that calls the library."""
-    return Fusion("scaled_mm", (Matmul,), refuse=lambda chain: _refuse(chain, exact), build=_build)
+    return Fusion("scaled_mm", (Matmul,), check=lambda chain: _check(chain, exact), build=_build)
 
 
-def _refuse(chain: Chain, exact: bool) -> str | None:
+def _check(chain: Chain, exact: bool) -> Refusal | None:
     op = chain[Matmul].op
     if exact:
-        return Leave("the kernel sums in another order than the library; numerics='exact' keeps the library's product")
+        found = "the kernel sums in another order than the library, whose product numerics='exact' keeps"
+        return chain.refuse(RefusalKind.UNPROFITABLE, found, "with numerics='default' it fuses")
     device = value_of(chain.inputs["a"]).device.type
     if device not in DEVICES:
-        return Leave(f"on a {device} the kernel has nothing to gain over the library's product")
+        found = "on a {device} the kernel has nothing to gain over the library's product"
+        return chain.refuse(RefusalKind.UNPROFITABLE, found, "on {devices} it fuses", device=device, devices=list(DEVICES))
     if device == "cuda" and torch.cuda.is_available() and Gpu.current().arch != ARCH:
-        return Leave(f"the kernel's default configs are for {ARCH}, and this GPU is {Gpu.current().arch}")
+        found = "the kernel's default configs are for {arch}, and this GPU is {gpu}"
+        remedy = "on {arch} it fuses"
+        return chain.refuse(RefusalKind.UNPROFITABLE, found, remedy, arch=ARCH, gpu=Gpu.current().arch)
     kinds = {op.a_scales, op.b_scales}
     if Granularity.GROUP in kinds:
-        return "the scales are those of blocks; the kernel takes one a row and a column, or one a tensor"
+        found, remedy = "the scales are those of blocks", "one a row and a column, or one a tensor, fuse"
+        return chain.refuse(RefusalKind.OP, found, remedy)
     if op.zero_points:
-        return "the rows of a have zero points; without them it fuses"
+        return chain.refuse(RefusalKind.OP, "the rows of a have zero points", "without them it fuses")
     if op.scale_dtype != torch.float32 and op.operands != torch.int8:
-        return f"the scales are {op.scale_dtype}; the kernel takes torch.float32"
+        return chain.refuse(RefusalKind.DTYPE, "the scales are {scales}", "scales in fp32 fuse", scales=op.scale_dtype)
     if len(kinds) > 1 and op.operands != torch.int8:
-        return "one operand has a scale for each row and the other one for all; the kernel's library takes two of a kind"
+        found = "one operand has a scale for each row and the other one for all"
+        return chain.refuse(RefusalKind.OP, found, "scales of one kind, which the library takes, fuse")
     arguments = _values(chain)
-    return scaled_mm.check_supported(*arguments) or _refuse_unmeasured(arguments) or _refuse_slower(arguments)
+    return check_kernel(chain, scaled_mm, *arguments) or _check_measured(chain, arguments) or _check_faster(chain, arguments)
 
 
-def _refuse_unmeasured(arguments: tuple[Any, ...]) -> str | None:
+def _check_measured(chain: Chain, arguments: tuple[Any, ...]) -> Refusal | None:
     """CUTLASS is fast for few tokens too: only where a table compares with it can the kernel be known to be faster."""
     a, w, a_scale, *rest = arguments
     if rest[-1] != "cutlass":
@@ -63,19 +70,25 @@ def _refuse_unmeasured(arguments: tuple[Any, ...]) -> str | None:
     by_tensor = statically_known_true(a_scale.size(0) == 1)
     few = a.new_empty(FEW_TOKENS, a.size(1)), w, a_scale if by_tensor else a_scale.new_empty(FEW_TOKENS), *rest
     pick = scaled_mm.pick(few)
-    return None if pick.row else Leave(f"no table says where the kernel is faster than CUTLASS ({pick.sentence})")
+    if pick.row:
+        return None
+    found, remedy = "no table says where the kernel is faster than CUTLASS ({row})", "with a table that says so it fuses"
+    return chain.refuse(RefusalKind.UNPROFITABLE, found, remedy, row=pick.sentence)
 
 
-def _refuse_slower(arguments: tuple[Any, ...]) -> str | None:
+def _check_faster(chain: Chain, arguments: tuple[Any, ...]) -> Refusal | None:
     """Where the number of tokens is known now, the choice between kernel and library can be made now."""
     a = arguments[0]
     if a.dtype == torch.int8:
         if isinstance(a.size(0), torch.SymInt) or a.size(0) > FEW_TOKENS:
-            return Leave(f"there are {a.size(0)} tokens; for more than {FEW_TOKENS} int8 products stay with the library")
+            found, remedy = "there are {tokens} tokens, for which the library's product is kept", "up to {few} it fuses"
+            return chain.refuse(RefusalKind.UNPROFITABLE, found, remedy, tokens=a.size(0), few=FEW_TOKENS)
     elif not isinstance(a.size(0), torch.SymInt):
         pick = scaled_mm.pick(arguments)
         if "alternative" in (pick.config or {}):
-            return Leave(f"for {a.size(0)} tokens the library's product is the faster one ({pick.sentence})")
+            found = "for {tokens} tokens the library's product is the faster one ({row})"
+            remedy = "where a table has the kernel faster, it fuses"
+            return chain.refuse(RefusalKind.UNPROFITABLE, found, remedy, tokens=a.size(0), row=pick.sentence)
     return None
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from helion_compile.passes.account.op_counts import Found
+from helion_compile.passes.semantics import Quantize
 
 if TYPE_CHECKING:
     from helion_compile.reports.model import ReportData
 
 __all__ = ["candidates", "causes"]
-
-_CAST_FROM = "cast from "
 
 
 def causes(report: ReportData) -> Iterator[str]:
@@ -55,19 +53,20 @@ def candidates(report: ReportData) -> Iterator[str]:
 def _nothing_fused(report: ReportData) -> Iterator[str]:
     found = [item for graph in report.graphs for item in graph.record.inventory]
     if report.refusals:
-        reason, count = Counter(_without_names(refusal.reason) for refusal in report.refusals).most_common(1)[0]
-        yield f"Every candidate was refused, {count} of {len(report.refusals)} because: {reason}."
+        group, count = Counter(refusal.group for refusal in report.refusals).most_common(1)[0]
+        first = next(refusal for refusal in report.refusals if refusal.group == group)
+        yield f"Every candidate was refused, {count} of {len(report.refusals)} as this one: {first}."
         return
     if report.unfused:
         names = _counted(Counter(unfused.name for unfused in report.unfused))
-        yield f"{names} read, and none stands in a chain that a fusion in use takes: {report.unfused[0].reason}."
-        if any(unfused.name == "quantize" for unfused in report.unfused):
+        yield f"{names} unfused, the first of them because: {report.unfused[0].refusal}."
+        if any(isinstance(unfused.op, Quantize) for unfused in report.unfused):
             return
     quantisers = [item for item in found if item.kind == "quantize"]
-    casts = [item for item in quantisers if item.operation.startswith("cast to ")]
-    if opaque := [item for item in quantisers if "::" in item.operation or not item.operation.startswith("cast ")]:
-        yield f"Quantisation happens inside {_named(opaque)}, an operation of its own that is not read into."
-    elif not casts and any(item.operation.startswith(_CAST_FROM) for item in quantisers):
+    casts = [item for item in quantisers if item.cast == "to"]
+    if opaque := [item for item in quantisers if not item.cast]:
+        yield f"Quantisation happens inside {_named(opaque)}, an operation of its own that no pattern looks into."
+    elif not casts and any(item.cast == "from" for item in quantisers):
         yield (
             "No quantisation of activations was found, only of weights: they are converted back before the product. Quantise "
             "the linears with activations at run time."
@@ -90,7 +89,3 @@ def _named(items: Iterable[Found]) -> str:
 
 def _counted(names: Counter[str]) -> str:
     return ", ".join(f"{count} x {name}" for name, count in names.items())
-
-
-def _without_names(reason: str) -> str:
-    return re.sub(r"_\d+\b", "", reason)

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from helion_compile.passes.account.records import Refusal, Site, Unfused
+from helion_compile.passes.account.records import Site, Unfused
+from helion_compile.passes.account.refusal import Refusal
 from helion_compile.passes.ir.graph_listing import Line
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.reports.cause import causes
@@ -18,7 +19,7 @@ from helion_compile.verify.compare import Compared
 
 __all__ = ["VERSION", "to_data", "to_json"]
 
-VERSION = 1  # grows when a field changes its meaning or goes; new fields do not count
+VERSION = 2  # grows when a field changes its meaning or goes; new fields do not count
 
 
 def to_json(report: ReportData, indent: int | None = None) -> str:
@@ -46,9 +47,9 @@ def _graph(graph: GraphReport) -> dict[str, Any]:
         "seconds": record.seconds,
         "symbols": {name: asdict(symbol) for name, symbol in record.symbols.items()},
         "sites": [_fused(fused) for fused in graph.fused],
-        "kept": [{**_site(site), "reason": site.reason} for site in record.kept],
+        "kept": [{**_site(site), "refusal": site.refusal and _why(site.refusal)} for site in record.kept],
         "refusals": [_refusal(refusal) for refusal in record.refusals],
-        "idle": [_idle(unfused) for unfused in record.unfused],
+        "unfused": [_unfused(unfused) for unfused in record.unfused],
         "inventory": [
             {"kind": item.kind, "operation": item.operation, "count": item.count, "first": _place(item.first)}
             for item in record.inventory
@@ -79,7 +80,7 @@ def _site(site: Site) -> dict[str, Any]:
         "fusion": site.fusion,
         "place": _place(site.location),
         "layer": layer_of(site.location.module),
-        "meanings": list(site.ops),
+        "ops": list(map(str, site.ops)),
         "shapes": site.shapes,
         "merged": site.merged,
         "node": site.node,
@@ -108,22 +109,25 @@ def _refusal(refusal: Refusal) -> dict[str, Any]:
         "candidate": refusal.candidate,
         "place": _place(refusal.location),
         "node": refusal.node,
-        "reason": refusal.reason,
-        "found": refusal.found,
-        "remedy": refusal.remedy,
+        **_why(refusal),
+        "details": {detail.name: detail.text for detail in refusal.details},
         "near": refusal.near,
         "matched": list(refusal.matched),
         "missing": list(refusal.missing),
     }
 
 
-def _idle(unfused: Unfused) -> dict[str, Any]:
+def _why(refusal: Refusal) -> dict[str, Any]:
+    return {"kind": refusal.kind.value, "found": refusal.found, "remedy": refusal.remedy}
+
+
+def _unfused(unfused: Unfused) -> dict[str, Any]:
     return {
         "name": unfused.name,
-        "meaning": unfused.op,
+        "op": str(unfused.op),
         "place": _place(unfused.location),
         "node": unfused.node,
-        "reason": unfused.reason,
+        **_why(unfused.refusal),
     }
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from helion_compile.passes.account.records import GraphRecord, Refusal, Site, Unfused
+from helion_compile.passes.account.records import GraphRecord, Site, Unfused
+from helion_compile.passes.account.refusal import Refusal
 from helion_compile.passes.ir.graph_listing import Line
 from helion_compile.passes.ir.source_location import shown_path
 from helion_compile.verify.compare import Compared
@@ -137,9 +138,9 @@ class ReportData:
     Attributes:
         graphs: one for each graph that Dynamo made of the model.
         sites: every rewritten chain.
-        refusals: every candidate that was left alone, with its reason.
-        idle: what was read but is part of no site, with the reason.
-        kept: what was read and left to a library on purpose.
+        refusals: every candidate that was refused.
+        unfused: every match that is part of no site, with the refusal.
+        kept: every chain that is kept on purpose: a library's GEMM, or what a fusion found unprofitable.
     """
 
     graphs: tuple[GraphReport, ...]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import enum
 import functools
 import gzip
 import hashlib
@@ -27,9 +28,11 @@ from torch.fx import GraphModule, Node
 from helion_compile.atomic_write import write_atomically
 from helion_compile.compat import is_traceable_wrapper_subclass
 from helion_compile.configs.gpu import Gpu
+from helion_compile.passes import semantics
 from helion_compile.passes.ir.dynamic_sizes import symbols_in
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.passes.ir.values import spelled
+from helion_compile.passes.semantics import SemanticOp
 from helion_compile.reports.model import GraphReport
 
 __all__ = ["LIMIT", "keep_reports", "load_reports", "make_key"]
@@ -151,7 +154,18 @@ def _value(value: Any) -> Any:
 # --- the file: dataclasses as objects of their fields --------------------------------------------------------------------
 
 
+_OP = "op"
+_OPS = {each.__name__: each for each in vars(semantics).values() if isinstance(each, type) and issubclass(each, SemanticOp)}
+
+
 def _encoded(value: Any) -> Any:
+    if isinstance(value, SemanticOp):
+        attributes = {each.name: _encoded(getattr(value, each.name)) for each in dataclasses.fields(value)}
+        return {_OP: type(value).__name__, **attributes}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
     if _has_fields(value):
         return {each.name: _encoded(getattr(value, each.name)) for each in _fields(value.__class__)}
     if isinstance(value, (list, tuple)):
@@ -163,8 +177,12 @@ def _encoded(value: Any) -> Any:
 
 def _decoded(kind: Any, value: Any) -> Any:
     """``value`` as the type ``kind``, which the fields of the dataclasses say."""
+    if kind is SemanticOp:
+        kind, value = _OPS[value[_OP]], {name: item for name, item in value.items() if name != _OP}
     if _has_fields(kind):
         hints = _hints(kind)
+        if value.keys() != {each.name for each in _fields(kind)}:
+            raise TypeError(f"expected the fields of {kind}, found {list(value)}")
         return kind(**{each.name: _decoded(hints[each.name], value[each.name]) for each in _fields(kind)})
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (list, tuple):
@@ -172,9 +190,15 @@ def _decoded(kind: Any, value: Any) -> Any:
     if origin in (dict, Mapping):
         return {name: _decoded(arguments[1], item) for name, item in value.items()}
     if origin in (typing.Union, types.UnionType):
-        plain = [each for each in arguments if each is not types.NoneType and not typing.get_origin(each)]
-        kind = plain[0] if len(plain) == 1 else Any
-    if kind is not Any and value is not None and not isinstance(value, (kind, int)):
+        if value is None:
+            return None
+        (kind,) = (each for each in arguments if each is not types.NoneType)
+        return _decoded(kind, value)
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return kind(value)
+    if kind is torch.dtype:
+        value = getattr(torch, value)
+    if kind is not Any and not isinstance(value, (float, int) if kind is float else kind):
         raise TypeError(f"expected {kind}, found {value!r}")
     return value
 

@@ -17,7 +17,9 @@ from helion_compile.reports.cause import candidates, causes
 from helion_compile.reports.model import Cost
 
 if TYPE_CHECKING:
-    from helion_compile.passes.account.records import Refusal, Site, Unfused
+    from helion_compile.passes.account.records import Site, Unfused
+    from helion_compile.passes.account.refusal import Refusal
+    from helion_compile.passes.semantics import SemanticOp
     from helion_compile.reports.model import FusedSite, GraphReport, ReportData
     from helion_compile.verify.compare import Compared
 
@@ -109,12 +111,10 @@ def _blocks(graph: GraphReport) -> Iterator[Block]:
         yield _fused(group)
     for refusals in _alike(record.refusals, _refusal_key):
         yield _refused(refusals)
-    for (fusion, ops, reason), count in Counter((s.fusion, s.ops, s.reason) for s in record.kept).items():
-        who = "the library" if fusion == "matmul" else "Inductor"
-        because = [("because", reason)] if reason else []
-        yield f"{count} x {' -> '.join(ops)}: left to {who}", because, "dim"
-    for unfused in _alike(record.unfused, _idle_key):
-        yield _idle(unfused)
+    for sites in _alike(record.kept, _kept_key):
+        yield _kept(sites)
+    for unfused in _alike(record.unfused, _unfused_key):
+        yield _unfused(unfused)
 
 
 def _layers(graph: GraphReport) -> Block:
@@ -136,7 +136,7 @@ def _fused(group: list[FusedSite]) -> Block:
         f"{site.fusion} in {_modules(fused.site.location for fused in group)}",
         [
             ("source", site.location.source),
-            ("meaning", " -> ".join(_listed(op.split(", ")) for op in site.ops)),
+            ("ops", " -> ".join(map(_op, site.ops))),
             ("shapes", _listed(f"{name} {shape}" for name, shape in site.shapes.items())),
             *merged,
             ("kernel", fused.kernel),
@@ -190,25 +190,40 @@ def _size(count: float) -> str:
 def _refused(group: list[Refusal]) -> Block:
     refusal = group[0]
     return (
-        f"not fused: {refusal.candidate} in {_modules(refusal.location for refusal in group)}",
+        f"refused: {refusal.candidate} in {_modules(refusal.location for refusal in group)}",
         [
             ("source", refusal.location.source),
             ("node", refusal.node),
             *([("near", f"{refusal.near}, missing: {', '.join(refusal.missing)}")] if refusal.near else []),
-            ("reason", refusal.found),
-            *([("fuses", refusal.remedy)] if refusal.remedy else []),
+            *_why(refusal),
         ],
         "bold yellow",
     )
 
 
-def _idle(group: list[Unfused]) -> Block:
+def _unfused(group: list[Unfused]) -> Block:
     unfused = group[0]
     return (
-        f"not used: {unfused.name} in {_modules(unfused.location for unfused in group)}",
-        [("source", unfused.location.source), ("meaning", _listed(unfused.op.split(", "))), ("reason", unfused.reason)],
+        f"unfused: {unfused.name} in {_modules(unfused.location for unfused in group)}",
+        [("source", unfused.location.source), ("op", _op(unfused.op)), *_why(unfused.refusal)],
         "dim",
     )
+
+
+def _kept(group: list[Site]) -> Block:
+    site = group[0]
+    why = _why(site.refusal) if site.refusal else []
+    return f"kept: {len(group)} x {' -> '.join(map(str, site.ops))}", [*why], "dim"
+
+
+def _why(refusal: Refusal) -> Iterator[tuple[str, str]]:
+    yield "found", refusal.found
+    yield "fuses", refusal.remedy
+
+
+def _op(op: SemanticOp) -> str:
+    """An op in a line that may be broken between its attributes only."""
+    return _listed(str(op).split(", "))
 
 
 def _fused_key(fused: FusedSite) -> Hashable:
@@ -217,17 +232,16 @@ def _fused_key(fused: FusedSite) -> Hashable:
     return fused.kernel, str(fused.config), site.ops, shapes, site.merged, fused.before, *_place(site.location)
 
 
-def _idle_key(unfused: Unfused) -> Hashable:
-    return unfused.name, unfused.op, _without_numbers(unfused.reason), *_place(unfused.location)
+def _kept_key(site: Site) -> Hashable:
+    return site.fusion, site.ops, site.refusal and site.refusal.group
+
+
+def _unfused_key(unfused: Unfused) -> Hashable:
+    return unfused.op, unfused.refusal.group, *_place(unfused.location)
 
 
 def _refusal_key(refusal: Refusal) -> Hashable:
-    return refusal.candidate, _without_numbers(refusal.reason), *_place(refusal.location)
-
-
-def _without_numbers(reason: str) -> str:
-    """Reasons name nodes, which are numbered through the graph, and modules, by the number of their layer."""
-    return _NUMBER.sub("*", re.sub(r"_\d+\b", "", reason))
+    return refusal.group, *_place(refusal.location)
 
 
 def _place(location: Location) -> tuple[str, str]:

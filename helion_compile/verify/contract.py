@@ -19,9 +19,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from helion_compile.passes.semantics import (
+    Activation,
+    ActivationFunction,
+    Matmul,
+    Norm,
+    NormKind,
+    Rope,
+    SemanticOp,
+)
+
 __all__ = ["Contract", "contract_of"]
 
-_SUMS = ("Norm", "Matmul")
+_SUMS = (Norm, Matmul)
+_GELU = (
+    ActivationFunction.GELU,
+    ActivationFunction.GELU_DIVIDED,
+    ActivationFunction.GELU_TANH,
+    ActivationFunction.GELU_TANH_FACTORED,
+)
 _FP32_STEPS = 64  # a mean over 16384 values in fp32, whatever its order, and 3 ulp of an approximate division
 _FP32_LOSS = 2**-18  # the same as a part of a value
 
@@ -53,14 +69,18 @@ class Contract:
         return steps if in_fp64 or self.share is not None else steps + 1
 
 
-def contract_of(ops: Sequence[str], numerics: str) -> Contract:
-    """The contract of a chain of meanings ("Norm(rms, …)") under ``options["numerics"]``."""
-    names = {op.partition("(")[0] for op in ops}
-    norms = [op for op in ops if op.startswith("Norm(")]
-    cancels = not names.isdisjoint(("Matmul", "Rope")) or any("layer" in norm or "bias" in norm for norm in norms)
+def contract_of(ops: Sequence[SemanticOp], numerics: str) -> Contract:
+    """The contract of a chain of semantic ops under ``options["numerics"]``."""
+    cancels = any(map(_adds_what_cancels, ops))
     if numerics == "default":
-        gelu = any(op.startswith("Activation(gelu") for op in ops)
+        gelu = any(isinstance(op, Activation) and op.function in _GELU for op in ops)
         return Contract(margin=1.0, at_row_scale=cancels, cancelled=_FP32_LOSS if gelu else 0.0)
-    if names.isdisjoint(_SUMS):
+    if not any(isinstance(op, _SUMS) for op in ops):
         return Contract(bits=True, steps=0)
     return Contract(share=0.001, at_row_scale=cancels)
+
+
+def _adds_what_cancels(op: SemanticOp) -> bool:
+    if isinstance(op, Norm):
+        return op.kind is NormKind.LAYER or op.bias_dtype is not None
+    return isinstance(op, (Matmul, Rope))

@@ -9,6 +9,7 @@ import torch
 from torch.fx import GraphModule, Interpreter, Node
 
 from helion_compile.passes.account.records import GraphRecord, Site
+from helion_compile.passes.semantics import Quantize
 from helion_compile.verify.compare import Compared, compare
 from helion_compile.verify.contract import contract_of
 from helion_compile.verify.fp64 import in_fp64
@@ -70,7 +71,7 @@ class _Verified(Interpreter):
         expected, truths = original.module(*inputs), in_fp64(original.module, inputs)
         contract = contract_of(site.ops, self._numerics)
         fused = [self.env[self._nodes[output]] for output in original.outputs]
-        if any("amax of zeros" in op for op in site.ops):
+        if any(isinstance(op, Quantize) and op.amax_of_zeros is not None for op in site.ops):
             fused = _without_scales_of_zeros(original.names, fused, expected)
         found = [
             compare(name, value, expected[index], None if truths is None else truths[index], contract)

@@ -15,10 +15,11 @@ from helion_compile import passes
 from helion_compile.compat import InductorPass
 from helion_compile.configs.gpu import Gpu
 from helion_compile.passes.account.records import GraphRecord
+from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.compat import VLLM
 from helion_compile.passes.ir.values import VIEWS
 from helion_compile.passes.match.chain import Chain
-from helion_compile.passes.patterns.custom_ops.op_call import UNKNOWN, name_of
+from helion_compile.passes.patterns.custom_ops.op_call import name_of
 from helion_compile.vllm import hooks
 from helion_compile.vllm.identity import gpu as found_gpu
 from helion_compile.vllm.identity import identity
@@ -107,10 +108,7 @@ class FusionPass(InductorPass):
             if fusion.name not in chosen.disable and (chosen.only is None or fusion.name in chosen.only)
         ]
         return passes.FusionPass(
-            [
-                dataclasses.replace(fusion, refuse=functools.partial(_refuse, fusion.refuse))
-                for fusion in self._covered(wanted)
-            ],
+            [dataclasses.replace(fusion, check=functools.partial(_check, fusion.check)) for fusion in self._covered(wanted)],
             strict=chosen.strict,
             on_record=self._record,
             log=self._graphs_log(),
@@ -142,8 +140,8 @@ class FusionPass(InductorPass):
         if record.error:
             off("a graph is compiled without fusions", record.error)
         for refusal in record.refusals:
-            if UNKNOWN in refusal.reason:
-                off("operators stay as this vLLM has them", refusal.reason)
+            if refusal.kind is RefusalKind.UNKNOWN_OPERATOR:
+                off("operators stay as this vLLM has them", str(refusal))
 
     @staticmethod
     def _graphs_log() -> logging.Logger:
@@ -157,10 +155,14 @@ def _make(gpu: Gpu | None, untuned: bool, options: dict[str, Any]) -> FusionPass
     return FusionPass(gpu=gpu, untuned=untuned, **options)
 
 
-def _refuse(refuse: Callable[[Chain], str | None], chain: Chain) -> str | None:
+def _check(check: Callable[[Chain], Refusal | None], chain: Chain) -> Refusal | None:
     x = chain.inputs.get("x")
     while x is not None and x.target in VIEWS:
         x = x.args[0]
     if x is not None and name_of(x) in _ATTENTION:
-        return "x comes from attention in the same graph, whose fusion with the quantiser is left to vLLM"
-    return refuse(chain)
+        return chain.refuse(
+            RefusalKind.READER,
+            "x comes from attention in the same graph, whose fusion with the quantiser is left to vLLM",
+            "an x that comes from elsewhere fuses",
+        )
+    return check(chain)

@@ -1,7 +1,7 @@
-"""What in a graph looks like a norm, a quantiser or a product, by the operations alone.
+"""What in a graph looks like a norm, a quantiser or a GEMM, by the operations alone.
 
-Reading says what a stretch *means*; this only counts operations that such stretches are built around.  Where nothing was
-fused it shows what there would have been.
+Matching says what nodes *compute*; this only counts operations that chains are built around.  Where nothing was fused it
+shows what there would have been.
 """
 
 from __future__ import annotations
@@ -35,31 +35,33 @@ class Found:
     operation: str  # "aten.mm.default bf16", "cast to fp8 e4m3"
     count: int
     first: Location
+    cast: str = ""  # "to" or "from" a dtype of 8 bits, where the operation is a cast
 
 
 def inventory(graph: Graph) -> list[Found]:
-    """Every kind of operation that a norm, a quantiser or a product is built around, the most frequent first."""
-    nodes: dict[tuple[str, str], list[Node]] = {}
+    """Every kind of operation that a norm, a quantiser or a GEMM is built around, the most frequent first."""
+    nodes: dict[tuple[str, str, str], list[Node]] = {}
     for node in graph.nodes:
         if node.op == "call_function" and (key := _key(node)):
             nodes.setdefault(key, []).append(node)
-    found = [Found(*key, len(each), Location.of(each[0])) for key, each in nodes.items()]
+    found = [Found(kind, operation, len(each), Location.of(each[0]), cast) for (kind, operation, cast), each in nodes.items()]
     return sorted(found, key=lambda item: -item.count)
 
 
-def _key(node: Node) -> tuple[str, str] | None:
+def _key(node: Node) -> tuple[str, str, str] | None:
+    """Kind, operation, and which way it casts."""
     if node.target in CASTS:
         to = cast_dtype(node)
         if to in _NARROW:
-            return "quantize", f"cast to {dtype_name(to)}"
+            return "quantize", f"cast to {dtype_name(to)}", "to"
         source = node.args[0] if isinstance(node.args[0], Node) else None
         if dtype_of(source) in _NARROW:
-            return "quantize", f"cast from {dtype_name(dtype_of(source))}"
+            return "quantize", f"cast from {dtype_name(dtype_of(source))}", "from"
         return None
     name = spelled(node.target)
     # Which function a name belongs to is clear, but rsqrt also stands alone, and a product may quantise inside.
     for kind, pattern in (("norm", _NORM), ("matmul", _PRODUCT), ("quantize", _QUANTIZE)):
         if pattern.search(name):
             dtype = dtype_of(node.args[0]) if kind == "matmul" and node.args else None
-            return kind, f"{name} of {dtype_name(dtype)}" if dtype else name
+            return kind, f"{name} of {dtype_name(dtype)}" if dtype else name, ""
     return None

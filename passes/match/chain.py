@@ -1,20 +1,21 @@
-"""Regions that feed one another, as a fusion sees them."""
+"""Matches that feed one another, as a fusion sees them."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch.fx import Node
 
+from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.ir.values import RESHAPES, VIEWS
-from helion_compile.passes.match.match import Match, dying
+from helion_compile.passes.match.match import Match, find_dead_nodes
 from helion_compile.passes.match.matched_graph import MatchedGraph
 from helion_compile.passes.semantics import Activation, Matmul, Norm, Quantize, Rope, SemanticOp
 
-__all__ = ["Chain", "Reader", "find"]
+__all__ = ["Chain", "Reader", "LINKS", "find_chains"]
 
 Op = TypeVar("Op", bound=SemanticOp)
 
@@ -33,19 +34,19 @@ class Reader:
 
     node: Node  # the reader itself, no view
     views: tuple[Node, ...]  # from the output to the reader
-    match: Match | None  # of which the reader is part, if its meaning is known
+    match: Match | None  # of which the reader is part
 
 
 class Chain:
-    """Regions one behind the other, found in a graph; what ``Fusion.refuse`` and ``Fusion.build`` are given.
+    """Matches one behind the other, found in a graph; what ``Fusion.check`` and ``Fusion.build`` are given.
 
-    ``chain[Norm]`` is the region of that meaning.  ``inputs`` holds the nodes that come from outside, by the names that
-    the meanings give them: a chain of Norm and Quantize has "x", "weight" and "residual", and no "x" of Quantize.
+    ``chain[Norm]`` is the match of that op.  ``inputs`` holds the nodes that come from outside, by the names that the ops
+    give them: a chain of Norm and Quantize has "x", "weight" and "residual", and no "x" of Quantize.
     """
 
     def __init__(self, matches: Sequence[Match], matched: MatchedGraph):
         self.matches = tuple(matches)
-        self._reading = matched
+        self._matched = matched
         self.inputs: dict[str, Node] = {}
         nodes: dict[Node, None] = {}
         cheap: set[Node] = set()
@@ -54,15 +55,19 @@ class Chain:
             inside = LINKS[type(producer.op), type(match.op)] if producer else {}
             for name, node in match.inputs.items():
                 if producer and name in inside:
-                    between = _views_between(node, producer.outputs[inside[name]])
+                    between = _find_views_between(node, producer.outputs[inside[name]])
                     nodes |= between
                     cheap |= between.keys()
                 elif self.inputs.setdefault(name, node) is not node:
-                    raise ValueError(f"two inputs of {self} are called {name!r}; give one another name in its meaning")
+                    raise ValueError(f"two inputs of {self} are called {name!r}; give one another name in its semantic op")
             nodes |= match.nodes
             cheap |= match.cheap
             producer = match
-        self.nodes = dying(nodes, cheap)
+        self.nodes = find_dead_nodes(nodes, cheap)
+
+    def refuse(self, kind: RefusalKind, found: str, remedy: str, /, **details: Any) -> Refusal:
+        """The refusal of this chain, as a fusion's check returns it; see :meth:`Refusal.of`."""
+        return Refusal.of(kind, self.anchor, found, remedy, **details)
 
     def __getitem__(self, op: type[Op]) -> Match[Op]:
         for match in self.matches:
@@ -79,19 +84,19 @@ class Chain:
         return self.matches[-1].last
 
     def outputs(self) -> Iterator[tuple[type[SemanticOp], str, tuple[Node, ...]]]:
-        """Every output of every region, with all its copies in the graph."""
+        """Every output of every match, with all its copies in the graph."""
         for match in self.matches:
             for name, copies in match.outputs.items():
                 yield type(match.op), name, copies
 
-    def wanted(self, op: type[SemanticOp], output: str) -> tuple[Node, ...]:
+    def copies_read(self, op: type[SemanticOp], output: str) -> tuple[Node, ...]:
         """The copies of an output that something outside the chain reads; empty when the chain alone needs it."""
         copies = self[op].outputs.get(output, ())
         return tuple(node for node in copies if any(user not in self.nodes for user in node.users))
 
-    def beside(self, op: type[SemanticOp], name: str) -> list[Match]:
-        """Other regions of this kind of meaning that are given the same values as ``name``: q, k and v, of one norm."""
-        return self._reading.beside(self[op], name)
+    def find_siblings(self, op: type[SemanticOp], name: str) -> list[Match]:
+        """Other matches of this kind of op that are given the same values as ``name``: q, k and v, of one norm."""
+        return self._matched.find_siblings(self[op], name)
 
     def readers(self, op: type[SemanticOp], output: str) -> list[Reader]:
         """Who reads an output outside the chain, seen through reshapes, permutations and other views."""
@@ -105,50 +110,50 @@ class Chain:
                 if user.target in VIEWS:
                     pending.append((user, (*views, user)))
                 else:
-                    found.append(Reader(user, views, self._reading.owners.get(user)))
+                    found.append(Reader(user, views, self._matched.owners.get(user)))
         return found
 
 
-def find(matched: MatchedGraph, ops: Sequence[type[SemanticOp]], used: Collection[Node]) -> Iterator[list[Chain]]:
-    """Chains of ``meanings`` none of whose regions has its anchor in ``used``.
+def find_chains(matched: MatchedGraph, ops: Sequence[type[SemanticOp]], used: Collection[Node]) -> Iterator[list[Chain]]:
+    """Chains of ``ops`` none of whose matches has its anchor in ``used``.
 
-    Each comes as its alternatives, the one that takes in most first.
+    Each comes in several sizes, the one that takes in most first.
     """
     for match in matched.matches:
         if not isinstance(match.op, ops[-1]):
             continue
         chain: list[Match] = [match]
         for op in reversed(ops[:-1]):
-            producer = _producer(matched, chain[0], op)
+            producer = _find_producer(matched, chain[0], op)
             if producer is None:
                 chain = []
                 break
             chain.insert(0, producer)
-        # An operator of two meanings has the value between them in no tensor, so the second cannot be taken alone.
+        # An operator of two semantic ops has the value between them in no tensor, so the second cannot be taken alone.
         if chain and any(isinstance(node.meta.get("val"), tuple) for node in chain[0].inputs.values()):
             continue
         if chain and not any(link.anchor in used for link in chain):
-            choices = ([match, *_narrower(match)] for match in chain)
+            choices = ([match, *_list_smaller(match)] for match in chain)
             yield [Chain(matches, matched) for matches in itertools.product(*choices)]
 
 
-def _producer(matched: MatchedGraph, consumer: Match, op: type[SemanticOp]) -> Match | None:
-    """The region of ``meaning`` that computes all linked inputs of ``consumer``."""
+def _find_producer(matched: MatchedGraph, consumer: Match, op: type[SemanticOp]) -> Match | None:
+    """The match of ``op`` that computes all linked inputs of ``consumer``."""
     sources = set()
     for name, output in LINKS.get((op, type(consumer.op)), {}).items():
-        match, found = matched.source(consumer.inputs[name]) or (None, None)
+        match, found = matched.find_source(consumer.inputs[name]) or (None, None)
         sources.add(match if found == output else None)
     producer = sources.pop() if len(sources) == 1 else None
     return producer if producer and isinstance(producer.op, op) else None
 
 
-def _narrower(match: Match) -> Iterator[Match]:
-    while match.narrower:
-        match = match.narrower
+def _list_smaller(match: Match) -> Iterator[Match]:
+    while match.smaller:
+        match = match.smaller
         yield match
 
 
-def _views_between(node: Node, outputs: tuple[Node, ...]) -> dict[Node, None]:
+def _find_views_between(node: Node, outputs: tuple[Node, ...]) -> dict[Node, None]:
     views: dict[Node, None] = {}
     while node not in outputs and node.target in RESHAPES:
         views[node] = None

@@ -1,17 +1,18 @@
-"""Reading a graph: the regions whose meaning is known, and the candidates that could not be read."""
+"""A graph's matches, and the candidates that are none."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch.fx import Graph, Node
 
-from helion_compile.passes.account.records import Refusal
+from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.ir.source_location import Location
-from helion_compile.passes.ir.values import RESHAPES, describe, shape_of, unshaped
-from helion_compile.passes.match.match import Match, dying
-from helion_compile.passes.match.progress import walked
+from helion_compile.passes.ir.values import RESHAPES, shape_of, unshaped
+from helion_compile.passes.match.match import Match, find_dead_nodes
+from helion_compile.passes.match.progress import match_progress
 from helion_compile.passes.patterns import PATTERNS
 from helion_compile.passes.patterns.aten.norm import with_residual
 from helion_compile.passes.patterns.custom_ops.op_call import name_of
@@ -23,24 +24,24 @@ __all__ = ["MatchedGraph", "match_graph"]
 
 @dataclass
 class MatchedGraph:
-    """What a graph means.  ``regions`` come in the order in which meanings feed one another, then in graph order."""
+    """What a graph computes.  ``matches`` come in the order in which ops feed one another, then in graph order."""
 
     matches: list[Match] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
-    producers: dict[Node, tuple[Match, str]] = field(default_factory=dict)  # output node -> its region and output name
-    owners: dict[Node, Match] = field(default_factory=dict)  # any node of a region -> the region
+    producers: dict[Node, tuple[Match, str]] = field(default_factory=dict)  # output node -> its match and output name
+    owners: dict[Node, Match] = field(default_factory=dict)  # any node of a match -> the match
     _together: dict[tuple[type[SemanticOp], str], dict[Any, list[Match]]] = field(default_factory=dict)
 
-    def source(self, value: Node) -> tuple[Match, str] | None:
-        """The region and output that ``value`` shows, behind views that keep rows as they are."""
+    def find_source(self, value: Node) -> tuple[Match, str] | None:
+        """The match and output that ``value`` shows, behind views that keep rows as they are."""
         while value not in self.producers:
             if not isinstance(value, Node) or value.target not in RESHAPES:
                 return None
             value = value.args[0]
         return self.producers[value]
 
-    def beside(self, match: Match, name: str) -> list[Match]:
-        """The other regions of this kind of meaning whose input ``name`` shows the same values, in graph order."""
+    def find_siblings(self, match: Match, name: str) -> list[Match]:
+        """The other matches of this kind of op whose input ``name`` shows the same values, in graph order."""
         kind = type(match.op)
         if (kind, name) not in self._together:
             together = self._together[kind, name] = {}
@@ -51,13 +52,13 @@ class MatchedGraph:
 
     def _shown(self, value: Node) -> Any:
         """A key that is equal for nodes that show the same values, in any shape."""
-        return self.source(value) or unshaped(value)
+        return self.find_source(value) or unshaped(value)
 
 
 def match_graph(graph: Graph) -> MatchedGraph:
-    """Read all meanings of ``graph``.  Time is linear in the number of nodes; the graph is not changed.
+    """Match all patterns in ``graph``.  Time is linear in the number of nodes; the graph is not changed.
 
-    Regions with one meaning and equal inputs are merged into one, with all copies of the outputs.
+    Matches of one op with equal inputs are merged into one, with all copies of the outputs.
     """
     matched = MatchedGraph()
     anchors: dict[Any, list[Node]] = {}
@@ -84,7 +85,7 @@ def match_graph(graph: Graph) -> MatchedGraph:
 
 
 def _keep(matched: MatchedGraph, name: str, matches: list[Match]) -> None:
-    """Add the regions whose interior nobody else reads."""
+    """Add the matches whose interior nobody else reads."""
     sums: set[Node] = set()
     for match in matches:
         try:
@@ -92,7 +93,7 @@ def _keep(matched: MatchedGraph, name: str, matches: list[Match]) -> None:
         except MatchFailed as failed:
             matched.refusals.append(_refusal(name, match.anchor, failed))
             continue
-        # One addition can feed several norms; the first norm takes it, the others read the sum.
+        # One addition can feed several norms; the first norm takes it in, the others read the sum.
         if isinstance(match.op, Norm) and match.inputs["x"] not in sums:
             sums.add(match.inputs["x"])
             match = with_residual(match) or match
@@ -104,24 +105,24 @@ def _keep(matched: MatchedGraph, name: str, matches: list[Match]) -> None:
 
 
 def _check_interior(match: Match) -> None:
-    left = dying(match.nodes, match.cheap)
+    dead = find_dead_nodes(match.nodes, match.cheap)
     for node in match.interior():
-        if node not in left:
+        if node not in dead:
             continue
         for user in node.users:
-            if user not in left:
-                raise MatchFailed(
+            if user not in dead:
+                location = Location.of(user)
+                refusal = Refusal.of(
+                    RefusalKind.READER,
                     node,
-                    f"{describe(node)}, an intermediate value, is also read by {_reader(user)}; without that "
-                    "reader it fuses, with it it would be computed twice (a graph for training keeps such values for "
-                    "backward, torch.no_grad() keeps none)",
-                    match.nodes,
+                    "{node}, an intermediate value, is also read by {reader}" + (" at {source}" if location.file else ""),
+                    "without that reader it fuses, with it it would be computed twice (a graph for training keeps such values "
+                    "for backward, torch.no_grad() keeps none)",
+                    node=node,
+                    reader=user,
+                    source=location.source,
                 )
-
-
-def _reader(user: Node) -> str:
-    location = Location.of(user)
-    return f"{describe(user)} at {location.source}" if location.file else describe(user)
+                raise MatchFailed(refusal, match.nodes)
 
 
 def _value(matched: MatchedGraph, node: Node) -> Any:
@@ -136,9 +137,9 @@ def _value(matched: MatchedGraph, node: Node) -> Any:
 
 
 def _refusal(candidate: str, anchor: Node, failed: MatchFailed) -> Refusal:
+    """The refusal of a candidate, with its place and its progress."""
+    refusal = failed.refusal
+    matched, missing = match_progress(candidate, failed.matched, anchor)
     # Nodes that Inductor's own passes made have no source line.
-    location = Location.of(failed.node)
-    matched, missing = walked(candidate, failed.walked, anchor)
-    if not location.file:
-        location = Location.of(anchor)
-    return Refusal(candidate, failed.reason, location, failed.node.name, matched, missing)
+    location = refusal.location if refusal.location.file else Location.of(anchor)
+    return dataclasses.replace(refusal, candidate=candidate, location=location, matched=matched, missing=missing)

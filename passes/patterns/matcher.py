@@ -12,11 +12,11 @@ from typing import Any, NoReturn
 import torch
 from torch.fx import Node
 
+from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.ir.values import (
     CASTS,
     RESHAPES,
     VIEWS,
-    describe,
     lossless,
     number,
     same_shape,
@@ -44,13 +44,15 @@ CLAMP = FLOOR | CEILING | {aten.clamp.default}
 
 
 class MatchFailed(Exception):
-    """A candidate that turned out to be something else, or to be written in a way that is not read yet."""
+    """A candidate that turned out to be something else, or to be written as no pattern has it yet.
 
-    def __init__(self, node: Node, reason: str, walked: Collection[Node] = ()):
-        super().__init__(reason)
-        self.node = node
-        self.reason = reason
-        self.walked = tuple(walked)  # the nodes that were stepped over before
+    ``matched`` are the nodes that were stepped over before.
+    """
+
+    def __init__(self, refusal: Refusal, matched: Collection[Node] = ()):
+        super().__init__(str(refusal))
+        self.refusal = refusal
+        self.matched = tuple(matched)
 
 
 class Matcher:
@@ -80,8 +82,10 @@ class Matcher:
             self.cheap.add(node)
         return node
 
-    def fail(self, node: Any, reason: str) -> NoReturn:
-        raise MatchFailed(node if isinstance(node, Node) else self.anchor, reason, self.nodes)
+    def fail(self, node: Any, kind: RefusalKind, found: str, remedy: str, /, **details: Any) -> NoReturn:
+        """Raise :class:`MatchFailed`; see :meth:`Refusal.of`."""
+        at = node if isinstance(node, Node) else self.anchor
+        raise MatchFailed(Refusal.of(kind, at, found, remedy, **details), self.nodes)
 
     # Up: from a value to what it was computed from.
 
@@ -97,7 +101,7 @@ class Matcher:
         node = self.through_views(value)
         if not isinstance(node, Node) or node.target not in targets:
             expected = " or ".join(sorted(spelled(target) for target in targets))
-            self.fail(node, f"expected {what} ({expected}), found {describe(node)}")
+            self.fail(node, RefusalKind.PATTERN, "{node}", "{what} ({expected})", node=node, what=what, expected=expected)
         return self.take(node)
 
     def times_one(self, value: Any) -> Any:
@@ -172,7 +176,16 @@ class Matcher:
         rank = max(1, len(shape_of(node.args[0]) or ()))
         dims = [dims] if isinstance(dims, int) else list(dims or range(rank))
         if [dim % rank for dim in dims] != [rank - 1]:
-            self.fail(node, f"{what} over the last dimension fuses, found {describe(node)} over {dims} of {rank}")
+            self.fail(
+                node,
+                RefusalKind.PATTERN,
+                "{node} over {dims} of {rank}",
+                "{what} over the last dimension",
+                node=node,
+                dims=tuple(dims),
+                rank=rank,
+                what=what,
+            )
 
     def one_number_a_row(self, value: Any, *, over: Node, what: str, at: Node) -> None:
         """Check that ``value`` as ``at`` reads it is [..., 1] where ``over`` is [..., K]."""
@@ -180,8 +193,13 @@ class Matcher:
         if not same_shape(shape_of(value), (*rows, 1)):
             self.fail(
                 at,
-                f"expected {what} of shape {[*rows, 1]}, one number a row, "
-                f"found {describe(value)} of shape {list(shape_of(value) or ())}",
+                RefusalKind.PATTERN,
+                "{value} of shape {shape}",
+                "{what} of shape {expected}, one number a row",
+                value=value,
+                shape=shape_of(value) or (),
+                what=what,
+                expected=(*rows, 1),
             )
 
     # Down: from a value to who reads it.

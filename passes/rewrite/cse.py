@@ -1,4 +1,4 @@
-"""A chain that stays: its copies of one value, as of an activation that q, k and v each quantise, are computed once."""
+"""CSE within a chain that is kept: copies of one value, as q, k and v each quantise an activation, are computed once."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from helion_compile.passes.ir.values import same_shape
 from helion_compile.passes.match.chain import Chain
 from helion_compile.passes.rewrite.edits import Edits
 
-__all__ = ["share"]
+__all__ = ["merge_copies"]
 
 
-def share(chain: Chain, edits: Edits) -> set[Node]:
-    """Let readers of a copy read the first one; the nodes that nobody needs any more.
+def merge_copies(chain: Chain, edits: Edits) -> set[Node]:
+    """Let readers of a copy read the first one; the nodes that are dead then.
 
-    A copy in another layout stays, and so does one that is read before the first is there.
+    A copy in another layout stays, and so does one that is read before the first is computed.
     """
     for _, _, (first, *others) in chain.outputs():
         for copy in others:
-            if _alike(copy, first) and all(first < user for user in copy.users):
-                edits.redirect(copy, first, keep=())
+            if _have_one_layout(copy, first) and all(first < user for user in copy.users):
+                edits.replace_uses(copy, first, keep=())
     dead: set[Node] = set()
     for node in sorted(chain.nodes, reverse=True):
         if all(user in dead for user in node.users):
@@ -27,6 +27,6 @@ def share(chain: Chain, edits: Edits) -> set[Node]:
     return dead
 
 
-def _alike(one: Node, other: Node) -> bool:
+def _have_one_layout(one: Node, other: Node) -> bool:
     a, b = one.meta["val"], other.meta["val"]
     return a.dtype == b.dtype and same_shape(a.shape, b.shape) and same_shape(a.stride(), b.stride())

@@ -27,19 +27,19 @@ class Edits:
         self._undo.append(partial(self.graph.erase_node, node))
         return node
 
-    def redirect(self, old: Node, new: Node, *, keep: Collection[Node]) -> None:
+    def replace_uses(self, old: Node, new: Node, *, keep: Collection[Node]) -> None:
         """Let all readers of ``old`` but those in ``keep`` read ``new``, and stand behind it."""
         for user in [user for user in old.users if user not in keep]:
             self._undo.append(partial(_set_arguments, user, user.args, user.kwargs))
             user.replace_input_with(old, new)
 
-    def silence(self, nodes: Collection[Node]) -> None:
+    def detach(self, nodes: Collection[Node]) -> None:
         """Let ``nodes`` read nothing."""
         for node in nodes:
             self._undo.append(partial(_set_arguments, node, node.args, node.kwargs))
             _set_arguments(node, (), {})
 
-    def settle(self, nodes: list[Node]) -> None:
+    def move_readers_after(self, nodes: list[Node]) -> None:
         """Move all that depends on ``nodes``, which stand side by side, behind them, in the order it has."""
         last = nodes[-1]
         early: set[Node] = set()

@@ -1,4 +1,4 @@
-"""What a chain of meanings becomes."""
+"""What a chain of semantic ops becomes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any, Protocol
 
 from torch.fx import Node
 
+from helion_compile.passes.account.refusal import Refusal
 from helion_compile.passes.match.chain import Chain, Reader
 from helion_compile.passes.semantics import SemanticOp
 
-__all__ = ["Chain", "Emit", "Fusion", "Leave", "Reader"]
+__all__ = ["Chain", "Emit", "Fusion", "Reader"]
 
 
 class Emit(Protocol):
-    """Inserts a call into the graph, at the place where the chain's replacement belongs."""
+    """Inserts a call into the graph, at the chain's insertion point."""
 
     def __call__(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> Node:
         """Call ``target`` on nodes and constants.
@@ -26,20 +27,14 @@ class Emit(Protocol):
         """
 
 
-class Leave(str):
-    """A refusal that is a choice: what the graph holds is the better way here, and the string says why.
-
-    The chain is reported as kept, no other fusion takes a part of it, and values of which it holds copies are computed once.
-    """
-
-
 @dataclass(frozen=True)
 class Fusion:
-    """A chain of meanings, in which each reads the one before, and what to put in its place.
+    """A chain of semantic ops, in which each reads the one before, and what to put in its place.
 
-    ``refuse(chain)`` is asked first: None, or a sentence that says what was found and what would fuse, or :class:`Leave`.
+    ``check(chain)`` is asked first: None, or a :class:`Refusal`, which ``chain.refuse`` makes.  One of the kind
+    ``UNPROFITABLE`` keeps the chain: no other fusion takes a part of it, and copies of one value are computed once.
     ``build(chain, emit)`` makes the new nodes and returns them as ``{(Norm, "out"): node, (Quantize, "q"): node, …}``:
-    one node for every output that ``chain.wanted`` has readers for, more are ignored.  A node has the dtype, device and
+    one node for every output that something outside the chain reads, more are ignored.  A node has the dtype, device and
     number of elements of the output it replaces; another shape is reshaped to the original's.  Neither function changes
     the graph in another way, and what both do depends on nothing that ``FusionPass.uuid`` does not cover.
     """
@@ -47,4 +42,4 @@ class Fusion:
     name: str
     chain: tuple[type[SemanticOp], ...]
     build: Callable[[Chain, Emit], Mapping[tuple[type[SemanticOp], str], Node]]
-    refuse: Callable[[Chain], str | None] = lambda chain: None
+    check: Callable[[Chain], Refusal | None] = lambda chain: None

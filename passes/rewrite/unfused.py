@@ -1,4 +1,4 @@
-"""Why a stretch whose meaning is known became part of no site."""
+"""Why a match became part of no site."""
 
 from __future__ import annotations
 
@@ -6,31 +6,35 @@ from collections.abc import Sequence
 
 from torch.fx import Node
 
+from helion_compile.passes.account.refusal import Detail, Refusal, RefusalKind
 from helion_compile.passes.ir.source_location import Location
-from helion_compile.passes.ir.values import VIEWS, describe
+from helion_compile.passes.ir.values import VIEWS, describe, spelled
 from helion_compile.passes.match.match import Match
 from helion_compile.passes.match.matched_graph import MatchedGraph
 from helion_compile.passes.rewrite.fusion import Fusion
 
 __all__ = ["explain_unfused"]
 
-_SHOWN = 2  # readers that a sentence names
+_SHOWN = 2  # readers that a refusal names
 
 
-def explain_unfused(match: Match, matched: MatchedGraph, fusions: Sequence[Fusion], refused: Sequence[str]) -> str:
-    """A sentence; ``refused`` are the names of the fusions that had the region in a chain and did not take it."""
-    name = type(match.op).__name__.lower()
+def explain_unfused(match: Match, matched: MatchedGraph, fusions: Sequence[Fusion], refused: Sequence[str]) -> Refusal:
+    """The refusal; ``refused`` are the names of the fusions that had the match in a chain and did not take it."""
     if refused:
-        return f"refused by {', '.join(dict.fromkeys(refused))}, see there"
+        names = list(dict.fromkeys(refused))
+        return Refusal.of(RefusalKind.REFUSED, match.last, "refused by {fusions}", "see there", fusions=names)
     chains = [fusion.chain for fusion in fusions if any(isinstance(match.op, each) for each in fusion.chain)]
     if not chains:
-        return f"no fusion in use takes a {name}"
-    takes = " or ".join(dict.fromkeys(" -> ".join(each.__name__.lower() for each in chain) for chain in chains))
-    return f"the fusions in use take {takes}; here the result is read by {_readers(match, matched)}"
+        found, remedy = "no fusion in use takes {op}", "a fusion whose chain has {op} takes it"
+        return Refusal.of(RefusalKind.NO_FUSION, match.last, found, remedy, op=match.op.name)
+    taken = list(dict.fromkeys(" -> ".join(each.__name__ for each in chain) for chain in chains))
+    readers = _readers(match, matched)
+    found, remedy = "the result is read by {readers}", "the fusions in use take {chains}"
+    return Refusal.of(RefusalKind.NO_CHAIN, match.last, found, remedy, readers=readers, chains=" or ".join(taken))
 
 
-def _readers(match: Match, matched: MatchedGraph) -> str:
-    readers: dict[str, None] = {}
+def _readers(match: Match, matched: MatchedGraph) -> Detail:
+    readers: dict[str, str] = {}
     pending = [node for copies in match.outputs.values() for node in copies]
     seen: set[Node] = set(match.nodes)
     for node in pending:
@@ -41,18 +45,22 @@ def _readers(match: Match, matched: MatchedGraph) -> str:
             if user.target in VIEWS:
                 pending.append(user)
             else:
-                readers[_reader(user, matched)] = None
-    named = list(readers)[:_SHOWN]
-    more = f" and {len(readers) - len(named)} more" if len(readers) > len(named) else ""
-    return ", ".join(named) + more if named else "nothing"
+                text, alike = _reader(user, matched)
+                readers[text] = alike
+    return Detail("readers", *map(_listed, (list(readers), list(readers.values()))))
 
 
-def _reader(user: Node, matched: MatchedGraph) -> str:
+def _listed(readers: Sequence[str]) -> str:
+    more = [f"{len(readers) - _SHOWN} more"] if len(readers) > _SHOWN else []
+    return " and ".join([", ".join(readers[:_SHOWN]), *more]) or "nothing"
+
+
+def _reader(user: Node, matched: MatchedGraph) -> tuple[str, str]:
+    """A reader with and without the name of its node."""
     if user.op == "output":
-        return "whoever called the graph"
+        return ("whoever called the graph",) * 2
     if owner := matched.owners.get(user):
-        return f"a {type(owner.op).__name__.lower()}"
+        return (owner.op.name,) * 2
     failed = next((refusal for refusal in matched.refusals if refusal.node == user.name), None)
-    if failed:
-        return f"{describe(user)}, which could not be read as a {failed.candidate}, see there"
-    return f"{describe(user)} at {Location.of(user).source}"
+    where = f", which could not be matched as a {failed.candidate}, see there" if failed else f" at {Location.of(user).source}"
+    return describe(user) + where, spelled(user.target) + where

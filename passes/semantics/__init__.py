@@ -1,7 +1,7 @@
-"""What a stretch of an FX graph computes, with every attribute that changes a bit of the result.
+"""Semantic ops: what nodes of an FX graph compute, with every attribute that changes a bit of the result.
 
-A meaning says nothing of how a model writes it down: ``passes.patterns`` reads the many ways of writing into these few
-classes.  Two stretches with equal meanings and equal inputs give equal bits.
+An op says nothing of how a model writes it: ``passes.patterns`` matches the many ways of writing each of these few classes.
+Equal ops of equal inputs give equal bits.
 
 Letters in shapes: ``...`` leading dimensions, ``K`` hidden size, ``M`` rows (tokens), ``N`` output features.
 """

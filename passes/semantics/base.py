@@ -1,4 +1,4 @@
-"""What all meanings share."""
+"""What all semantic ops share."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ __all__ = ["SemanticOp", "text"]
 
 @dataclass(frozen=True, kw_only=True)
 class SemanticOp:
-    """Base of all meanings: immutable, hashable, compared by attributes."""
+    """Base of all semantic ops: immutable, hashable, compared by attributes."""
+
+    @property
+    def name(self) -> str:
+        """What texts call it."""
+        return type(self).__name__
 
 
-def text(name: str, *facts: str) -> str:
-    """ "Norm(rms, eps=1e-06)": a meaning as reports write it; empty facts are left out."""
-    return f"{name}({', '.join(filter(None, facts))})"
+def text(name: str, *attributes: str) -> str:
+    """ "RMSNorm(eps=1e-06)": an op as reports write it; empty attributes are left out."""
+    return f"{name}({', '.join(filter(None, attributes))})"

@@ -69,12 +69,15 @@ class Norm(SemanticOp):
     residual_multiplier: float = 1.0
     unrounded_sum: bool = False
 
+    @property
+    def name(self) -> str:
+        return "LayerNorm" if self.kind is NormKind.LAYER else "RMSNorm"
+
     def __str__(self) -> str:
         dtypes = dtype_name(self.x_dtype) + (f" to {dtype_name(self.dtype)}" if self.dtype != self.x_dtype else "")
         weight = f"{dtype_name(self.weight_dtype)} weight" if self.weight_dtype else "no weight"
         return text(
-            "Norm",
-            self.kind.value,
+            self.name,
             f"eps={self.eps:g}",
             self.root.value if self.root is not NormRoot.RSQRT else "",
             f"factor in {dtype_name(self.factor_dtype)}" if self.factor_dtype != torch.float32 else "",

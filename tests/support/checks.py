@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from helion_compile.passes.account.refusal import RefusalKind
 from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.rewrite.fusion_pass import FusionPass
 from tests.support import ROOT, programs, stubs
@@ -40,14 +41,14 @@ def assert_near(found, expected):
 
 
 def refused(candidate, function, *args, dynamic=False):
-    """The reason for which the one candidate of a function was not read."""
+    """The reason for which the one candidate of a function was not matched."""
     matched = match_graph(capture(function, *args, dynamic=dynamic).graph)
     assert not matched.matches
     (refusal,) = matched.refusals
     assert refusal.candidate == candidate
     assert Path(refusal.location.file).is_relative_to(ROOT / "tests")
-    assert refusal.found and refusal.remedy, refusal.reason
-    return refusal.reason
+    assert isinstance(refusal.kind, RefusalKind) and refusal.found and refusal.remedy
+    return str(refusal)
 
 
 def rewritten(function, *args, fusions=stubs.ALL, dynamic=False, **options):

@@ -44,7 +44,7 @@ def refused(function, *args, reason, still=(), **options):
     """The function is left as it is but for the fusions in ``still``, with a reason that holds ``reason``."""
     result, record = run(function, *args, **options)
     assert fused(record) == list(still)
-    reasons = [refusal.reason for refusal in record.refusals]
+    reasons = [str(refusal) for refusal in record.refusals]
     assert any(reason in found for found in reasons), reasons
     assert all(refusal.found and refusal.remedy for refusal in record.refusals), reasons
     unfused, _ = run(function, *args, only=[])

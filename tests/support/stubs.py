@@ -61,7 +61,7 @@ def _build(function, chain, emit, *ops):
     return {
         (op, name): emit(operator.getitem, call, OUTPUTS.index(name))
         for op, name, _ in chain.outputs()
-        if op in ops and (len(ops) == 1 or chain.wanted(op, name))
+        if op in ops and (len(ops) == 1 or chain.copies_read(op, name))
     }
 
 

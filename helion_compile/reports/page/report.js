@@ -32,12 +32,12 @@
       add("fused", site.fusion, site, {
         site: number, layer: site.layer, kernel: site.kernel, config: site.config.origin, saved: before.bytes - after.bytes,
         kernels: before.kernels - after.kernels, us: site.config.us,
-        note: worst ? `broken: ${worst.output}: ${worst.broken}` : site.meanings.join(" → "), bad: Boolean(worst),
+        note: worst ? `broken: ${worst.output}: ${worst.broken}` : site.ops.join(" → "), bad: Boolean(worst),
       });
     });
-    graph.refusals.forEach((refusal) => add("refused", refusal.candidate, refusal, { note: refusal.reason }));
-    graph.idle.forEach((idle) => add("idle", idle.name, idle, { note: idle.reason }));
-    graph.kept.forEach((site) => add("kept", site.fusion, site, { note: site.reason || site.meanings.join(" → ") }));
+    graph.refusals.forEach((refusal) => add("refused", refusal.candidate, refusal, { note: `${refusal.found}; ${refusal.remedy}` }));
+    graph.unfused.forEach((unfused) => add("unfused", unfused.name, unfused, { note: `${unfused.found}; ${unfused.remedy}` }));
+    graph.kept.forEach((site) => add("kept", site.fusion, site, { note: site.refusal ? site.refusal.found : site.ops.join(" → ") }));
   });
   for (const row of rows) {
     const found = /(.*?(?:^|\.)\d+)(?:\.|$)/.exec(row.module);
@@ -46,11 +46,11 @@
       .join(" ").toLowerCase();
   }
 
-  const KINDS = { fused: "fused", refused: "refused", idle: "not used", kept: "kept" };
+  const KINDS = { fused: "fused", refused: "refused", unfused: "unfused", kept: "kept" };
   const columns = [
     ["", "order"], ["what", "what"], ["module", "module"], ["source", "source"],
     ["config", "config"], ["kernels saved", "kernels", true], ["bytes saved", "saved", true], ["table µs", "us", true],
-    ["meaning or reason", "note"],
+    ["ops or reason", "note"],
   ];
   let sorted = { key: "order", down: false };
   let layer = null;
@@ -129,8 +129,8 @@
     const { item } = row;
     const facts = [["place", `${row.module || "the function itself"} (${row.source})`], ["node", item.node]];
     const fact = (name, value) => { if (value !== "" && value != null) facts.push([name, value]); };
-    if (item.meanings) fact("meaning", item.meanings.join(" → "));
-    fact("meaning", item.meaning);
+    if (item.ops) fact("ops", item.ops.join(" → "));
+    fact("op", item.op);
     if (item.shapes) fact("shapes", Object.entries(item.shapes).map(([name, shape]) => `${name} ${shape}`).join(", "));
     const symbols = Object.entries(data.graphs[row.graph].symbols).filter(([name]) => JSON.stringify(item.shapes || {}).includes(name));
     for (const [name, symbol] of symbols) {
@@ -157,8 +157,10 @@
       fact(`broken ${each.output}`, each.broken);
     }
     if (item.near) fact("near", `${item.near}; missing: ${item.missing.join(", ")}`);
-    fact("found", item.found ?? (item.meanings ? "" : item.reason));
-    fact("would fuse", item.remedy);
+    const why = item.refusal ?? item;
+    fact("kind", why.kind);
+    fact("found", why.found);
+    fact("would fuse", why.remedy);
     const list = make("dl", {}, ...facts.flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]));
     const jump = make("button", { type: "button", className: "jump", textContent: "show in both graphs (g)" });
     jump.addEventListener("click", (event) => { event.stopPropagation(); show(row); });
@@ -331,7 +333,7 @@
 
   const sum = (side, unit) => [...totals.values()].reduce((total, each) => total + each[side][unit], 0);
   const count = (kind) => rows.filter((row) => row.kind === kind).length;
-  $("summary").textContent = `${count("fused")} fused, ${count("refused")} refused, ${count("idle")} not used, `
+  $("summary").textContent = `${count("fused")} fused, ${count("refused")} refused, ${count("unfused")} unfused, `
     + `${count("kept")} kept; ${sum("before", "kernels")} → ${sum("after", "kernels")} kernels, `
     + `${size(sum("before", "bytes"))} → ${size(sum("after", "bytes"))} as written`;
   fill();

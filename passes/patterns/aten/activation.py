@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from helion_compile.passes.ir.values import cast_dtype, describe, dtype_name, dtype_of, lossless, rounded, same_shape, shape_of
+from helion_compile.passes.account.refusal import RefusalKind
+from helion_compile.passes.ir.values import cast_dtype, dtype_of, lossless, rounded, same_shape, shape_of
 from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.matcher import ADD, DIV, MUL, Matcher
 from helion_compile.passes.semantics import Activation, ActivationFunction, ActivationRounding
@@ -46,8 +47,15 @@ def match_at(anchor: Node) -> Match | None:
     function, value, wide = found
     x = matcher.exact(wide)
     if dtype_of(x) not in _PLAIN_FLOATS or dtype_of(wide) not in _PLAIN_FLOATS:
-        dtypes = f"{dtype_name(dtype_of(x))} in {dtype_name(dtype_of(wide))}"
-        matcher.fail(anchor, f"{function.value} of {dtypes}; bf16, fp16 and fp32 fuse")
+        matcher.fail(
+            anchor,
+            RefusalKind.DTYPE,
+            "{function} of {x_dtype} in {wide_dtype}",
+            "bf16, fp16 and fp32 fuse",
+            function=function.value,
+            x_dtype=dtype_of(x),
+            wide_dtype=dtype_of(wide),
+        )
     out, up, rounding = _product_and_casts(matcher, value, x, function)
     op = Activation(function=function, gated=up is not None, x_dtype=dtype_of(x), dtype=dtype_of(out[0]), rounding=rounding)
     return matcher.match(op, {"x": x} if up is None else {"x": x, "up": up}, {"out": out})
@@ -69,7 +77,11 @@ def _silu(matcher: Matcher) -> _Found | None:
             if not _is(quotient.args[0], x):
                 matcher.fail(
                     quotient,
-                    f"{describe(quotient.args[0])} is divided by 1 + exp(-{describe(x)}); x / (1 + exp(-x)) of one x fuses",
+                    RefusalKind.FUNCTION,
+                    "{numerator} is divided by 1 + exp(-{x})",
+                    "x / (1 + exp(-x)) of one x fuses",
+                    numerator=quotient.args[0],
+                    x=x,
                 )
             matcher.take(negated), matcher.take(total)
             matcher.exact(quotient.args[0])
@@ -86,7 +98,13 @@ def _silu_sigmoid(matcher: Matcher) -> _Found | None:
             return ActivationFunction.SILU_SIGMOID, matcher.take(product), x
         scaled = _times_number(matcher, x)
         if scaled and _is(other, scaled[0]):
-            matcher.fail(product, f"x * sigmoid({scaled[1]:g} x) is not read; x * sigmoid(x) fuses")
+            matcher.fail(
+                product,
+                RefusalKind.FUNCTION,
+                "x * sigmoid({factor} x) is in no pattern",
+                "x * sigmoid(x) fuses",
+                factor=scaled[1],
+            )
     return None
 
 
@@ -102,8 +120,10 @@ def _gelu(matcher: Matcher) -> _Found | None:
     divided = scaled.target in DIV
     over_x = divided and scaled.args[0] is not x
     if over_x or not _equal(factor, _ROOT if divided else _HALF_ROOT):
-        argument = f"{factor:g} / x" if over_x else f"x {'/' if divided else '*'} {factor:g}"
-        matcher.fail(scaled, f"gelu takes erf({argument}); erf(x * √½) and erf(x / √2) fuse")
+        found = f"{factor:g} / x" if over_x else f"x {'/' if divided else '*'} {factor:g}"
+        matcher.fail(
+            scaled, RefusalKind.FUNCTION, "gelu takes erf({argument})", "erf(x * √½) and erf(x / √2) fuse", argument=found
+        )
     matcher.take(scaled)
     return ActivationFunction.GELU_DIVIDED if divided else ActivationFunction.GELU, result, x
 
@@ -155,7 +175,13 @@ def _ask_for_the_constants(matcher: Matcher, node: Node, factor: float, coeffici
     if not _equal(factor, _TANH_FACTOR) or not _equal(coefficient, _CUBE_FACTOR):
         matcher.fail(
             node,
-            f"gelu takes tanh({factor:g} (x + {coefficient:g} x³)); with {_TANH_FACTOR:g} and {_CUBE_FACTOR:g} it fuses",
+            RefusalKind.CONSTANT,
+            "gelu takes tanh({factor} (x + {coefficient} x³))",
+            "with {known_factor} and {known_coefficient} it fuses",
+            factor=factor,
+            coefficient=coefficient,
+            known_factor=_TANH_FACTOR,
+            known_coefficient=_CUBE_FACTOR,
         )
 
 
@@ -170,14 +196,18 @@ def _gelu_tanh_of_another_order(matcher: Matcher) -> None:
                 if inner.target in MUL and any(shape_of(part) == () for part in inner.args):
                     matcher.fail(
                         inner,
-                        "a factor of gelu's cubic is known at run time only; one that is a constant of the graph fuses "
-                        "(dynamic=True makes inputs of Python floats, torch._dynamo.config.specialize_float = True makes "
-                        "constants of them)",
+                        RefusalKind.CONSTANT,
+                        "a factor of gelu's cubic is known at run time only",
+                        "one that is a constant of the graph fuses (dynamic=True makes inputs of Python "
+                        "floats, torch._dynamo.config.specialize_float = True makes constants of them)",
                     )
                 matcher.fail(
                     inner,
-                    f"gelu takes tanh of {describe(inner)}; of (x + x³ * 0.044715) * √(2/π), or of x * √(2/π) * "
-                    "(x * 0.044715 * x + 1), which round differently from other orders, it fuses",
+                    RefusalKind.FUNCTION,
+                    "gelu takes tanh of {inner}",
+                    "of (x + x³ * 0.044715) * √(2/π), or of x * √(2/π) * (x * 0.044715 * x + 1), which "
+                    "round differently from other orders, it fuses",
+                    inner=inner,
                 )
 
 
@@ -240,7 +270,14 @@ def _half_times(matcher: Matcher, x: Node, function: str) -> Node | None:
             if scaled is None or not _is(scaled[0], x):
                 continue
             if scaled[1] != 0.5:
-                matcher.fail(half, f"expected x * 0.5 * (1 + {function}(…)), found x * {scaled[1]:g}")
+                matcher.fail(
+                    half,
+                    RefusalKind.PATTERN,
+                    "x * {factor}",
+                    "x * 0.5 * (1 + {function}(…))",
+                    factor=scaled[1],
+                    function=function,
+                )
             matcher.take(total), matcher.take(half)
             matcher.exact(scaled[0])
             return matcher.take(product)
@@ -257,7 +294,10 @@ def _cube_of(matcher: Matcher, cube: Node, x: Node) -> bool:
             if narrow:
                 matcher.fail(
                     cube,
-                    f"the cube of {dtype_name(dtype_of(x))} is rounded after each product; x.pow(3) or fp32 fuses",
+                    RefusalKind.DTYPE,
+                    "the cube of {x_dtype} is rounded after each product",
+                    "x.pow(3) or fp32 fuses",
+                    x_dtype=dtype_of(x),
                 )
             for part in (*matcher.take(square).args, factor):
                 matcher.exact(part)

@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from helion_compile.passes.account.refusal import RefusalKind
 from helion_compile.passes.ir.values import (
     CASTS,
     RESHAPES,
-    describe,
-    dtype_name,
     dtype_of,
     known_equal,
     lossless,
@@ -68,8 +67,13 @@ def granularity(matcher: Matcher, rows: Any, columns: Any, a_scale: Node, b_scal
         return Granularity.GROUP
     matcher.fail(
         matcher.anchor,
-        f"expected scales of shape [{rows}, 1] and [1, {columns}], one a row and one a column, or of one element each, found "
-        f"{list(a_shape)} and {list(b_shape)}",
+        RefusalKind.PATTERN,
+        "{a_shape} and {b_shape}",
+        "scales of shape [{rows}, 1] and [1, {columns}], one a row and one a column, or of one element each",
+        a_shape=tuple(a_shape),
+        b_shape=tuple(b_shape),
+        rows=rows,
+        columns=columns,
     )
 
 
@@ -82,7 +86,9 @@ def _scaled_mm(anchor: Node, given: dict[str, Any]) -> Match:
     matcher = Matcher(anchor)
     a, b, a_scale, b_scale, bias = (given.get(name) for name in ("self", "mat2", "scale_a", "scale_b", "bias"))
     if given.get("scale_result") is not None:
-        matcher.fail(anchor, "a scaled result is not read yet; a product without scale_result can be read")
+        matcher.fail(
+            anchor, RefusalKind.OPERATOR, "a scaled result is in no pattern yet", "a product without scale_result can be read"
+        )
     kind = granularity(matcher, shape_of(a)[0], shape_of(b)[1], a_scale, b_scale)
     return _region(matcher, kind, given, a, b, a_scale, b_scale, bias)
 
@@ -91,13 +97,29 @@ def _scaled_mm_v2(anchor: Node, given: dict[str, Any]) -> Match:
     matcher = Matcher(anchor)
     recipes = given["recipe_a"], given["recipe_b"]
     if any(len(scales) != 1 for scales in (given["scale_a"], given["scale_b"], *recipes)):
-        matcher.fail(anchor, "two levels of scales are not read yet; one scale for each operand can be read")
+        matcher.fail(
+            anchor,
+            RefusalKind.OPERATOR,
+            "two levels of scales are in no pattern yet",
+            "one scale for each operand can be read",
+        )
     if any(given.get(name) for name in ("contraction_dim",)) or any(map(any, (given["swizzle_a"], given["swizzle_b"]))):
-        matcher.fail(anchor, "swizzled scales and other contracted dimensions are not read yet; plain ones can be read")
+        matcher.fail(
+            anchor,
+            RefusalKind.OPERATOR,
+            "swizzled scales and other contracted dimensions are in no pattern yet",
+            "plain ones can be read",
+        )
     kinds = {_RECIPES.get(recipe, Granularity.GROUP) for (recipe,) in recipes}
     if len(kinds) > 1:
-        found = f"recipes {recipes[0]} and {recipes[1]}"
-        matcher.fail(anchor, f"the two operands have scales of different kinds ({found}); two of one kind can be read")
+        matcher.fail(
+            anchor,
+            RefusalKind.OPERATOR,
+            "the two operands have scales of different kinds (recipes {recipe_a} and {recipe_b})",
+            "two of one kind can be read",
+            recipe_a=recipes[0],
+            recipe_b=recipes[1],
+        )
     (a_scale,), (b_scale,) = given["scale_a"], given["scale_b"]
     return _region(matcher, kinds.pop(), given, given["self"], given["mat2"], a_scale, b_scale, given.get("bias"))
 
@@ -107,7 +129,12 @@ def _region(
 ) -> Match:
     if dtype_of(a) != dtype_of(b):
         matcher.fail(
-            matcher.anchor, f"the operands are {dtype_name(dtype_of(a))} and {dtype_name(dtype_of(b))}; two of one dtype fuse"
+            matcher.anchor,
+            RefusalKind.DTYPE,
+            "the operands are {a_dtype} and {b_dtype}",
+            "two of one dtype fuse",
+            a_dtype=dtype_of(a),
+            b_dtype=dtype_of(b),
         )
     op = Matmul(
         dtype=dtype_of(matcher.anchor),
@@ -130,8 +157,14 @@ def _int_mm(anchor: Node) -> Match | None:
     matcher = Matcher(anchor)
     a, b = anchor.args
     if dtype_of(a) != torch.int8 or dtype_of(b) != torch.int8:
-        found = f"{dtype_name(dtype_of(a))} and {dtype_name(dtype_of(b))}"
-        matcher.fail(anchor, f"the operands are {found}, as on a CPU, which shifts int8 by 128; two of int8 fuse")
+        matcher.fail(
+            anchor,
+            RefusalKind.DTYPE,
+            "the operands are {a_dtype} and {b_dtype}, as on a CPU, which shifts int8 by 128",
+            "two of int8 fuse",
+            a_dtype=dtype_of(a),
+            b_dtype=dtype_of(b),
+        )
     rows, columns = shape_of(anchor)
     scales: dict[str, Node] = {}
     dtypes: list[torch.dtype] = []
@@ -153,13 +186,15 @@ def _int_mm(anchor: Node) -> Match | None:
         if not isinstance(scale, Node):
             if not scales:
                 return None
-            matcher.fail(reader, f"expected the other scale to be multiplied in, found {describe(reader)}")
+            matcher.fail(reader, RefusalKind.PATTERN, "{reader}", "the other scale to be multiplied in", reader=reader)
         scales[_side(matcher, scale, rows, columns, scales)] = scale
         value = matcher.take(reader)
         dtypes.append(dtype_of(value))
     value, bias = _biased(matcher, value, columns)
     if len(set(dtypes)) > 1:
-        matcher.fail(value, f"the steps are in {', '.join(map(dtype_name, dtypes))}; a product scaled in one dtype fuses")
+        matcher.fail(
+            value, RefusalKind.DTYPE, "the steps are in {dtypes}", "a product scaled in one dtype fuses", dtypes=list(dtypes)
+        )
     (scaled,) = set(dtypes)
     readers = matcher.readers(value)
     if len(readers) == 1 and readers[0].target in CASTS and dtype_of(readers[0]) in _FLOATS:
@@ -198,7 +233,14 @@ def _only_reader(matcher: Matcher, value: Node, scales: dict[str, Node]) -> tupl
         users = list(value.users)
         if len(users) != 1:
             if scales:
-                matcher.fail(value, f"{describe(value)} is read {len(users)} times; a value of the product's own fuses")
+                matcher.fail(
+                    value,
+                    RefusalKind.READER,
+                    "{value} is read {count} times",
+                    "a value of the product's own fuses",
+                    value=value,
+                    count=len(users),
+                )
             return value, None
         if users[0].target in RESHAPES and same_shape(shape_of(users[0]), shape_of(value)):
             value = matcher.take(users[0])
@@ -216,10 +258,22 @@ def _side(matcher: Matcher, scale: Node, rows: Any, columns: Any, known: dict[st
     elif same_shape(shape, (columns,)) or same_shape(shape, (1, columns)):
         side = "b_scale"
     else:
-        matcher.fail(scale, f"expected a factor a row or a column of [{rows}, {columns}], found one of shape {list(shape)}")
+        matcher.fail(
+            scale,
+            RefusalKind.PATTERN,
+            "one of shape {shape}",
+            "a factor a row or a column of [{rows}, {columns}]",
+            shape=tuple(shape),
+            rows=rows,
+            columns=columns,
+        )
     if side in known:
         sides = "rows" if side == "a_scale" else "columns"
         matcher.fail(
-            scale, f"both factors of the product are of its {sides}; one of its rows and one of its columns can be read"
+            scale,
+            RefusalKind.SHAPE,
+            "both factors of the product are of its {sides}",
+            "one of its rows and one of its columns can be read",
+            sides=sides,
         )
     return side

@@ -20,11 +20,10 @@ from typing import Any, NamedTuple
 import torch
 from torch.fx import Node
 
+from helion_compile.passes.account.refusal import RefusalKind
 from helion_compile.passes.ir.values import (
     RESHAPES,
     cast_dtype,
-    describe,
-    dtype_name,
     dtype_of,
     lossless,
     same_shape,
@@ -70,13 +69,32 @@ def match_at(anchor: Node) -> Match | None:
     turned = shape_of(x)[-1]
     table_dtype = dtype_of(found.inputs.get("cos"))
     if dtype_of(x) not in _PLAIN_FLOATS or found.computed not in _PLAIN_FLOATS:
-        matcher.fail(anchor, f"{dtype_name(dtype_of(x))} is turned in {dtype_name(found.computed)}; bf16, fp16 and fp32 fuse")
+        matcher.fail(
+            anchor,
+            RefusalKind.DTYPE,
+            "{x_dtype} is turned in {computed}",
+            "bf16, fp16 and fp32 fuse",
+            x_dtype=dtype_of(x),
+            computed=found.computed,
+        )
     stepwise = found.computed != torch.float32
     if stepwise and not found.computed == dtype_of(x) == table_dtype:
-        matcher.fail(anchor, f"x is {dtype_name(dtype_of(x))}, cos and sin {dtype_name(table_dtype)}; of one dtype they fuse")
+        matcher.fail(
+            anchor,
+            RefusalKind.DTYPE,
+            "x is {x_dtype}, cos and sin {table_dtype}",
+            "of one dtype they fuse",
+            x_dtype=dtype_of(x),
+            table_dtype=table_dtype,
+        )
     if not same_shape(shape_of(x), shape_of(value)):
         matcher.fail(
-            value, f"x {list(shape_of(x))} turned by cos and sin becomes {list(shape_of(value))}; of one shape it fuses"
+            value,
+            RefusalKind.SHAPE,
+            "x {shape} turned by cos and sin becomes {out_shape}",
+            "of one shape it fuses",
+            shape=shape_of(x),
+            out_shape=shape_of(value),
         )
     out = _roundings(matcher, value, dtype_of(x)) if dtype_of(value) == torch.float32 else (value,)
     x, out = _with_the_rest(matcher, x, out)
@@ -113,7 +131,9 @@ def _of_cat(matcher: Matcher) -> _Turned | None:
     elif first.target is aten.sub.Tensor and second.target is aten.add.Tensor and [first, second] == list(parts):
         found = _two_sums(matcher, pairs, first, second, value=whole)
     elif second.target is aten.neg.default and _paired(part_of(second.args[0]), part_of(parts[0]), pairs):
-        matcher.fail(anchor, "found cat([x2, -x1]), which turns the other way; cat([-x2, x1]) fuses")
+        matcher.fail(
+            anchor, RefusalKind.FUNCTION, "the cat is cat([x2, -x1]), which turns the other way", "cat([-x2, x1]) fuses"
+        )
     else:
         return None
     for step in (*steps, *casts) if found else ():
@@ -127,7 +147,7 @@ def _rotated_times_sin(matcher: Matcher, whole: Node, pairs: RopePairs, negated:
     source = _paired(first, second, pairs)
     if source is None or first is None or second is None:
         if _paired(second, first, pairs) is not None:
-            matcher.fail(matcher.anchor, "found cat([-x1, x2]); cat([-x2, x1]) fuses")
+            matcher.fail(matcher.anchor, RefusalKind.FUNCTION, "the cat is cat([-x1, x2])", "cat([-x2, x1]) fuses")
         return None
     for rotated in (whole, *(user for user in whole.users if lossless(user) is lossless(whole))):
         for product in [user for user in rotated.users if user.target in MUL]:
@@ -146,8 +166,13 @@ def _rotated_times_sin(matcher: Matcher, whole: Node, pairs: RopePairs, negated:
                 _check_tables(matcher, cos, sin, shape_of(source)[-1])
                 matcher.take(total)
                 return _Turned(source, pairs, RopeTable.ELEMENT, {"cos": cos, "sin": sin}, total, dtype_of(total))
-    readers = ", ".join(describe(user) for user in whole.users) or "no reader"
-    matcher.fail(matcher.anchor, f"expected x * cos + cat([-x2, x1]) * sin, found {readers} of the cat")
+    matcher.fail(
+        matcher.anchor,
+        RefusalKind.PATTERN,
+        "{readers} of the cat",
+        "x * cos + cat([-x2, x1]) * sin",
+        readers=list(whole.users),
+    )
 
 
 def _two_sums(matcher: Matcher, pairs: RopePairs, difference: Node, total: Node, *, value: Node) -> _Turned | None:
@@ -162,18 +187,29 @@ def _two_sums(matcher: Matcher, pairs: RopePairs, difference: Node, total: Node,
         source = _paired(first, second, pairs)
         if source is None:
             if _paired(second, first, pairs) is not None:
-                matcher.fail(difference, "found x2 * cos - x1 * sin as the first of a pair; x1 * cos - x2 * sin fuses")
+                matcher.fail(
+                    difference, RefusalKind.FUNCTION, "the first of a pair is x2 * cos - x1 * sin", "x1 * cos - x2 * sin fuses"
+                )
             for cut in RopePairs:
                 if _paired(first, second, cut) is not None:
-                    found = f"{cut.value} are turned and put together as {pairs.value}"
-                    matcher.fail(difference, f"{found}; put back where they were they fuse")
+                    matcher.fail(
+                        difference,
+                        RefusalKind.FUNCTION,
+                        "{cut} are turned and put together as {pairs}",
+                        "put back where they were they fuse",
+                        cut=cut.value,
+                        pairs=pairs.value,
+                    )
             continue
         summands = products[2:], products[:1:-1]
         if not any(_is_product(matcher, a, x2, cos) and _is_product(matcher, b, x1, sin) for a, b in summands):
             matcher.fail(
                 total,
-                f"expected x2 * cos + x1 * sin beside x1 * cos - x2 * sin, found {describe(total)} of "
-                f"{' and '.join(f'{describe(p.args[0])} * {describe(p.args[1])}' for p in products[2:])}",
+                RefusalKind.PATTERN,
+                "{total} of {products}",
+                "x2 * cos + x1 * sin beside x1 * cos - x2 * sin",
+                total=total,
+                products=[product.args[:2] for product in products[2:]],
             )
         for product in products:
             for operand in matcher.take(product).args[:2]:
@@ -183,7 +219,14 @@ def _two_sums(matcher: Matcher, pairs: RopePairs, difference: Node, total: Node,
         _check_tables(matcher, cos, sin, shape_of(source)[-1] // 2)
         computed = dtype_of(difference)
         if dtype_of(value) not in (computed, *_ROUNDED.get(computed, ())):
-            matcher.fail(value, f"{dtype_name(computed)} becomes {dtype_name(dtype_of(value))}; fp32 rounded to 16 bits fuses")
+            matcher.fail(
+                value,
+                RefusalKind.DTYPE,
+                "{computed} becomes {dtype}",
+                "fp32 rounded to 16 bits fuses",
+                computed=computed,
+                dtype=dtype_of(value),
+            )
         return _Turned(source, pairs, RopeTable.PAIR, {"cos": cos, "sin": sin}, matcher.take(value), computed)
     return None
 
@@ -227,7 +270,13 @@ def _of_complex(matcher: Matcher) -> _Turned | None:
         if not isinstance(freqs, Node) or dtype is None or not dtype.is_complex:
             continue
         if dtype != torch.complex64:
-            matcher.fail(freqs, f"x is multiplied by numbers of {dtype}; by those of torch.complex64 it fuses")
+            matcher.fail(
+                freqs,
+                RefusalKind.DTYPE,
+                "x is multiplied by numbers of {dtype}",
+                "by those of torch.complex64 it fuses",
+                dtype=dtype,
+            )
         x = matcher.through_views(matcher.anchor.args[0])
         real = _only_reader(matcher, product, {aten.view_as_real.default}, "as real numbers")
         whole = _only_reader(matcher, real, RESHAPES, "in the shape of x")
@@ -239,8 +288,14 @@ def _only_reader(matcher: Matcher, node: Node, targets: Collection[Any], how: st
     """Who reads ``node``, which belongs to the embedding."""
     readers = list(node.users)
     if len(readers) != 1 or readers[0].target not in targets:
-        found = ", ".join(str(user.target) for user in readers) or "nobody"
-        matcher.fail(node, f"the product of complex numbers is read by {found}; read {how} alone it fuses")
+        matcher.fail(
+            node,
+            RefusalKind.READER,
+            "the product of complex numbers is read by {readers}",
+            "read {how} alone it fuses",
+            readers=list(node.users),
+            how=how,
+        )
     matcher.take(node)
     return readers[0]
 
@@ -302,10 +357,20 @@ def _take(matcher: Matcher, *parts: Part) -> None:
 def _check_tables(matcher: Matcher, cos: Node, sin: Node, width: int) -> None:
     dtypes = dtype_of(cos), dtype_of(sin)
     if dtypes[0] not in _PLAIN_FLOATS or dtypes[0] != dtypes[1]:
-        matcher.fail(cos, f"cos is {dtype_name(dtypes[0])} and sin {dtype_name(dtypes[1])}; floats of one dtype fuse")
+        matcher.fail(
+            cos, RefusalKind.DTYPE, "cos is {cos} and sin {sin}", "floats of one dtype fuse", cos=dtypes[0], sin=dtypes[1]
+        )
     for node in (cos, sin):
         if not shape_of(node) or shape_of(node)[-1] != width:
-            matcher.fail(node, f"{describe(node)} has shape {list(shape_of(node) or ())}; cos and sin of [..., {width}] fuse")
+            matcher.fail(
+                node,
+                RefusalKind.SHAPE,
+                "{node} has shape {shape}",
+                "cos and sin of [..., {width}] fuse",
+                node=node,
+                shape=shape_of(node) or (),
+                width=width,
+            )
 
 
 # What surrounds a form

@@ -8,7 +8,8 @@ Before and after (XQ [M, K]; WQ [N, K], as the weights of these libraries lie in
 
 from __future__ import annotations
 
-from helion_compile.passes.ir.values import dtype_name, dtype_of, shape_of
+from helion_compile.passes.account.refusal import RefusalKind
+from helion_compile.passes.ir.values import dtype_of, shape_of
 from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.aten.matmul import granularity
 from helion_compile.passes.patterns.custom_ops.op_call import OpMatcher
@@ -38,8 +39,9 @@ def build_scaled_mm(
     bias_node = call.get_arguments(bias)[0] if bias else None
     dtypes = dtype_of(inputs["a"]), dtype_of(inputs["b"])
     if dtypes[0] != dtypes[1]:
-        found = f"{dtype_name(dtypes[0])} and {dtype_name(dtypes[1])}"
-        call.fail(call.anchor, f"the operands are {found}; two of one dtype fuse")
+        call.fail(
+            call.anchor, RefusalKind.DTYPE, "the operands are {a} and {b}", "two of one dtype fuse", a=dtypes[0], b=dtypes[1]
+        )
     kind = Granularity.GROUP
     if not block:
         rows, columns = shape_of(inputs["a"])[0], shape_of(inputs["b"])[0]

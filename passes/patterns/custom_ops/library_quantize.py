@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from helion_compile.passes.ir.values import dtype_name, dtype_of
+from helion_compile.passes.account.refusal import RefusalKind
+from helion_compile.passes.ir.values import dtype_of
 from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.custom_ops.op_call import OpMatcher
 from helion_compile.passes.semantics import Quantize
@@ -40,10 +41,26 @@ def build_row_quantizer(call: OpMatcher, *, x: str, fields: Mapping[str, Any], f
     (value,) = call.get_tensors(x)
     for name, wanted in fixed.items():
         if name in call.arguments and call.arguments[name] != wanted:
-            found = f"{call.name} is given {name}={call.arguments[name]}"
-            call.fail(call.anchor, f"{found}; with {name}={wanted} it can be read")
+            call.fail(
+                call.anchor,
+                RefusalKind.OPERATOR,
+                "{name} is given {argument}={given}",
+                "with {argument}={value} it can be read",
+                name=call.name,
+                argument=name,
+                given=str(call.arguments[name]),
+                value=wanted,
+            )
     if dtype_of(q[0]) != _E4M3:
-        call.fail(call.anchor, f"{call.name} gives {dtype_name(dtype_of(q[0]))}; {dtype_name(_E4M3)} can be read")
+        call.fail(
+            call.anchor,
+            RefusalKind.DTYPE,
+            "{name} gives {q_dtype}",
+            "{known} can be read",
+            name=call.name,
+            q_dtype=dtype_of(q[0]),
+            known=_E4M3,
+        )
     inputs = {"x": value}
     (scale_ub,) = call.get_arguments("scale_ub")
     if scale_ub is not None:

@@ -16,16 +16,15 @@ from typing import Any, NoReturn
 import torch
 from torch.fx import Node
 
+from helion_compile.passes.account.refusal import RefusalKind
 from helion_compile.passes.compat import OpOverload, auto_functionalized
 from helion_compile.passes.ir.values import shape_of
 from helion_compile.passes.patterns.matcher import Matcher
 
-__all__ = ["INSIDE", "UNKNOWN", "OpMatcher", "Value", "format_argument", "name_of"]
+__all__ = ["INSIDE", "OpMatcher", "Value", "format_argument", "name_of"]
 
 aten = torch.ops.aten
 
-# In every refusal of an operator that is not what it was known to be.
-UNKNOWN = "this version of it is not known; one that docs/patterns.md names can be read"
 _EMPTY = frozenset({aten.empty.memory_format, aten.empty_strided.default, aten.new_empty.default, aten.full.default})
 
 
@@ -78,7 +77,14 @@ class OpMatcher(Matcher):
 
     def fail_unknown(self, found: str) -> NoReturn:
         """The operator is not the one that a table knows under its name."""
-        self.fail(self.anchor, f"{self.name} {found}: {UNKNOWN}")
+        self.fail(
+            self.anchor,
+            RefusalKind.UNKNOWN_OPERATOR,
+            "{name} {difference}",
+            "a version of it that docs/patterns.md names can be read",
+            name=self.name,
+            difference=found,
+        )
 
     def get_arguments(self, *names: str) -> tuple[Any, ...]:
         """Arguments by name: nodes, numbers or None."""
@@ -92,7 +98,15 @@ class OpMatcher(Matcher):
         found = self.get_arguments(*names)
         for name, value in zip(names, found, strict=True):
             if shape_of(value) is None:
-                self.fail(self.anchor, f"{name} of {self.name} is {value!r}; a tensor of known shape can be read")
+                self.fail(
+                    self.anchor,
+                    RefusalKind.SHAPE,
+                    "{argument} of {name} is {value}",
+                    "a tensor of known shape can be read",
+                    argument=name,
+                    name=self.name,
+                    value=value,
+                )
         return found
 
     def find_nodes(self, value: Value) -> tuple[Node, ...]:

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from torch.fx import Node
 
+from helion_compile.passes.account.refusal import RefusalKind
 from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.custom_ops.op_call import OpMatcher, format_argument, name_of
 
@@ -91,6 +92,6 @@ class OperatorPattern:
         return row.builders[self.NAME](call)
 
 
-def refuse_operator(call: OpMatcher, reason: str) -> NoReturn:
+def refuse_operator(call: OpMatcher, found: str, remedy: str) -> NoReturn:
     """Builder of an operator that is known, and stays."""
-    call.fail(call.anchor, f"{call.name} {reason}")
+    call.fail(call.anchor, RefusalKind.OPERATOR, "{name} " + found, remedy, name=call.name)

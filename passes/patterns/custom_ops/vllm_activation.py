@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import torch
 
+from helion_compile.passes.account.refusal import RefusalKind
 from helion_compile.passes.ir.values import dtype_of, known_equal, shape_of
 from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.custom_ops.op_call import INSIDE, OpMatcher
@@ -35,7 +36,11 @@ def build_activation(
     if gated and not known_equal(shape_of(x)[-1], 2 * shape_of(results[0])[-1]):
         call.fail(
             call.anchor,
-            f"input is {list(shape_of(x))} and the result {list(shape_of(results[0]))}; half the length fuses",
+            RefusalKind.SHAPE,
+            "input is {x_shape} and the result {out_shape}",
+            "half the length fuses",
+            x_shape=shape_of(x),
+            out_shape=shape_of(results[0]),
         )
     dtype = dtype_of(x)
     stepwise = gated and dtype != torch.float32

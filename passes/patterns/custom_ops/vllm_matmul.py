@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from helion_compile.passes.ir.values import dtype_name, dtype_of, known_equal, same_shape, shape_of
+from helion_compile.passes.account.refusal import RefusalKind
+from helion_compile.passes.ir.values import dtype_of, known_equal, same_shape, shape_of
 from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.custom_ops.op_call import OpMatcher, Value
 from helion_compile.passes.semantics import Granularity, Matmul
@@ -82,8 +83,14 @@ def build_block_scaled_mm(call: OpMatcher, *, a: str, a_scale: str, b_scale: str
 
 def _check_operands(call: OpMatcher, a: Node, b: Node) -> None:
     if dtype_of(a) not in _OPERANDS or dtype_of(a) != dtype_of(b):
-        found = f"{dtype_name(dtype_of(a))} and {dtype_name(dtype_of(b))}"
-        call.fail(call.anchor, f"the operands are {found}; two of fp8 e4m3 or of int8 can be read")
+        call.fail(
+            call.anchor,
+            RefusalKind.DTYPE,
+            "the operands are {a_dtype} and {b_dtype}",
+            "two of fp8 e4m3 or of int8 can be read",
+            a_dtype=dtype_of(a),
+            b_dtype=dtype_of(b),
+        )
 
 
 def _find_granularities(
@@ -92,10 +99,15 @@ def _find_granularities(
     """What shares a scale in [rows, K] and in [K, columns]: CUTLASS takes either kind for each, or blocks for both."""
     of_a, of_b = _find_granularity(a_scale, rows), _find_granularity(b_scale, columns)
     if of_a is None or of_b is None or (Granularity.GROUP in (of_a, of_b) and of_a is not of_b):
-        found = f"{list(shape_of(a_scale))} and {list(shape_of(b_scale))}"
         call.fail(
             call.anchor,
-            f"found scales of shapes {found}; one a row ({rows}) and one a column ({columns}) or single ones fuse",
+            RefusalKind.SHAPE,
+            "the scales have shapes {a_shape} and {b_shape}",
+            "one a row ({rows}) and one a column ({columns}) or single ones fuse",
+            a_shape=shape_of(a_scale),
+            b_shape=shape_of(b_scale),
+            rows=rows,
+            columns=columns,
         )
     # The scale of one row is both.
     return (of_b if of_a is Granularity.TENSOR and known_equal(rows, 1) else of_a), of_b

@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import torch
 
-from helion_compile.passes.ir.values import describe, dtype_of, known_equal, rounded, shape_of
+from helion_compile.passes.account.refusal import RefusalKind
+from helion_compile.passes.ir.values import dtype_of, known_equal, rounded, shape_of
 from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.custom_ops.op_call import OpMatcher, Value
 from helion_compile.passes.semantics import Norm, NormRounding
@@ -49,7 +50,12 @@ def build_norm(
         memory: arguments that the operator only writes to.
     """
     if call.arguments.get("variance_size") is not None:
-        call.fail(call.anchor, "the mean is taken over a part of the row (variance_size); over the whole row it fuses")
+        call.fail(
+            call.anchor,
+            RefusalKind.OPERATOR,
+            "the mean is taken over a part of the row (variance_size)",
+            "over the whole row it fuses",
+        )
     call.take_memory(*memory.split())
     outputs = {"out": call.find_nodes(out), "sum": () if sum is None else call.find_nodes(sum)}
     if not outputs["out"]:
@@ -57,14 +63,26 @@ def build_norm(
     (value,) = call.get_tensors(x)
     weight, eps = call.get_arguments("weight", "epsilon")
     if not isinstance(eps, (int, float)):
-        call.fail(call.anchor, f"eps is known at run time only, it is {eps!r}; an eps that is a constant of the graph fuses")
+        call.fail(
+            call.anchor,
+            RefusalKind.CONSTANT,
+            "eps is known at run time only, it is {eps}",
+            "an eps that is a constant of the graph fuses",
+            eps=eps,
+        )
     inputs = {"x": value}
     if weight is not None:
         (inputs["weight"],) = call.get_tensors("weight")
         shape = shape_of(weight)
         if len(shape) != 1 or not known_equal(shape[0], shape_of(value)[-1]):
             call.fail(
-                call.anchor, f"the weight, {describe(weight)}, has shape {list(shape)}; shape [{shape_of(value)[-1]}] fuses"
+                call.anchor,
+                RefusalKind.SHAPE,
+                "the weight, {weight}, has shape {shape}",
+                "shape [{hidden}] fuses",
+                weight=weight,
+                shape=tuple(shape),
+                hidden=shape_of(value)[-1],
             )
     with_residual = residual is not None and call.get_arguments(residual) != (None,)
     if residual is not None and with_residual:
@@ -86,5 +104,12 @@ def _find_rounding(call: OpMatcher, x: torch.dtype, weight: torch.dtype | None) 
     if weight in (None, torch.float32):
         return NormRounding.SCALE_THEN_CAST
     if weight != x:
-        call.fail(call.anchor, f"the weight is {weight} and x is {x}: rounded to the weight's dtype between; one dtype fuses")
+        call.fail(
+            call.anchor,
+            RefusalKind.DTYPE,
+            "the weight is {weight} and x is {x}: rounded to the weight's dtype between",
+            "one dtype fuses",
+            weight=weight,
+            x=x,
+        )
     return NormRounding.CAST_THEN_SCALE

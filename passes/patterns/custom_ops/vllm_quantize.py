@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from helion_compile.passes.ir.values import dtype_name, dtype_of, known_equal, rounded, same_shape, shape_of
+from helion_compile.passes.account.refusal import RefusalKind
+from helion_compile.passes.ir.values import dtype_of, known_equal, rounded, same_shape, shape_of
 from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.custom_ops.op_call import OpMatcher
 from helion_compile.passes.semantics import Granularity, Quantize, ScaleFormat, ScaleLayout, ScaleUse
@@ -63,9 +64,22 @@ def build_static(call: OpMatcher, *, inside: bool = False, int8: bool = False) -
         return None
     x, scale = call.get_tensors("input", "scale")
     if int8 and call.get_arguments("azp") != (None,):
-        call.fail(call.anchor, f"{call.name} is given a zero point with a given scale; without one it can be read")
+        call.fail(
+            call.anchor,
+            RefusalKind.OPERATOR,
+            "{name} is given a zero point with a given scale",
+            "without one it can be read",
+            name=call.name,
+        )
     if shape_of(scale) not in ((), (1,), (1, 1)):
-        call.fail(call.anchor, f"{call.name} is given scales of shape {list(shape_of(scale))}; a single one can be read")
+        call.fail(
+            call.anchor,
+            RefusalKind.SHAPE,
+            "{name} is given scales of shape {shape}",
+            "a single one can be read",
+            name=call.name,
+            shape=shape_of(scale),
+        )
     call.take_memory("result")
     fields = dict(granularity=Granularity.TENSOR, dynamic=False, use=ScaleUse.MULTIPLY_RECIPROCAL)
     if int8:
@@ -81,7 +95,15 @@ def build_per_group(call: OpMatcher) -> Match | None:
     (x,) = call.get_tensors("input")
     group, eps, low, high, ue8m0 = call.get_arguments("group_size", "eps", "fp8_min", "fp8_max", "scale_ue8m0")
     if (low, high) != (-_QMAX, _QMAX):
-        call.fail(call.anchor, f"{call.name} clamps to [{low}, {high}]; ±{_QMAX:g} can be read")
+        call.fail(
+            call.anchor,
+            RefusalKind.OPERATOR,
+            "{name} clamps to {bounds}",
+            "±{qmax} can be read",
+            name=call.name,
+            qmax=_QMAX,
+            bounds=(low, high),
+        )
     fields = dict(
         granularity=Granularity.GROUP,
         group=group,
@@ -127,7 +149,15 @@ def _find_layout(call: OpMatcher, scale: tuple[Node, ...], x: Node, group: int) 
     value = scale[0].meta["val"]
     *_, tokens, hidden = shape_of(x)
     if not same_shape(shape_of(scale[0]), (tokens, hidden // group)):
-        call.fail(scale[0], f"expected scales [{tokens}, {hidden // group}], found {list(shape_of(scale[0]))}")
+        call.fail(
+            scale[0],
+            RefusalKind.PATTERN,
+            "shape {shape}",
+            "scales [{tokens}, {expected}]",
+            shape=shape_of(scale[0]),
+            tokens=tokens,
+            expected=hidden // group,
+        )
     strides = {
         ScaleLayout.ROW_MAJOR: (hidden // group, 1),
         ScaleLayout.COLUMN_MAJOR: (1, tokens),
@@ -136,7 +166,13 @@ def _find_layout(call: OpMatcher, scale: tuple[Node, ...], x: Node, group: int) 
     for layout, stride in strides.items():
         if all(map(known_equal, value.stride(), stride)):
             return layout
-    call.fail(scale[0], f"scales of strides {value.stride()} are in no known layout; row- and column-major ones can be read")
+    call.fail(
+        scale[0],
+        RefusalKind.SHAPE,
+        "scales of strides {stride} are in no known layout",
+        "row- and column-major ones can be read",
+        stride=value.stride(),
+    )
 
 
 def _make_match(
@@ -149,6 +185,14 @@ def _make_match(
 ) -> Match:
     fields = dict(dtype=torch.float8_e4m3fn, qmax=_QMAX, clamp=(-_QMAX, _QMAX)) | fields
     if (dtype := dtype_of(q[0])) != fields["dtype"]:
-        call.fail(call.anchor, f"{call.name} gives {dtype_name(dtype)}; {dtype_name(fields['dtype'])} can be read")
+        call.fail(
+            call.anchor,
+            RefusalKind.DTYPE,
+            "{name} gives {dtype}",
+            "{known} can be read",
+            name=call.name,
+            dtype=dtype,
+            known=fields["dtype"],
+        )
     op = Quantize(x_dtype=x_dtype, scale_dtype=torch.float32, **fields)
     return call.match(op, inputs, {"q": q} | ({"scale": scale} if scale else {}))

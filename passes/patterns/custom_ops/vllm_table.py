@@ -42,8 +42,8 @@ _GROUPS = "group_size eps fp8_min fp8_max"
 _quantized_norm = partial(build_norm, x="input", out=INSIDE)
 _rope_in_place = partial(
     refuse_operator,
-    reason="turns queries and keys in one call, where they lie, and is one kernel as it is; vLLM's native code, without "
-    "custom operators, can be read",
+    found="turns queries and keys in one call, where they lie, and is one kernel as it is",
+    remedy="vLLM's native code, without custom operators, can be read",
 )
 
 OPERATORS = make_table(
@@ -127,8 +127,9 @@ OPERATORS = make_table(
             "out! input scales! group_size scale_ub is_scale_transposed",
             activation=partial(
                 refuse_operator,
-                reason="bounds its scales from below by 1e-10 in some versions of vLLM and by 1 / (448 * 512) in others, and "
-                "its arguments do not say by which; in front of vLLM's fusions, activation and quantiser fuse",
+                found="bounds its scales from below by 1e-10 in some versions of vLLM and by 1 / (448 * 512) in "
+                "others, and its arguments do not say by which",
+                remedy="in front of vLLM's fusions, activation and quantiser fuse",
             ),
         ),
         # Quantisers
@@ -157,8 +158,8 @@ OPERATORS = make_table(
             "result! input scale! azp!",
             quantize=partial(
                 refuse_operator,
-                reason="multiplies by 127 / amax in one division, which is another last bit than a reciprocal gives; int8 by "
-                "a scale that is given can be read",
+                found="multiplies by 127 / amax in one division, which is another last bit than a reciprocal gives",
+                remedy="int8 by a scale that is given can be read",
             ),
         ),
         _row(
@@ -169,7 +170,7 @@ OPERATORS = make_table(
         _row(
             "_C.per_token_group_fp8_quant_packed",
             f"input output_q! output_s_packed! {_GROUPS}",
-            quantize=partial(refuse_operator, reason="packs four scales into an int32; fp32 scales can be read"),
+            quantize=partial(refuse_operator, found="packs four scales into an int32", remedy="fp32 scales can be read"),
         ),
         # GEMMs
         _row(
@@ -195,7 +196,9 @@ OPERATORS = make_table(
         _row(
             "vllm.bmm_fp8",
             "A B A_scale B_scale dtype backend",
-            matmul=partial(refuse_operator, reason="multiplies batches of matrices; a product of two matrices can be read"),
+            matmul=partial(
+                refuse_operator, found="multiplies batches of matrices", remedy="a product of two matrices can be read"
+            ),
         ),
         # RoPE; vLLM's native code is matched by ``aten.rope``
         _row(

@@ -138,10 +138,10 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("options", "expected"),
         [
-            ({"disable": ["quant"]}, "1 x norm_quant, 1 x quantize in no fusion ("),
-            ({"only": ["norm_quant"]}, "1 x norm_quant, 1 x quantize in no fusion ("),
-            ({"disable": ["norm_quant"]}, "2 x quant, 1 x norm in no fusion ("),
-            ({"only": ["quant"], "disable": ["quant"]}, "nothing fused, 1 x norm in no fusion, 2 x quantize in no fusion ("),
+            ({"disable": ["quant"]}, "1 x norm_quant, 1 x Quantize unfused ("),
+            ({"only": ["norm_quant"]}, "1 x norm_quant, 1 x Quantize unfused ("),
+            ({"disable": ["norm_quant"]}, "2 x quant, 1 x RMSNorm unfused ("),
+            ({"only": ["quant"], "disable": ["quant"]}, "nothing fused, 1 x RMSNorm unfused, 2 x Quantize unfused ("),
             ({"only": []}, "nothing fused, "),
             ({"only": None, "disable": None}, "1 x norm_quant, 1 x quant ("),
         ],
@@ -387,10 +387,10 @@ class TestLog:
             return *model(x, residual, weight), quantize(x.t())[0]
 
         (_, (level, line), *details) = lines(call, logging.DEBUG)  # the first is the pass's own
-        assert level == "INFO" and line.startswith("1 x norm_quant, 1 x quant, 1 x quantize in no fusion, 1 refused (")
+        assert level == "INFO" and line.startswith("1 x norm_quant, 1 x quant, 1 x Quantize unfused, 1 refused (")
         assert {level for level, _ in details} == {"DEBUG"}
         starts = [text.split(" at ")[0] for _, text in details]
-        assert starts == ["fused norm_quant", "fused quant", "not fused quant"]
+        assert starts == ["fused norm_quant", "fused quant", "refused quant"]
         assert all(f"{Path(__file__).name}:" in text for _, text in details)
         assert details[0][1].endswith("Quantize(bf16 to fp8 e4m3 a token, bf16 scale, divide, clamp)")
         assert "not contiguous" in details[2][1]

@@ -265,4 +265,4 @@ class TestLeftAlone:
 
         angles = randn(B, S, 1, D, seed=1)
         _, record = run(program, randn(B, S, H, D), angles.cos(), angles.sin())
-        assert not record.sites and record.unclaimed == {"rope": 1}
+        assert not record.sites and record.count_unfused() == {"Rope": 1}

@@ -69,11 +69,11 @@ def test_without_a_row_cutlass_stays(rows, others):
     _, record = fused(16)
     assert not record.sites and not record.refusals
     (kept,) = record.kept
-    assert kept.reason.startswith("no table says where the kernel is faster than CUTLASS (no table has a row for")
+    assert str(kept.refusal).startswith("no table says where the kernel is faster than CUTLASS (no table has a row for")
 
 
 def test_where_the_row_says_so_cutlass_stays(rows):
     rows({"alternative": "library"}, 64)
     _, record = fused(16)
     assert not record.sites
-    assert record.kept[0].reason.startswith("for 16 tokens the library's product is the faster one")
+    assert str(record.kept[0].refusal).startswith("for 16 tokens the library's product is the faster one")

@@ -92,7 +92,7 @@ class TestPage:
         found = rows(page)
         assert len(found) == len(report.sites) + len(report.refusals) + len(report.unfused) + len(report.kept)
         counts = [len(each) for each in (report.sites, report.refusals, report.unfused, report.kept)]
-        summary = "{} fused, {} refused, {} not used, {} kept;".format(*counts)
+        summary = "{} fused, {} refused, {} unfused, {} kept;".format(*counts)
         assert page.run("document.getElementById('summary').textContent").startswith(summary)
         assert {url for url in page.requests if not url.startswith("file:")} == set()
         assert page.run("fetch('https://example.invalid/').then(() => 'fetched', () => 'blocked')") == "blocked"
@@ -129,7 +129,12 @@ class TestPage:
         page.run("document.querySelector('tr.row').click()")
         details = page.run("document.querySelector('tr.details').innerText")
         first = report.sites[0]
-        for shown in (*first.site.ops, first.kernel, "bf16[2, 16, 256]", "3 copies that the model computes become one"):
+        for shown in (
+            *map(str, first.site.ops),
+            first.kernel,
+            "bf16[2, 16, 256]",
+            "3 copies that the model computes become one",
+        ):
             assert shown in details
         assert "as written 35 kernels" in details and re.search(r"verified q\s+[\d.]+ % differ, by up to 1 steps", details)
         page.run("document.querySelector('tr.row').click()")

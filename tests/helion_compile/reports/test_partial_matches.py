@@ -106,7 +106,7 @@ PLANTED = {
     rounded_before_the_cast: ("quantize", "rounded to bf16 before the cast to fp8", "cast from fp32", None),
     columns: ("quant", "the last dimension of x is not contiguous", "", (6, 8)),
     mean_of_columns: ("norm", "aten.mean.dim (mean) over [0] of 2", "over the last dimension", (3, 5)),
-    square_of_something_else: ("norm", "found aten.mul.Tensor (mul) of ", "the square of x", (3, 5)),
+    square_of_something_else: ("norm", "aten.mul.Tensor (mul) of ", "the square of x", (3, 5)),
 }
 
 
@@ -124,9 +124,9 @@ def test_a_planted_near_miss(program):
     helpers = range(1, next(number for number, line in enumerate(lines, 1) if line.startswith("def bytes_read_by_topk")))
     assert refusal.location.line in inside or refusal.location.line in helpers
     text = " ".join(str(report).split())
-    assert f"not fused: {candidate} in the function itself" in text
+    assert f"refused: {candidate} in the function itself" in text
     assert f"near {refusal.near}, missing: " in text
-    assert f"reason {' '.join(refusal.found.split())}" in text
+    assert f"found {' '.join(refusal.found.split())}" in text
     if refusal.remedy:
         assert f"fuses {' '.join(refusal.remedy.split())}" in text
 
@@ -147,7 +147,7 @@ def test_an_eps_that_is_known_at_run_time_only():
 
 def test_nothing_fused_has_a_cause_and_an_inventory():
     text = " ".join(str(explain(scaled_in_bf16, X)).split())
-    assert "Every candidate was refused, 1 of 1 because: x is scaled in bf16" in text
+    assert "Every candidate was refused, 1 of 1 as this one: x is scaled in bf16" in text
     assert re.search(r"quantize-like: 1 x cast to fp8 e4m3, first at \S*test_near_misses.py:\d+", text)
 
 
@@ -160,5 +160,5 @@ def test_weights_alone_are_quantised():
 
 def test_a_norm_that_feeds_no_quantiser():
     text = " ".join(str(explain(norm, X)).split())
-    assert "not used: norm in the function itself" in text and "whoever called the graph" in text
+    assert "unfused: RMSNorm in the function itself" in text and "whoever called the graph" in text
     assert "1 x norm read, and none stands in a chain that a fusion in use takes" in text

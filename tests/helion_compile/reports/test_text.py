@@ -3,19 +3,24 @@
 import dataclasses
 
 import pytest
+import torch
 
-from helion_compile.passes.account.records import GraphRecord, Refusal, Site, Unfused
+from helion_compile.passes.account.records import GraphRecord, Site, Unfused
+from helion_compile.passes.account.refusal import Detail, Refusal, RefusalKind
 from helion_compile.passes.ir.graph_listing import Line
 from helion_compile.passes.ir.source_location import Location
+from helion_compile.passes.semantics import Matmul, Norm, NormKind, NormRounding, Quantize, ScaleUse
 from helion_compile.reports import Config, Cost, FusedSite, GraphReport, Report
 from helion_compile.reports.text import render
 from helion_compile.verify import Compared
 
 FILE = "/home/someone/.venv/lib/python3.11/site-packages/transformers/models/qwen3/modeling_qwen3.py"
-MEANINGS = (
-    "Norm(rms, eps=1e-06, bf16, cast then scale, +residual)",
-    "Quantize(bf16 to fp8 e4m3 a token, bf16 scale, divide, clamp)",
+BF16 = torch.bfloat16
+NORM = Norm(eps=1e-6, x_dtype=BF16, dtype=BF16, weight_dtype=BF16, rounding=NormRounding.CAST_THEN_SCALE, residual=True)
+QUANTIZE = Quantize(
+    x_dtype=BF16, dtype=torch.float8_e4m3fn, qmax=448.0, scale_dtype=BF16, use=ScaleUse.DIVIDE, clamp=(-448.0, 448.0)
 )
+OPS = (NORM, QUANTIZE)
 SHAPES = {
     "x": "bf16[2, 8, 4096]",
     "weight": "bf16[4096]",
@@ -26,7 +31,8 @@ SHAPES = {
 }
 CONFIG = "{'block_sizes': [1], 'num_warps': 4} (rounded up to (hidden_size=4096 num_tokens=32): row 12 of nvidia_h200.json)"
 
-IDLE = Unfused("norm", "Norm(rms)", Location("model.norm", FILE, 60), "mul_9", "no fusion in use takes a norm")
+NO_FUSION = Refusal(RefusalKind.NO_FUSION, "mul_9", "no fusion in use takes RMSNorm", "a fusion that takes it")
+UNFUSED = Unfused(NORM, Location("model.norm", FILE, 60), "mul_9", NO_FUSION)
 
 
 PICKED = Config(CONFIG, us=2.5, baselines={"inductor": 3.5})
@@ -34,7 +40,7 @@ BEFORE, AFTER = Cost(27, 509_312), Cost(1, 29_248)
 
 
 def site(module="model.layers.0.mlp.gate_proj", *, line=81, merged=2, **changes):
-    whole = Site("norm_quant", Location(module, FILE, line), MEANINGS, SHAPES, merged, "norm_quant")
+    whole = Site("norm_quant", Location(module, FILE, line), OPS, SHAPES, merged, "norm_quant")
     return FusedSite(
         dataclasses.replace(whole, **changes),
         "norm_quant@849b98ec",
@@ -44,8 +50,11 @@ def site(module="model.layers.0.mlp.gate_proj", *, line=81, merged=2, **changes)
     )
 
 
-def refusal(module="model.norm", node="rsqrt_4", reason="eps is known at run time only, it is aten.add.Tensor (add_4)"):
-    return Refusal("norm", reason, Location(module, FILE, 60), node)
+def refusal(module="model.norm", node="rsqrt_4", eps="add_4"):
+    detail = Detail("eps", f"aten.add.Tensor ({eps})", "aten.add.Tensor")
+    found, remedy = "eps is known at run time only, it is {eps}", "a constant eps fuses"
+    where = Location(module, FILE, 60)
+    return Refusal(RefusalKind.CONSTANT, node, found, remedy, (detail,), candidate="norm", location=where)
 
 
 def report(*fused, refusals=(), kept=(), training=False, **facts):
@@ -55,8 +64,8 @@ def report(*fused, refusals=(), kept=(), training=False, **facts):
 
 @pytest.mark.parametrize("width", [60, 80, 120, 160])
 def test_everything_is_in_it_at_any_width(width):
-    kept = site(ops=("Matmul(scaled by row and column, bf16)",), fusion="matmul").site
-    text = render(report(site(), refusals=[refusal()], kept=[kept] * 14, unfused=[IDLE] * 5), width)
+    kept = site(ops=(Matmul(dtype=BF16),), fusion="matmul").site
+    text = render(report(site(), refusals=[refusal()], kept=[kept] * 14, unfused=[UNFUSED] * 5), width)
     assert "…" not in text and "..." not in text
     for line in text.splitlines():
         assert len(line) <= max(width, 13 + len("transformers/models/qwen3/modeling_qwen3.py:81"))
@@ -65,18 +74,18 @@ def test_everything_is_in_it_at_any_width(width):
     for shown in (
         "norm_quant in model.layers.0.mlp.gate_proj",
         "source transformers/models/qwen3/modeling_qwen3.py:81",
-        "meaning " + " -> ".join(MEANINGS),
+        "ops " + " -> ".join(map(str, OPS)),
         "shapes " + ", ".join(f"{name} {shape}" for name, shape in SHAPES.items()),
         "merged 2 copies that the model computes become one",
         "kernel norm_quant@849b98ec",
         "config " + CONFIG,
-        "not fused: norm in model.norm",
+        "refused: norm in model.norm",
         "source transformers/models/qwen3/modeling_qwen3.py:60",
         "node rsqrt_4",
-        "reason eps is known at run time only, it is aten.add.Tensor (add_4)",
-        "14 x Matmul(scaled by row and column, bf16): left to the library",
-        "not used: norm in model.norm (5 times)",
-        "reason no fusion in use takes a norm",
+        "found eps is known at run time only, it is aten.add.Tensor (add_4) fuses a constant eps fuses",
+        "kept: 14 x Matmul(scaled by row and column, bf16)",
+        "unfused: RMSNorm in model.norm (5 times)",
+        f"op {NORM} found no fusion in use takes RMSNorm",
         "cost as written 27 kernels that move 509 kB; now 1 and 29.2 kB, 480 kB saved",
         "table 2.5 µs a call (inductor 3.5)",
         "Total: 1 norm_quant, 14 matmul kept, 1 refused.",
@@ -139,11 +148,24 @@ def test_experts_in_layers():
 
 
 def test_a_refusal_in_many_layers_is_told_once():
-    refusals = [refusal(f"model.layers.{n}.norm", f"rsqrt_{n}", f"eps is arg2_1, read by add_{n}") for n in range(3)]
+    refusals = [refusal(f"model.layers.{n}.norm", f"rsqrt_{n}", f"add_{n}") for n in range(3)]
     text = render(report(refusals=[*refusals, refusal()]), 100)
-    assert text.count("not fused: ") == 2
-    assert "not fused: norm in model.layers.0-2.norm (3 times)" in text
+    assert text.count("refused: ") == 2
+    assert "refused: norm in model.layers.0-2.norm (3 times)" in text
     assert "4 refused" in text
+
+
+def test_what_is_kept_is_told_with_the_reason():
+    slower = Refusal(RefusalKind.UNPROFITABLE, "mul_9", "Inductor's kernel is faster", "a faster kernel fuses")
+    kept = [site(refusal=slower).site] * 3
+    text = " ".join(render(report(kept=kept), 120).split())
+    assert f"kept: 3 x {NORM} -> {QUANTIZE} found Inductor's kernel is faster fuses a faster kernel fuses" in text
+
+
+def test_a_layer_norm_is_called_one():
+    layer = dataclasses.replace(NORM, kind=NormKind.LAYER, residual=False)
+    text = render(report(unfused=[dataclasses.replace(UNFUSED, op=layer)]), 120)
+    assert "unfused: LayerNorm in model.norm" in text and "op       LayerNorm(eps=1e-06, bf16" in text
 
 
 def test_a_function_has_no_module():
@@ -166,9 +188,9 @@ def test_a_failure():
 
 def test_a_refusal_tells_apart_what_was_found_and_what_would_fuse():
     near = {"matched": ("the cast", "x by the scale"), "missing": ("the scale",)}
-    refused = dataclasses.replace(refusal(reason="the scale is bf16; a scale in fp32 fuses"), **near)
+    refused = dataclasses.replace(refusal(), **near)
     text = " ".join(render(report(refusals=[refused]), 120).split())
-    assert "near matched 2 of 3 steps, missing: the scale reason the scale is bf16 fuses a scale in fp32 fuses" in text
+    assert "near matched 2 of 3 steps, missing: the scale found eps is known at run time only, it is" in text
 
 
 def test_verified_shows_the_worst_of_alike_sites_and_all_that_is_broken():
@@ -187,7 +209,7 @@ def test_in_a_terminal_it_has_colours_and_in_a_pipe_none(capsys, monkeypatch):
     whole = report(site(), refusals=[refusal()])
     whole.print()
     plain = capsys.readouterr().out
-    assert "\x1b" not in plain and "not fused: norm in model.norm" in plain
+    assert "\x1b" not in plain and "refused: norm in model.norm" in plain
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
     whole.print()

@@ -1,17 +1,46 @@
 """Distances in steps, and what is within a contract."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from helion_compile.passes.semantics import (
+    Activation,
+    ActivationFunction,
+    ActivationRounding,
+    Matmul,
+    Norm,
+    NormKind,
+    NormRounding,
+    Quantize,
+    Rope,
+    RopePairs,
+    RopeRounding,
+    RopeTable,
+    ScaleUse,
+)
 from helion_compile.verify.compare import compare
 from helion_compile.verify.contract import Contract, contract_of
 
 FP8, BF16, FP32 = torch.float8_e4m3fn, torch.bfloat16, torch.float32
-DEFAULT = contract_of(["Quantize(…)"], "default")
-EXACT = contract_of(["Quantize(…)"], "exact")
-EXACT_BEHIND_A_SUM = contract_of(["Norm(…)", "Quantize(…)"], "exact")
+QUANTIZE = Quantize(x_dtype=BF16, dtype=FP8, qmax=448.0, scale_dtype=FP32, use=ScaleUse.DIVIDE, clamp=None)
+NORM = Norm(eps=1e-6, x_dtype=BF16, dtype=BF16, weight_dtype=BF16, rounding=NormRounding.SCALE_THEN_CAST)
+MATMUL = Matmul(dtype=BF16)
+GELU = Activation(function=ActivationFunction.GELU, gated=False, x_dtype=BF16, dtype=BF16, rounding=ActivationRounding.RESULT)
+ROPE = Rope(
+    pairs=RopePairs.HALVES,
+    table=RopeTable.PAIR,
+    turned=64,
+    x_dtype=BF16,
+    dtype=BF16,
+    table_dtype=BF16,
+    rounding=RopeRounding.RESULT,
+)
+DEFAULT = contract_of([QUANTIZE], "default")
+EXACT = contract_of([QUANTIZE], "exact")
+EXACT_BEHIND_A_SUM = contract_of([NORM, QUANTIZE], "exact")
 
 
 def tensor(*values, dtype=BF16):
@@ -137,21 +166,21 @@ class TestExact:
 def test_a_product_is_measured_at_the_scale_of_its_row():
     original = torch.tensor([[100.0, 0.001]], dtype=BF16)
     fused = torch.tensor([[100.0, 0.1]], dtype=BF16)
-    product = contract_of(["Matmul(scaled by row and column, bf16)"], "default")
+    product = contract_of([MATMUL], "default")
     assert not compare("out", fused, original, original, product).broken
     assert compare("out", fused, original, original, DEFAULT).broken
 
 
 def test_where_values_cancel():
-    cancelling = ("Rope(halves)", "Norm(layer, eps=1e-05)", "Norm(rms, eps=1e-06, bf16 bias)", "Matmul(scaled)")
+    cancelling = (ROPE, replace(NORM, kind=NormKind.LAYER), replace(NORM, bias_dtype=BF16), MATMUL)
     assert all(contract_of([op], numerics).at_row_scale for op in cancelling for numerics in ("default",))
-    assert not contract_of(["Norm(rms, eps=1e-06)", "Quantize(a)"], "default").at_row_scale
+    assert not contract_of([NORM, QUANTIZE], "default").at_row_scale
 
 
 class TestGelu:
     """1 + erf(x) of a negative x cancels in fp32, which is little beside the row's largest value and much of a small one."""
 
-    CONTRACT = contract_of(["Activation(gelu, bf16)", "Quantize(…)"], "default")
+    CONTRACT = contract_of([GELU, QUANTIZE], "default")
 
     def test_what_cancels_is_a_part_of_the_largest_value(self):
         original = torch.tensor([[4.0, -1e-6]])
@@ -179,4 +208,4 @@ def test_a_text_for_each():
 
 
 def test_contracts_are_values():
-    assert contract_of(["Norm(a)"], "default") == contract_of(["Quantize(b)"], "default") == Contract(margin=1.0)
+    assert contract_of([NORM], "default") == contract_of([QUANTIZE], "default") == Contract(margin=1.0)

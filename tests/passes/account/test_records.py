@@ -1,9 +1,11 @@
-"""The account of what was not done: what would fuse, how near it came, who is idle and why, and what else is there."""
+"""The account of what was not done: what would fuse, how near it came, what is unfused and why, and what else is there."""
+
+import dataclasses
 
 import pytest
 import torch
 
-from helion_compile.passes.account.records import Refusal
+from helion_compile.passes.account.refusal import Detail, Refusal, RefusalKind
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.passes.rewrite.fusion_pass import FusionPass
 from tests.support import programs, stubs
@@ -13,30 +15,54 @@ from tests.support.checks import assert_same_bits, rewritten
 X, WEIGHT = programs.tensor(8, 64), programs.tensor(64)
 
 
-def refusal(reason, **facts):
-    return Refusal("quantize", reason, Location(), "node", **facts)
+def refusal(found="{x} is {dtype}", remedy="fp32 fuses", x="x", dtype=torch.bfloat16, **attributes):
+    details = (Detail.of("x", x), Detail.of("dtype", dtype))
+    return Refusal(RefusalKind.DTYPE, "node", found, remedy, details, **attributes)
 
 
-@pytest.mark.parametrize(
-    ("reason", "found", "remedy"),
-    [
-        ("the scale is bf16; a scale in fp32 fuses", "the scale is bf16", "a scale in fp32 fuses"),
-        ("a write (x; y) is in between; without it it fuses", "a write (x; y) is in between", "without it it fuses"),
-        ("expected x / scale, found aten.sin (sin) of [1, 2]", "found aten.sin (sin) of [1, 2]", "x / scale"),
-        ("a mean over the last dimension fuses, found [0]", "found [0]", "a mean over the last dimension"),
-        ("the tensors are on two devices", "the tensors are on two devices", ""),
-    ],
-)
-def test_a_reason_is_what_was_found_and_what_would_fuse(reason, found, remedy):
-    assert (refusal(reason).found, refusal(reason).remedy) == (found, remedy)
+def test_texts_are_made_of_the_details():
+    assert (refusal().found, refusal().remedy, str(refusal())) == ("x is bf16", "fp32 fuses", "x is bf16; fp32 fuses")
+    expected = dataclasses.replace(refusal(remedy="x in fp32"), kind=RefusalKind.PATTERN)
+    assert str(expected) == "expected x in fp32, found x is bf16"
 
 
-def test_nearness():
-    assert refusal("no").near == ""
-    assert refusal("no", matched=("a", "b"), missing=("c",)).near == "matched 2 of 3 steps"
+@pytest.mark.parametrize("forms", [("", "fp32 fuses"), ("x is {dtype}", ""), ("x is {shape}", "fp32 fuses")])
+def test_a_refusal_says_what_was_found_and_what_would_fuse(forms):
+    with pytest.raises(ValueError, match="a refusal says what was found and what would fuse"):
+        refusal(*forms)
 
 
-def test_a_quantiser_that_is_read_up_to_its_scale():
+def test_what_reports_tell_once():
+    """Refusals that differ in the names of nodes, or in the numbers of layers, are alike; others are not."""
+
+    def program(x):
+        return x.sin().sin().cos()
+
+    first, second, other = (node for node in capture(program, X).graph.nodes if node.op == "call_function")
+    assert refusal(x=first).found == "aten.sin.default (sin) is bf16" and refusal(x=first) != refusal(x=second)
+    assert refusal(x=first).group == refusal(x=second).group != refusal(x=other).group
+    assert refusal().group != refusal(dtype=torch.float16).group
+    places = [Location(f"model.layers.{layer}", "/model.py", 3) for layer in range(2)]
+    assert refusal(x=places[0]).group == refusal(x=places[1]).group
+
+
+def test_match_progress():
+    assert refusal().near == ""
+    assert refusal(matched=("a", "b"), missing=("c",)).near == "matched 2 of 3 steps"
+
+
+def test_what_has_no_steps_has_no_progress():
+    """The reason for which an activation is refused is not that something reads its inner values."""
+
+    def program(x):
+        return torch.nn.functional.gelu(x * 2, approximate="tanh") * 0 + (x.double() * torch.sigmoid(x.double()))
+
+    _, record = rewritten(program, X)
+    (found,) = (each for each in record.refusals if each.candidate == "activation")
+    assert found.kind is RefusalKind.DTYPE and (found.matched, found.missing, found.near) == ((), (), "")
+
+
+def test_a_quantiser_that_is_matched_up_to_its_scale():
     def program(x):
         return (x.float() / x.abs().amax(-1, keepdim=True).float()).to(torch.float8_e4m3fn)
 
@@ -60,43 +86,46 @@ def test_a_norm_whose_inside_is_read():
     assert found.remedy.startswith("without that reader it fuses")
 
 
+def too_wide(chain):
+    return chain.refuse(RefusalKind.SHAPE, "it is too wide", "less fuses")
+
+
 def test_a_chain_that_a_fusion_refuses():
-    never = FusionPass(
-        [stubs.Fusion("never", stubs.QUANTIZE.chain, stubs.build_quantize, lambda chain: "too wide; less fuses")]
-    )
+    never = FusionPass([stubs.Fusion("never", stubs.QUANTIZE.chain, stubs.build_quantize, check=too_wide)])
     capture(programs.torchao_quantize, X, graph_pass=never)
     (record,) = never.records
     (found,) = record.refusals
     assert found.missing == ("the kernel computes this", "there is a place for it")
     assert found.near == "matched 6 of 8 steps" and found.remedy == "less fuses"
     (unfused,) = record.unfused
-    assert (unfused.name, unfused.reason, unfused.node) == ("quantize", "refused by never, see there", found.node)
-    assert record.unclaimed == {"quantize": 1}
+    assert (unfused.name, str(unfused.refusal), unfused.node) == ("Quantize", "refused by never; see there", found.node)
+    assert record.count_unfused() == {"Quantize": 1}
 
 
-def test_who_is_idle_and_why():
+def test_what_is_unfused_and_why():
     def program(x, weight):
         return programs.llama_norm(x, weight).sin(), programs.llama_norm(x + 1, weight)
 
     _, record = rewritten(program, X, WEIGHT, fusions=[stubs.NORM_QUANTIZE])
     first, last = record.unfused
-    assert first.reason.startswith(
-        "the fusions in use take norm -> quantize; here the result is read by aten.sin.default (sin) at"
-    )
-    assert last.reason.endswith("here the result is read by whoever called the graph")
+    assert first.refusal.kind is last.refusal.kind is RefusalKind.NO_CHAIN
+    assert first.refusal.found.startswith("the result is read by aten.sin.default (sin) at ")
+    assert last.refusal.found == "the result is read by whoever called the graph"
+    assert last.refusal.remedy == "the fusions in use take Norm -> Quantize"
     assert first.location.file == __file__ or first.location.file == programs.__file__
     _, record = rewritten(program, X, WEIGHT, fusions=[])
-    assert record.unfused[0].reason == "no fusion in use takes a norm"
+    refusal = record.unfused[0].refusal
+    assert (refusal.kind, refusal.found) == (RefusalKind.NO_FUSION, "no fusion in use takes RMSNorm")
 
 
-def test_what_reads_an_idle_norm_and_could_not_be_read_itself():
+def test_what_reads_an_unfused_norm_and_could_not_be_matched_itself():
     def program(x, weight):
         normed = programs.llama_norm(x, weight)
         return (normed / (normed.abs().amax(-1, keepdim=True) / 448.0)).to(torch.float8_e4m3fn)
 
     _, record = rewritten(program, X, WEIGHT)
     (unfused,) = record.unfused
-    assert "(div_1), which could not be read as a quantize, see there" in unfused.reason
+    assert "(div_1), which could not be matched as a quantize, see there" in str(unfused.refusal)
 
 
 class TestWhatIsThere:
@@ -133,6 +162,9 @@ class TestWhatIsThere:
         assert record.lines_before[0].text == "bf16[8, 64] = input"
 
 
+BROKEN = Refusal(RefusalKind.VERIFY, "", "broken", "another kernel fuses")
+
+
 class TestSites:
     def test_nodes_are_called_after_the_fusion(self):
         after, record = rewritten(lambda x, y: (*programs.torchao_quantize(x), *programs.torchao_quantize(y)), X, X + 1)
@@ -147,13 +179,14 @@ class TestSites:
 
         _, record = rewritten(program, X, X + 1)
         first, second = record.sites
-        after, record = rewritten(program, X, X + 1, reject={("quantize", first.anchor): "broken; another kernel fuses"})
+        after, record = rewritten(program, X, X + 1, reject={("quantize", first.anchor): BROKEN})
         (site,), (found,) = record.sites, record.refusals
         assert site.anchor == second.anchor
-        assert (found.candidate, found.found, found.remedy) == ("quantize", "broken", "another kernel fuses")
+        assert found.kind is RefusalKind.VERIFY and (found.candidate, found.node) == ("quantize", first.anchor)
+        assert (found.found, found.remedy) == ("broken", "another kernel fuses") and found.location == first.location
 
     def test_rejecting_changes_the_key_of_caches(self):
-        assert FusionPass(stubs.ALL).uuid() != FusionPass(stubs.ALL, reject={("quantize", "convert"): "no"}).uuid()
+        assert FusionPass(stubs.ALL).uuid() != FusionPass(stubs.ALL, reject={("quantize", "convert"): BROKEN}).uuid()
 
     def test_the_original_computes_what_the_site_does(self):
         def program(x, residual, weight):

@@ -10,7 +10,8 @@ import sys
 import pytest
 import torch
 
-from helion_compile.passes.rewrite.fusion import Leave
+from helion_compile.passes.account.refusal import RefusalKind
+from helion_compile.passes.rewrite.fusion import Fusion
 from helion_compile.passes.rewrite.fusion_pass import FusionError, FusionPass
 from helion_compile.passes.semantics import Matmul, Norm, NormRounding, Quantize
 from tests.support import ROOT, programs, stubs
@@ -37,25 +38,29 @@ class TestChoosing:
 
         def refuse(chain):
             reasons.append(chain[Norm].op.eps)
-            return "hidden size 64 is too small; 128 and more fuse"
+            return chain.refuse(RefusalKind.SHAPE, "hidden size {size} is too small", "128 and more fuse", size=64)
 
-        record = self.run([dataclasses.replace(stubs.NORM_QUANTIZE, refuse=refuse), stubs.QUANTIZE])
+        record = self.run([dataclasses.replace(stubs.NORM_QUANTIZE, check=refuse), stubs.QUANTIZE])
         assert [site.fusion for site in record.sites] == ["quantize"]
         (refusal,) = record.refusals
         assert refusal.candidate == "norm_quantize"
-        assert refusal.reason == "hidden size 64 is too small; 128 and more fuse"
+        assert refusal.kind is RefusalKind.SHAPE and (refusal.found, refusal.remedy) == (
+            "hidden size 64 is too small",
+            "128 and more fuse",
+        )
         assert reasons == [1e-5]
-        assert record.unclaimed == {"norm": 1}
+        assert record.count_unfused() == {"RMSNorm": 1}
 
     def test_a_chain_that_is_left_is_left_whole(self):
-        leave = dataclasses.replace(stubs.NORM_QUANTIZE, refuse=lambda chain: Leave("it is fast enough"))
+        leave = dataclasses.replace(stubs.NORM_QUANTIZE, check=unprofitable)
         record = self.run([leave, stubs.QUANTIZE, stubs.NORM])
         assert not record.sites and not record.refusals and not record.unfused
         (kept,) = record.kept
-        assert (kept.fusion, kept.reason, len(kept.ops)) == ("norm_quantize", "it is fast enough", 2)
+        assert kept.refusal.kind is RefusalKind.UNPROFITABLE and kept.refusal.found == "it is fast enough"
+        assert kept.fusion == "norm_quantize" and [type(op) for op in kept.ops] == [Norm, Quantize]
 
     def test_copies_in_a_chain_that_is_left_are_computed_once(self):
-        leave = dataclasses.replace(stubs.NORM_QUANTIZE, refuse=lambda chain: Leave("it is fast enough"))
+        leave = dataclasses.replace(stubs.NORM_QUANTIZE, check=unprofitable)
         amax = torch.ops.aten.amax.default
         assert calls(rewritten(projections, *PROJECTIONS, fusions=[])[0].graph, amax) == [3]
         after, record = rewritten(projections, *PROJECTIONS, fusions=[leave])
@@ -70,8 +75,8 @@ class TestChoosing:
             total = x + residual
             return programs.torchao_quantize(programs.llama_norm(total, weight)), total
 
-        refuse = lambda chain: "no residuals" if chain[Norm].op.residual else None  # noqa: E731
-        fusion = dataclasses.replace(stubs.NORM_QUANTIZE, refuse=refuse)
+        refuse = lambda chain: never(chain) if chain[Norm].op.residual else None  # noqa: E731
+        fusion = dataclasses.replace(stubs.NORM_QUANTIZE, check=refuse)
         args = programs.tensor(8, 64), programs.tensor(8, 64, seed=1), programs.tensor(64)
         after, record = rewritten(program, *args, fusions=[fusion])
         assert calls(after.graph, stubs.norm_quantize, torch.ops.aten.add.Tensor) == [1, 1]
@@ -81,7 +86,7 @@ class TestChoosing:
         assert [site.fusion for site in self.run(stubs.ALL, disable=["norm_quantize"]).sites] == ["quantize"]
         assert [site.fusion for site in self.run(stubs.ALL, only=["quantize"]).sites] == ["quantize"]
         record = self.run(stubs.ALL, only=[])
-        assert not record.sites and record.unclaimed == {"norm": 1, "quantize": 1}
+        assert not record.sites and record.count_unfused() == {"RMSNorm": 1, "Quantize": 1}
 
     @pytest.mark.parametrize("option", ["disable", "only"])
     def test_unknown_names(self, option):
@@ -94,13 +99,21 @@ class TestChoosing:
         with pytest.raises(ValueError, match="found more than one called quantize"):
             FusionPass([stubs.QUANTIZE, stubs.QUANTIZE])
 
+    def test_a_pair_that_nothing_links(self):
+        """A chain that is never found would be a fusion that silently does nothing."""
+        fusion = Fusion("quantize_norm", (Quantize, Norm), build=stubs.QUANTIZE.build)
+        with pytest.raises(ValueError, match="'quantize_norm' has a chain with Quantize -> Norm, which would never be found"):
+            FusionPass([stubs.QUANTIZE, fusion])
+        with pytest.raises(ValueError, match="LINKS links Norm -> Quantize, Activation -> Quantize"):
+            FusionPass([fusion], disable=["quantize_norm"])
+
     def test_readers_of_an_output(self):
         seen = []
 
         def refuse(chain):
             seen.extend(chain.readers(Quantize, "q"))
 
-        rewritten(projections, *PROJECTIONS, fusions=[dataclasses.replace(stubs.NORM_QUANTIZE, refuse=refuse)])
+        rewritten(projections, *PROJECTIONS, fusions=[dataclasses.replace(stubs.NORM_QUANTIZE, check=refuse)])
         assert [type(reader.match.op) for reader in seen] == [Matmul] * 3
         assert all(reader.node.target is torch.ops.aten._scaled_mm.default for reader in seen)
         assert [[view.target for view in reader.views] for reader in seen] == [[torch.ops.aten.reshape.default]] * 3
@@ -179,8 +192,8 @@ class TestFailing:
         return first, programs.torchao_quantize(programs.olmo_norm(total, weight))
 
     def fusions(self, build):
-        other = lambda chain: None if chain[Norm].op.rounding is CAST_THEN_SCALE else "other"  # noqa: E731
-        good = dataclasses.replace(stubs.NORM_QUANTIZE, name="good", refuse=other)
+        other = lambda chain: None if chain[Norm].op.rounding is CAST_THEN_SCALE else never(chain)  # noqa: E731
+        good = dataclasses.replace(stubs.NORM_QUANTIZE, name="good", check=other)
         return [good, dataclasses.replace(stubs.NORM_QUANTIZE, build=build)]
 
     @pytest.mark.parametrize("build", FAILURES, ids=by_name)
@@ -211,14 +224,14 @@ class TestFailing:
             assert raised.value.site.file == programs.__file__
             assert isinstance(raised.value.__cause__, RuntimeError)
 
-    def test_a_failing_refuse(self, caplog):
+    def test_a_failing_check(self, caplog):
         def refuse(chain):
             raise ZeroDivisionError("sizes")
 
         graph = capture(self.program, *PROJECTIONS).graph
-        fusion_pass = FusionPass([dataclasses.replace(stubs.NORM_QUANTIZE, refuse=refuse)])
+        fusion_pass = FusionPass([dataclasses.replace(stubs.NORM_QUANTIZE, check=refuse)])
         fusion_pass(graph)
-        assert "in refuse of 'norm_quantize'" in fusion_pass.records[0].error
+        assert "in check of 'norm_quantize'" in fusion_pass.records[0].error
 
     def test_a_failing_callback_is_logged(self, caplog):
         def on_record(record):
@@ -289,11 +302,15 @@ class TestIdentity:
         assert copy.deepcopy(fusion_pass) is fusion_pass
 
     def test_pickles_without_records(self):
-        fusion_pass = FusionPass([dataclasses.replace(stubs.QUANTIZE, refuse=always)], on_record=lambda record: None)
+        fusion_pass = FusionPass([dataclasses.replace(stubs.QUANTIZE, check=never)], on_record=lambda record: None)
         fusion_pass.records.append(None)
         copied = pickle.loads(pickle.dumps(fusion_pass))
         assert not copied.records and copied.uuid() == fusion_pass.uuid()
 
 
-def always(chain):
-    return "never"
+def never(chain):
+    return chain.refuse(RefusalKind.OP, "it is never taken", "nothing fuses")
+
+
+def unprofitable(chain):
+    return chain.refuse(RefusalKind.UNPROFITABLE, "it is fast enough", "a slower one fuses")

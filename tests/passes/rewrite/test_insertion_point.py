@@ -6,13 +6,13 @@ import dataclasses
 import pytest
 import torch
 
+from helion_compile.passes.account.refusal import RefusalKind
 from helion_compile.passes.ir.values import describe
-from helion_compile.passes.match.chain import find
+from helion_compile.passes.match.chain import find_chains
 from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.rewrite.edits import Edits
-from helion_compile.passes.rewrite.fusion import Leave
 from helion_compile.passes.rewrite.fusion_pass import FusionPass
-from helion_compile.passes.rewrite.insertion_point import Misplaced, Placement
+from helion_compile.passes.rewrite.insertion_point import InsertionPoints
 from helion_compile.passes.semantics import Norm, Quantize
 from tests.support import programs, stubs
 from tests.support.capture import capture
@@ -22,19 +22,23 @@ aten = torch.ops.aten
 X, RESIDUAL, WEIGHT = programs.tensor(8, 64), programs.tensor(8, 64, seed=1), programs.tensor(64)
 
 WITH_RESIDUAL = dataclasses.replace(
-    stubs.NORM_QUANTIZE, refuse=lambda chain: None if chain[Norm].op.residual else "no residual"
+    stubs.NORM_QUANTIZE,
+    check=lambda chain: None if chain[Norm].op.residual else chain.refuse(RefusalKind.OP, "no residual", "one fuses"),
 )
 
 
 def misplaced(graph):
     """Why the chain with the residual in it can stand nowhere."""
     before = str(graph)
-    (choices,) = find(match_graph(graph), (Norm, Quantize), used=())
+    (choices,) = find_chains(match_graph(graph), (Norm, Quantize), used=())
     assert [chain[Norm].op.residual for chain in choices] == [True, False]
-    with pytest.raises(Misplaced) as raised:
-        Placement(graph).after(choices[0])
-    assert str(graph) == before
-    return str(raised.value)
+    refusal = InsertionPoints(graph).find(choices[0])
+    assert str(graph) == before and refusal.kind is RefusalKind.INSERTION_POINT
+    return str(refusal)
+
+
+def unprofitable(chain):
+    return chain.refuse(RefusalKind.UNPROFITABLE, "it is fast", "a slow one fuses")
 
 
 def fused(graph, *fusions):
@@ -172,7 +176,7 @@ class TestWrites:
         assert same_results(before, module, X, RESIDUAL, WEIGHT)
 
     @pytest.mark.parametrize("written", [False, True])
-    def test_copies_around_one_are_not_shared_where_the_chain_stays(self, written):
+    def test_copies_around_one_are_not_merged_where_the_chain_is_kept(self, written):
         def program(x):
             return programs.torchao_quantize(x), programs.torchao_quantize(x)
 
@@ -181,7 +185,7 @@ class TestWrites:
         if written:
             self.write(module, graph.find_nodes(op="placeholder")[0], behind=named(graph, aten.amax.default))
         before = copy.deepcopy(module)
-        fusion_pass = FusionPass([dataclasses.replace(stubs.QUANTIZE, refuse=lambda chain: Leave("fast"))], strict=True)
+        fusion_pass = FusionPass([dataclasses.replace(stubs.QUANTIZE, check=unprofitable)], strict=True)
         fusion_pass(graph)
         assert [kept.merged for kept in fusion_pass.records[0].kept] == [2]
         assert len(graph.find_nodes(op="call_function", target=aten.amax.default)) == 1 + written
@@ -203,7 +207,7 @@ class TestWrites:
         graph.lint()
         assert scale2 < reader < scale1 < q1 < q2
         before = copy.deepcopy(module)
-        fusion_pass = FusionPass([dataclasses.replace(stubs.QUANTIZE, refuse=lambda chain: Leave("fast"))], strict=True)
+        fusion_pass = FusionPass([dataclasses.replace(stubs.QUANTIZE, check=unprofitable)], strict=True)
         fusion_pass(graph)
         assert [kept.merged for kept in fusion_pass.records[0].kept] == [2]
         graph.lint()
@@ -261,15 +265,15 @@ class TestEdits:
         edits = Edits(graph)
         exp, sin = named(graph, aten.exp.default), named(graph, aten.sin.default)
         new = edits.insert(exp, aten.relu.default, (exp,), {})
-        edits.redirect(sin, new, keep=())
-        edits.settle([new])
+        edits.replace_uses(sin, new, keep=())
+        edits.move_readers_after([new])
         graph.lint()
         assert str(graph) != before
         edits.undo()
         assert str(graph) == before
         graph.lint()
 
-    def test_settle_keeps_the_order_of_what_it_moves(self):
+    def test_moving_readers_keeps_the_order_of_what_it_moves(self):
         graph = self.graph()
         edits = Edits(graph)
         order = ["cos", "tan", "add"]
@@ -277,8 +281,8 @@ class TestEdits:
         if exp < named(graph, aten.sin.default):
             named(graph, aten.tan.default).append(exp)
         new = edits.insert(exp, aten.relu.default, (exp,), {})
-        edits.redirect(named(graph, aten.sin.default), new, keep=())
-        edits.settle([new])
+        edits.replace_uses(named(graph, aten.sin.default), new, keep=())
+        edits.move_readers_after([new])
         graph.lint()
         assert [node.name for node in graph.nodes if node.name in order] == order
 

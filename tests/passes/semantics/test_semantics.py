@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from helion_compile.passes.account.records import GraphRecord, Refusal, Site, Unfused
+from helion_compile.passes.account.records import GraphRecord, Site, Unfused
+from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.passes.ir.values import holds_exactly, rounded
 from helion_compile.passes.semantics import Matmul, Norm, NormRounding, Quantize, ScaleUse
@@ -21,12 +22,12 @@ QUANTIZE = Quantize(
 @pytest.mark.parametrize(
     ("op", "text"),
     [
-        (NORM, "Norm(rms, eps=1e-06, bf16, cast then scale)"),
+        (NORM, "RMSNorm(eps=1e-06, bf16, cast then scale)"),
         (
             dataclasses.replace(NORM, residual=True, dtype=FP32, weight_dtype=FP32),
-            "Norm(rms, eps=1e-06, bf16 to fp32, cast then scale, fp32 weight, +residual)",
+            "RMSNorm(eps=1e-06, bf16 to fp32, cast then scale, fp32 weight, +residual)",
         ),
-        (dataclasses.replace(NORM, weight_dtype=None), "Norm(rms, eps=1e-06, bf16, cast then scale, no weight)"),
+        (dataclasses.replace(NORM, weight_dtype=None), "RMSNorm(eps=1e-06, bf16, cast then scale, no weight)"),
         (QUANTIZE, "Quantize(bf16 to fp8 e4m3 a token, bf16 scale, divide, clamp)"),
         (
             dataclasses.replace(QUANTIZE, clamp=None, amax_floor=1e-12, scale_floor=0.5, use=ScaleUse.MULTIPLY_RECIPROCAL),
@@ -49,13 +50,16 @@ def test_meanings_are_keys():
     assert NORM != dataclasses.replace(NORM, eps=1e-5)
 
 
+NO = Refusal(RefusalKind.PATTERN, "node", "this", "that")
+
+
 def test_summary():
     site = Site("norm_quantize", Location(), (), {}, 3, "call")
     record = GraphRecord(sites=[site, site], kept=[dataclasses.replace(site, fusion="matmul")], nodes=40, seconds=0.1)
     assert record.summary() == "2 x norm_quantize, 1 x matmul kept (40 nodes, 0.10 s)"
-    record.unfused += [Unfused("norm", "", Location(), "", "")] * 5
-    record.refusals.append(Refusal("norm", "", Location(), ""))
-    assert record.summary().endswith("1 x matmul kept, 5 x norm in no fusion, 1 refused (40 nodes, 0.10 s)")
+    record.unfused += [Unfused(NORM, Location(), "", NO)] * 5
+    record.refusals.append(NO)
+    assert record.summary().endswith("1 x matmul kept, 5 x RMSNorm unfused, 1 refused (40 nodes, 0.10 s)")
     assert GraphRecord(error="the pass failed").summary() == "nothing fused: the pass failed"
 
 

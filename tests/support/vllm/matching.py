@@ -20,7 +20,7 @@ def only(graph, op):
 
 def reason(graph, candidate):
     (refusal,) = [refusal for refusal in match_graph(graph).refusals if refusal.candidate == candidate]
-    return refusal.reason
+    return str(refusal)
 
 
 def fused(graph, numerics="default"):

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from helion_compile.passes.account.refusal import RefusalKind
 from helion_compile.passes.ir.values import (
     cast_dtype,
-    describe,
-    dtype_name,
     dtype_of,
     known_equal,
     lossless,
@@ -57,8 +56,11 @@ def read_affine(matcher: Matcher, normalised: Node, x: Node) -> Affine:
     if dtype_of(casts[0]) != dtype_of(x):
         matcher.fail(
             casts[0],
-            f"the normalised value is rounded to {dtype_name(dtype_of(casts[0]))} before the weight; "
-            f"rounded to the input's dtype, {dtype_name(dtype_of(x))}, it fuses",
+            RefusalKind.DTYPE,
+            "the normalised value is rounded to {casts_dtype} before the weight",
+            "rounded to the input's dtype, {x_dtype}, it fuses",
+            casts_dtype=dtype_of(casts[0]),
+            x_dtype=dtype_of(x),
         )
     for cast in casts:
         matcher.take(cast)
@@ -83,14 +85,26 @@ def _scaled(matcher: Matcher, values: Iterable[Node], x: Node) -> tuple[Node | N
         weight, offset = _less_offset(factor)
         if _is_vector(factor, weight, hidden):
             if len(readers) > 1:
-                others = ", ".join(describe(user) for _, user in readers if user is not product)
-                found = f"the normalised value is also read before the weight is applied, by {others}"
-                matcher.fail(value, f"{found}; without that reader it fuses")
+                matcher.fail(
+                    value,
+                    RefusalKind.READER,
+                    "the normalised value is also read before the weight is applied, by {others}",
+                    "without that reader it fuses",
+                    others=[user for _, user in readers if user is not product],
+                )
             _step_to(matcher, factor, weight)
             return product, weight, offset
         if len(readers) == 1 and weight.op in ("placeholder", "get_attr"):
-            shape = list(shape_of(factor) or ())
-            matcher.fail(product, f"the weight, {describe(weight)}, has shape {shape}; shape [{hidden}] fuses")
+            shape = shape_of(factor) or ()
+            matcher.fail(
+                product,
+                RefusalKind.SHAPE,
+                "the weight, {weight}, has shape {shape}",
+                "shape [{hidden}] fuses",
+                weight=weight,
+                shape=shape,
+                hidden=hidden,
+            )
     return None, None, 0.0
 
 

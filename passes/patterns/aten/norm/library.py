@@ -7,7 +7,8 @@ import operator
 import torch
 from torch.fx import Node
 
-from helion_compile.passes.ir.values import describe, dtype_of, known_equal, rounded, shape_of
+from helion_compile.passes.account.refusal import RefusalKind
+from helion_compile.passes.ir.values import dtype_of, known_equal, rounded, shape_of
 from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.matcher import Matcher
 from helion_compile.passes.semantics import Norm, NormKind, NormRounding
@@ -29,18 +30,38 @@ def match_at(anchor: Node) -> Match | None:
     if not shape_of(x):
         return None
     if len(shape) != 1 or not known_equal(shape[0], shape_of(x)[-1]):
-        matcher.fail(anchor, f"a norm over the last dimension fuses, found {describe(anchor)} over {list(shape)}")
+        matcher.fail(
+            anchor,
+            RefusalKind.PATTERN,
+            "{anchor} over {shape}",
+            "a norm over the last dimension",
+            anchor=anchor,
+            shape=tuple(shape),
+        )
     outputs = [user for user in anchor.users if user.target is operator.getitem and user.args[1] == 0]
     for user in anchor.users:
         if user in outputs:
             continue
         if matcher.take(user).users:
-            matcher.fail(user, f"{describe(user)} reads the statistics of {describe(anchor)}; without that reader it fuses")
+            matcher.fail(
+                user,
+                RefusalKind.READER,
+                "{user} reads the statistics of {anchor}",
+                "without that reader it fuses",
+                user=user,
+                anchor=anchor,
+            )
     if not outputs:
         return None
     eps = given.get("eps")
     if eps is not None and not isinstance(eps, float):
-        matcher.fail(anchor, f"eps is known at run time only, it is {describe(eps)}; an eps that is a constant fuses")
+        matcher.fail(
+            anchor,
+            RefusalKind.CONSTANT,
+            "eps is known at run time only, it is {eps}",
+            "an eps that is a constant fuses",
+            eps=eps,
+        )
     weight, bias = given.get("weight"), given.get("bias")
     op = Norm(
         kind=_KINDS[anchor.target],

@@ -60,7 +60,7 @@ def with_residual(norm: Match) -> Match | None:
     plain = _widened(norm, add, x, residual, 1.0)
     for scaled, other in ((x, residual), (residual, x)):
         if found := _times_number(scaled, add):
-            return dataclasses.replace(_widened(plain, scaled, found[0], other, found[1]), narrower=plain)
+            return dataclasses.replace(_widened(plain, scaled, found[0], other, found[1]), smaller=plain)
     return plain
 
 
@@ -73,7 +73,7 @@ def _widened(norm: Match, node: Node, x: Node, residual: Node, multiplier: float
         inputs=norm.inputs | {"x": x, "residual": residual},
         outputs=norm.outputs | {"sum": (total,)},
         nodes={node: None} | norm.nodes,
-        narrower=norm,
+        smaller=norm,
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch.fx import Node
 
-from helion_compile.passes.ir.values import cast_dtype, describe, dtype_of, unshaped
+from helion_compile.passes.account.refusal import RefusalKind
+from helion_compile.passes.ir.values import cast_dtype, dtype_of, unshaped
 from helion_compile.passes.patterns.aten.norm.statistic import Statistic
 from helion_compile.passes.patterns.matcher import DIV, MUL, RECIPROCAL, Matcher
 from helion_compile.passes.semantics import NormRoot
@@ -42,9 +43,15 @@ def read_root(matcher: Matcher, statistic: Statistic) -> tuple[Node, NormRoot, t
                 pending.append((_step(matcher, reader), kind, dtype))
             elif cast_dtype(reader) in (torch.bfloat16, torch.float16) and dtype == torch.float32:
                 pending.append((_step(matcher, reader), kind, cast_dtype(reader)))
-    readers = ", ".join(describe(reader) for reader in seen) or "no reader"
     wanted = "x * rsqrt(…)" if inverse else "x / sqrt(…)"
-    matcher.fail(anchor, f"expected {wanted} in fp32, with the x whose mean was taken, found {readers}")
+    matcher.fail(
+        anchor,
+        RefusalKind.PATTERN,
+        "{readers}",
+        "{wanted} in fp32, with the x whose mean was taken",
+        readers=list(seen),
+        wanted=wanted,
+    )
 
 
 def _applied(matcher: Matcher, statistic: Statistic, factor: Node, product: Node, kind: NormRoot) -> Node | None:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from helion_compile.passes.ir.values import describe, dtype_name, dtype_of, lossless, number, origin, rounded, unshaped
+from helion_compile.passes.account.refusal import RefusalKind
+from helion_compile.passes.ir.values import dtype_of, lossless, number, origin, rounded, unshaped
 from helion_compile.passes.patterns.matcher import ADD, CLAMP, MEAN, MUL, SUB, Matcher
 from helion_compile.passes.semantics import NormKind
 
@@ -59,15 +60,24 @@ def _refuse_others(matcher: Matcher, node: Node) -> None:
     """Say what keeps a root over a mean from being a norm."""
     inner = unshaped(node.args[0]) if node.args else None
     if node.target in CLAMP and _is_statistic(inner):
-        matcher.fail(node, f"expected mean + eps, found {describe(node)}: an eps that bounds the mean is another function")
+        matcher.fail(
+            node, RefusalKind.PATTERN, "{node}: an eps that bounds the mean is another function", "mean + eps", node=node
+        )
     if node.target in SUB and _is_statistic(inner):
         matcher.fail(
             node,
-            "expected mean + eps, found a difference of means under the root: a variance as mean(x²) - mean(x)² loses "
-            "digits that mean((x - mean(x))²) keeps, and only the latter is read",
+            RefusalKind.PATTERN,
+            "a difference of means under the root: a variance as mean(x²) - mean(x)² loses digits that "
+            "mean((x - mean(x))²) keeps",
+            "mean + eps",
         )
     if node is matcher.anchor.args[0] and _is_statistic(node):
-        matcher.fail(matcher.anchor, "there is no eps under the root; with mean + eps or variance + eps under it, it fuses")
+        matcher.fail(
+            matcher.anchor,
+            RefusalKind.FUNCTION,
+            "there is no eps under the root",
+            "with mean + eps or variance + eps under it, it fuses",
+        )
 
 
 def _constant_eps(matcher: Matcher, add: Node, eps: Any) -> float:
@@ -75,12 +85,14 @@ def _constant_eps(matcher: Matcher, add: Node, eps: Any) -> float:
     if value is None:
         matcher.fail(
             add,
-            f"eps is known at run time only, it is {describe(origin(eps))}; an eps that is a constant of the graph "
-            "fuses (dynamic=True makes inputs of Python floats, torch._dynamo.config.specialize_float = True makes "
-            "constants of them)",
+            RefusalKind.CONSTANT,
+            "eps is known at run time only, it is {eps}",
+            "an eps that is a constant of the graph fuses (dynamic=True makes inputs of Python floats, "
+            "torch._dynamo.config.specialize_float = True makes constants of them)",
+            eps=origin(eps),
         )
     if add.kwargs.get("alpha", 1) != 1:
-        matcher.fail(add, f"expected mean + eps, found an addition with alpha={add.kwargs['alpha']}")
+        matcher.fail(add, RefusalKind.PATTERN, "an addition with alpha={alpha}", "mean + eps", alpha=add.kwargs["alpha"])
     return rounded(value, dtype_of(add))
 
 
@@ -106,7 +118,7 @@ def _read(matcher: Matcher, node: Node, eps: float) -> Statistic:
 def _var_mean(matcher: Matcher, item: Node, eps: float) -> Statistic:
     both = matcher.take(item).args[0]
     if item.args[1] != 0:
-        matcher.fail(item, f"expected the variance under the root, found the mean, {describe(item)}")
+        matcher.fail(item, RefusalKind.PATTERN, "the mean, {item}", "the variance under the root", item=item)
     matcher.take(both)
     matcher.over_last_dim(both, both.args[1] if len(both.args) > 1 else None, "a variance")
     _whole_population(matcher, both)
@@ -118,7 +130,14 @@ def _whole_population(matcher: Matcher, node: Node) -> None:
     correction = number(node.kwargs.get("correction"))
     if correction != 0:
         found = "K - 1" if correction is None else f"K - {correction:g}"
-        matcher.fail(node, f"{describe(node)} divides by {found}; a variance that divides by K fuses (unbiased=False)")
+        matcher.fail(
+            node,
+            RefusalKind.FUNCTION,
+            "{node} divides by {divisor}",
+            "a variance that divides by K fuses (unbiased=False)",
+            node=node,
+            divisor=found,
+        )
 
 
 def _wide(matcher: Matcher, statistic: Node, value: Node) -> Node:
@@ -129,7 +148,13 @@ def _wide(matcher: Matcher, statistic: Node, value: Node) -> Node:
 
 def _in_fp32(matcher: Matcher, statistic: Node, value: Node) -> None:
     if dtype_of(value) != torch.float32:
-        matcher.fail(statistic, f"the mean is taken in {dtype_name(dtype_of(value))}; a norm with its mean in fp32 fuses")
+        matcher.fail(
+            statistic,
+            RefusalKind.DTYPE,
+            "the mean is taken in {dtype}",
+            "a norm with its mean in fp32 fuses",
+            dtype=dtype_of(value),
+        )
 
 
 def _squared(matcher: Matcher, value: Any) -> Node:
@@ -138,7 +163,15 @@ def _squared(matcher: Matcher, value: Any) -> Node:
     matcher.cheap.add(square)
     base, exponent = square.args
     if not (exponent == 2 if square.target is aten.pow.Tensor_Scalar else exponent is base):
-        matcher.fail(square, f"expected the square of x, found {describe(square)} of {base} and {exponent}")
+        matcher.fail(
+            square,
+            RefusalKind.PATTERN,
+            "{square} of {base} and {exponent}",
+            "the square of x",
+            square=square,
+            base=base,
+            exponent=exponent,
+        )
     return base
 
 

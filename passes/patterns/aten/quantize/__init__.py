@@ -20,11 +20,10 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from helion_compile.passes.account.refusal import RefusalKind
 from helion_compile.passes.ir.values import (
     CASTS,
     cast_dtype,
-    describe,
-    dtype_name,
     dtype_of,
     holds_exactly,
     same_shape,
@@ -61,7 +60,7 @@ def match_at(anchor: Node) -> Match | None:
     use = read_use(matcher, narrowing.scaled)
     x = matcher.exact(use.x)
     if dtype_of(x) not in _PLAIN_FLOATS:
-        matcher.fail(x, f"x is {dtype_name(dtype_of(x))}; bf16, fp16 and fp32 fuse")
+        matcher.fail(x, RefusalKind.DTYPE, "x is {x_dtype}", "bf16, fp16 and fp32 fuse", x_dtype=dtype_of(x))
     given = static_scale(matcher, use)
     if given is not None:
         return _static(matcher, narrowing, use, x, given)
@@ -70,7 +69,12 @@ def match_at(anchor: Node) -> Match | None:
 
 def _static(matcher: Matcher, narrowing: Narrowing, use: Use, x: Node, scale: Node) -> Match:
     if narrowing.zero is not None:
-        matcher.fail(narrowing.zero, "a zero point with a static scale is not read yet; without one, or dynamic, it fuses")
+        matcher.fail(
+            narrowing.zero,
+            RefusalKind.FUNCTION,
+            "a zero point with a static scale is in no pattern yet",
+            "without one, or dynamic, it fuses",
+        )
     one_value(matcher, use.at_use, narrowing.scaled)
     dtype = dtype_of(matcher.anchor)
     op = Quantize(
@@ -97,8 +101,11 @@ def _dynamic(matcher: Matcher, narrowing: Narrowing, use: Use, x: Node) -> Match
     for lossy in (dtype for dtype in scale.amax_dtypes if not holds_exactly(dtype, dtype_of(x))):
         matcher.fail(
             narrowing.scaled,
-            f"the largest magnitude of {dtype_name(dtype_of(x))} values is rounded to {dtype_name(lossy)}; "
-            f"kept in {dtype_name(dtype_of(x))} it fuses",
+            RefusalKind.DTYPE,
+            "the largest magnitude of {x_dtype} values is rounded to {lossy}",
+            "kept in {x_dtype} it fuses",
+            x_dtype=dtype_of(x),
+            lossy=lossy,
         )
     zero = read_zero_point(matcher, narrowing, scale)
     layout, copies = read_layout(matcher, scale.out, extent)
@@ -144,6 +151,9 @@ def _check_measured(matcher: Matcher, at: Node, x: Node, extent: Grouped, scale:
     if not matcher.same(measured, x):
         matcher.fail(
             at,
-            f"the scale is taken from {describe(measured)}, but {describe(x)} is scaled with it; "
+            RefusalKind.FUNCTION,
+            "the scale is taken from {measured}, but {x} is scaled with it",
             "a scale from the largest magnitude of the same x fuses",
+            measured=measured,
+            x=x,
         )

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from helion_compile.passes.ir.values import CASTS, describe, known_equal, number, origin, shape_of, unshaped
+from helion_compile.passes.account.refusal import RefusalKind
+from helion_compile.passes.ir.values import CASTS, known_equal, number, origin, shape_of, unshaped
 from helion_compile.passes.patterns.matcher import DIV, MUL, RECIPROCAL, Matcher
 from helion_compile.passes.semantics import ScaleUse
 
@@ -30,7 +31,13 @@ def read_use(matcher: Matcher, scaled: Node) -> Use:
     left, right = scaled.args[:2]
     if scaled.target in DIV:
         if number(right) is not None:
-            matcher.fail(scaled, f"x is divided by {describe(right)}, a constant of the graph; a scale that is a tensor fuses")
+            matcher.fail(
+                scaled,
+                RefusalKind.CONSTANT,
+                "x is divided by {right}, a constant of the graph",
+                "a scale that is a tensor fuses",
+                right=right,
+            )
         return Use(ScaleUse.DIVIDE, left, right, right)
     for x, factor in ((left, right), (right, left)):
         if not isinstance(x, Node):
@@ -46,13 +53,20 @@ def read_use(matcher: Matcher, scaled: Node) -> Use:
         if isinstance(product, Node) and product.target in MUL | DIV and known_equal((shape_of(factor) or (0,))[-1], 1):
             matcher.fail(
                 scaled,
-                f"x is multiplied by {describe(product)}; x / scale and x * (1 / scale) with scale = amax / qmax fuse, "
-                "and so does x * ((1 / amax) * qmax); qmax / amax rounds differently",
+                RefusalKind.FUNCTION,
+                "x is multiplied by {product}",
+                "x / scale and x * (1 / scale) with scale = amax / qmax fuse, and so does x * ((1 / "
+                "amax) * qmax); qmax / amax rounds differently",
+                product=product,
             )
     matcher.fail(
         scaled,
-        f"expected x / scale or x * (1 / scale), found {describe(scaled)} of {describe(left)} and {describe(right)}: "
-        "a given factor, or none, is not read yet",
+        RefusalKind.PATTERN,
+        "{scaled} of {left} and {right}: a given factor, or none, is in no pattern yet",
+        "x / scale or x * (1 / scale)",
+        scaled=scaled,
+        left=left,
+        right=right,
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from helion_compile.passes.ir.values import CASTS, describe, dtype_name, dtype_of, lossless, unshaped
+from helion_compile.passes.account.refusal import RefusalKind
+from helion_compile.passes.ir.values import CASTS, dtype_of, lossless, unshaped
 from helion_compile.passes.patterns.matcher import ADD, CLAMP, DIV, MUL, Matcher
 
 __all__ = ["Narrowing", "read_narrowing"]
@@ -46,8 +47,14 @@ class _Bounds:
                 matcher.take(value)
                 inner, low, high = found
                 if (self.low is not None and low is not None) or (self.high is not None and high is not None):
-                    name = dtype_name(dtype_of(matcher.anchor))
-                    matcher.fail(value, f"expected one clamp before the cast to {name}, found {describe(value)} and another")
+                    matcher.fail(
+                        value,
+                        RefusalKind.PATTERN,
+                        "{value} and another",
+                        "one clamp before the cast to {dtype}",
+                        value=value,
+                        dtype=dtype_of(matcher.anchor),
+                    )
                 self.low, self.high = self.low if low is None else low, self.high if high is None else high
                 value = inner
             elif value.target in CASTS:
@@ -63,12 +70,20 @@ class _Bounds:
         if (self.low, self.high) == (None, None):
             return None
         if self.low is None or self.high is None:
-            found = f"[{self.low}, {self.high}]"
-            self.matcher.fail(self.matcher.anchor, f"the values are clamped to {found}; a clamp on both sides fuses")
+            self.matcher.fail(
+                self.matcher.anchor,
+                RefusalKind.FUNCTION,
+                "the values are clamped to {bounds}",
+                "a clamp on both sides fuses",
+                bounds=(self.low, self.high),
+            )
         if self.low > self.high:
             self.matcher.fail(
                 self.matcher.anchor,
-                f"the values are clamped to [{self.low:g}, {self.high:g}], which is empty; bounds in their order fuse",
+                RefusalKind.FUNCTION,
+                "the values are clamped to {bounds}, which is empty",
+                "bounds in their order fuse",
+                bounds=(self.low, self.high),
             )
         return self.low, self.high
 
@@ -98,28 +113,53 @@ def _integer(matcher: Matcher, bounds: _Bounds, value: Any) -> Narrowing | None:
     if value.target not in _ROUND:
         if value.target in DIV | MUL and bounds.low is not None and zero is None:
             matcher.fail(
-                value, f"{describe(value)} is cast to int8 without rounding, which truncates; torch.round before fuses"
+                value,
+                RefusalKind.FUNCTION,
+                "{value} is cast to int8 without rounding, which truncates",
+                "torch.round before fuses",
+                value=value,
             )
         if value.target in _OTHER_ROUNDINGS and bounds.low is not None:
-            matcher.fail(value, f"the values are rounded by {describe(value)}; torch.round, half to even, fuses")
+            matcher.fail(
+                value,
+                RefusalKind.FUNCTION,
+                "the values are rounded by {value}",
+                "torch.round, half to even, fuses",
+                value=value,
+            )
         return None
     value = matcher.take(value).args[0]
     if zero is None:
         # Whole bounds and rounding to whole numbers commute.
         value = bounds.unclamped(value)
         if any(bound is not None and bound != int(bound) for bound in (bounds.low, bounds.high)):
-            matcher.fail(matcher.anchor, f"the values are clamped to [{bounds.low}, {bounds.high}]; whole bounds fuse")
+            matcher.fail(
+                matcher.anchor,
+                RefusalKind.FUNCTION,
+                "the values are clamped to {bounds}",
+                "whole bounds fuse",
+                bounds=(bounds.low, bounds.high),
+            )
     return Narrowing(_scaled(matcher, value, bounds), bounds.interval, zero)
 
 
 def _scaled(matcher: Matcher, value: Any, bounds: _Bounds) -> Node:
     scaled = matcher.to(value, DIV | MUL, _EXPECTED)
-    name = dtype_name(dtype_of(matcher.anchor))
     if dtype_of(scaled) != torch.float32:
-        matcher.fail(scaled, f"x is scaled in {dtype_name(dtype_of(scaled))}; scaled in fp32, as x.float() / scale, it fuses")
-    if bounds.lossy:
-        rounded = dtype_name(dtype_of(bounds.lossy))
         matcher.fail(
-            bounds.lossy, f"the scaled value is rounded to {rounded} before the cast to {name}; cast from fp32 it fuses"
+            scaled,
+            RefusalKind.DTYPE,
+            "x is scaled in {scaled_dtype}",
+            "scaled in fp32, as x.float() / scale, it fuses",
+            scaled_dtype=dtype_of(scaled),
+        )
+    if bounds.lossy:
+        matcher.fail(
+            bounds.lossy,
+            RefusalKind.DTYPE,
+            "the scaled value is rounded to {rounded} before the cast to {dtype}",
+            "cast from fp32 it fuses",
+            rounded=dtype_of(bounds.lossy),
+            dtype=dtype_of(matcher.anchor),
         )
     return scaled

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.fx import Node
 
+from helion_compile.passes.account.refusal import RefusalKind
 from helion_compile.passes.ir.values import (
     RESHAPES,
     cast_dtype,
-    describe,
     dtype_of,
     known_equal,
     same_shape,
@@ -63,7 +63,7 @@ def read_range(matcher: Matcher, node: Node) -> Range:
         return _largest_of_two(matcher, node)
     x, whole, kind = _reduction(matcher, node)
     if kind != "max":
-        matcher.fail(node, f"expected max |x|, found {describe(node)}")
+        matcher.fail(node, RefusalKind.PATTERN, "{node}", "max |x|", node=node)
     casts = []
     while cast_dtype(x) is not None:
         casts.append(dtype_of(x))
@@ -78,13 +78,13 @@ def _reduction(matcher: Matcher, node: Node) -> tuple[Node, bool, str]:
     if node.target is operator.getitem:
         largest = node.args[0]
         if largest.target not in (aten.max.dim, aten.min.dim) or node.args[1] != 0:
-            matcher.fail(node, f"expected the scale, max |x| / qmax, found {describe(largest)} in it")
+            matcher.fail(node, RefusalKind.PATTERN, "{largest} in it", "the scale, max |x| / qmax", largest=largest)
         matcher.take(node)
         node, kind = largest, "max" if largest.target is aten.max.dim else "min"
     elif node.target in _REDUCTIONS:
         kind = _REDUCTIONS[node.target]
     else:
-        matcher.fail(node, f"expected the largest value of x, found {describe(node)}")
+        matcher.fail(node, RefusalKind.PATTERN, "{node}", "the largest value of x", node=node)
     matcher.take(node)
     dims = node.args[1] if len(node.args) > 1 else []
     rank = len(shape_of(node.args[0]) or ())
@@ -104,21 +104,25 @@ def _largest_of_two(matcher: Matcher, node: Node) -> Range:
             reduced = _bounded_by_zero(matcher, matcher.take(value).args[0])
             x, whole, kind = _reduction(matcher, reduced)
             if negated and kind != "min":
-                matcher.fail(value, f"expected max(-min(x), max(x)), found {describe(value)} of a maximum")
+                matcher.fail(value, RefusalKind.PATTERN, "{value} of a maximum", "max(-min(x), max(x))", value=value)
         else:
             x, whole, kind = _reduction(matcher, _bounded_by_zero(matcher, value))
             if kind != "max":
-                matcher.fail(node, f"expected max(-min(x), max(x)), found {describe(node)} of a minimum")
+                matcher.fail(node, RefusalKind.PATTERN, "{node} of a minimum", "max(-min(x), max(x))", node=node)
         found[kind] = (x, whole)
     if set(found) != {"min", "max"} or found["min"] != found["max"]:
-        matcher.fail(node, f"expected the largest magnitude of one x, found {describe(node)} of {node.args}")
+        matcher.fail(
+            node, RefusalKind.PATTERN, "{node} of {operands}", "the largest magnitude of one x", node=node, operands=node.args
+        )
     return Range(*found["max"])
 
 
 def _difference(matcher: Matcher, node: Node) -> Range:
     """max(x, 0) - min(x, 0)."""
     if node.kwargs.get("alpha", 1) != 1:
-        matcher.fail(node, f"expected max(x, 0) - min(x, 0), found a subtraction with alpha={node.kwargs['alpha']}")
+        matcher.fail(
+            node, RefusalKind.PATTERN, "a subtraction with alpha={alpha}", "max(x, 0) - min(x, 0)", alpha=node.kwargs["alpha"]
+        )
     ends = []
     for operand, wanted in zip(matcher.take(node).args, ("max", "min"), strict=True):
         end = matcher.through_views(operand)
@@ -126,16 +130,19 @@ def _difference(matcher: Matcher, node: Node) -> Range:
         if reduced is end:
             matcher.fail(
                 node,
-                "the range of x is taken without 0 in it, as max(x) - min(x); max(x, 0) - min(x, 0), which keeps 0 exact, "
-                "fuses",
+                RefusalKind.FUNCTION,
+                "the range of x is taken without 0 in it, as max(x) - min(x)",
+                "max(x, 0) - min(x, 0), which keeps 0 exact, fuses",
             )
         x, whole, kind = _reduction(matcher, reduced)
         if kind != wanted:
-            matcher.fail(node, f"expected max(x, 0) - min(x, 0), found {describe(node)} of {node.args}")
+            matcher.fail(
+                node, RefusalKind.PATTERN, "{node} of {operands}", "max(x, 0) - min(x, 0)", node=node, operands=node.args
+            )
         ends.append((end, x, whole))
     (_, x, whole), (low, other, other_whole) = ends
     if x is not other or whole != other_whole:
-        matcher.fail(node, f"expected the range of one x, found {describe(node)} of {describe(x)} and {describe(other)}")
+        matcher.fail(node, RefusalKind.PATTERN, "{node} of {x} and {other}", "the range of one x", node=node, x=x, other=other)
     return Range(x, whole, low)
 
 
@@ -143,7 +150,7 @@ def _bounded_by_zero(matcher: Matcher, value: Any) -> Node:
     """v of max(v, 0) or min(v, 0), by which the sign is known; v itself where there is no bound."""
     node = matcher.through_views(value)
     if not isinstance(node, Node):
-        matcher.fail(matcher.anchor, f"expected the largest value of x, found {describe(node)}")
+        matcher.fail(matcher.anchor, RefusalKind.PATTERN, "{node}", "the largest value of x", node=node)
     found = matcher.clamp(node)
     if found is None or {found[1], found[2]} != {None, 0.0}:
         return node
@@ -209,4 +216,6 @@ def one_value(matcher: Matcher, value: Any, at: Node) -> None:
     """Check that ``value`` is of one element."""
     shape = shape_of(value)
     if shape is None or not all(known_equal(size, 1) for size in shape):
-        matcher.fail(at, f"expected one scale for all values, found {describe(value)} of shape {list(shape or ())}")
+        matcher.fail(
+            at, RefusalKind.PATTERN, "{value} of shape {shape}", "one scale for all values", value=value, shape=shape or ()
+        )

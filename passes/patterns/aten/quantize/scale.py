@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from helion_compile.passes.account.refusal import RefusalKind
 from helion_compile.passes.ir.values import (
     CASTS,
-    describe,
-    dtype_name,
     dtype_of,
     holds_exactly,
     known_equal,
@@ -43,8 +42,11 @@ def static_scale(matcher: Matcher, use: Use) -> Node | None:
     if not _one_element(use.source):
         matcher.fail(
             matcher.anchor,
-            f"the scale comes from {describe(root)} of shape {list(shape_of(use.source) or ())}, and several static scales "
-            "are not read yet; one for all values fuses",
+            RefusalKind.SHAPE,
+            "the scale comes from {root} of shape {shape}, and several static scales are in no pattern yet",
+            "one for all values fuses",
+            root=root,
+            shape=shape_of(use.source) or (),
         )
     return matcher.through_views(use.source)
 
@@ -78,14 +80,18 @@ def factor_scale(matcher: Matcher, use: Use) -> Scale:
             return scale
     matcher.fail(
         factor,
-        f"x is multiplied by {describe(factor)}, qmax / amax, of which nobody computes a scale; with scale = amax / qmax "
-        "or 1 / factor beside it, it fuses",
+        RefusalKind.FUNCTION,
+        "x is multiplied by {factor}, qmax / amax, of which nobody computes a scale",
+        "with scale = amax / qmax or 1 / factor beside it, it fuses",
+        factor=factor,
     )
 
 
 def _fp32(matcher: Matcher, node: Any) -> None:
     if dtype_of(node) != torch.float32:
-        matcher.fail(node, f"the scale, {describe(node)}, is {dtype_name(dtype_of(node))}; a scale in fp32 fuses")
+        matcher.fail(
+            node, RefusalKind.DTYPE, "the scale, {node}, is {dtype}", "a scale in fp32 fuses", node=node, dtype=dtype_of(node)
+        )
 
 
 def _one_element(node: Any) -> bool:
@@ -125,8 +131,10 @@ class Scale:
             if not isinstance(node, Node) or node.op != "call_function":
                 matcher.fail(
                     node,
-                    f"the scale comes from {describe(node)}, and something is computed with it on the way; a scale that is "
-                    "given as it is, or taken from x, fuses",
+                    RefusalKind.FUNCTION,
+                    "the scale comes from {node}, and something is computed with it on the way",
+                    "a scale that is given as it is, or taken from x, fuses",
+                    node=node,
                 )
             if node.target in CASTS:
                 node = self._cast(node)
@@ -144,9 +152,11 @@ class Scale:
             elif node.target in DIV | MUL and self.dtype is None:
                 node = self._divide(node)
             elif self._is_extreme(node):
-                matcher.fail(node, "the values are divided by max |x| itself; a scale of max |x| / qmax fuses")
+                matcher.fail(
+                    node, RefusalKind.FUNCTION, "the values are divided by max |x| itself", "a scale of max |x| / qmax fuses"
+                )
             else:
-                matcher.fail(node, f"expected the scale, max |x| / qmax, found {describe(node)} in it")
+                matcher.fail(node, RefusalKind.PATTERN, "{node} in it", "the scale, max |x| / qmax", node=node)
 
     def read_factor(self, factor: Node) -> Node:
         """Step from (1 / amax) * qmax to what the scale is taken from; the node that holds the bounded amax."""
@@ -158,8 +168,14 @@ class Scale:
         self.dtype = dtype_of(node)
         self._check_rounding(node)
         if dtype_of(matcher.take(inverse)) != self.dtype:
-            dtypes = f"1 / amax is in {dtype_name(dtype_of(inverse))}, but its product in {dtype_name(self.dtype)}"
-            matcher.fail(inverse, f"{dtypes}; computed in one dtype it fuses")
+            matcher.fail(
+                inverse,
+                RefusalKind.DTYPE,
+                "1 / amax is in {inverse_dtype}, but its product in {dtype}",
+                "computed in one dtype it fuses",
+                inverse_dtype=dtype_of(inverse),
+                dtype=self.dtype,
+            )
         amax = matcher.through_views(inverse.args[0])
         self.read(amax)
         return amax
@@ -189,8 +205,11 @@ class Scale:
         if self.range.low is not None and self.dtype != dtype_of(node):
             self.matcher.fail(
                 node,
-                f"the range is computed in {dtype_name(dtype_of(node))}, but divided in {dtype_name(self.dtype)}; "
+                RefusalKind.DTYPE,
+                "the range is computed in {node_dtype}, but divided in {dtype}",
                 "computed in one dtype it fuses",
+                node_dtype=dtype_of(node),
+                dtype=self.dtype,
             )
 
     def _cast(self, node: Node) -> Any:
@@ -206,9 +225,21 @@ class Scale:
             high is not None and (not divided or self.amax_ceiling is not None or self.upper_bound is not None)
         )
         if (low, high) == (None, None) or taken:
-            matcher.fail(node, f"expected one constant floor under the scale, found {describe(node)} of {node.args}")
+            matcher.fail(
+                node,
+                RefusalKind.PATTERN,
+                "{node} of {operands}",
+                "one constant floor under the scale",
+                node=node,
+                operands=node.args,
+            )
         if not divided and self.format is not ScaleFormat.FP32:
-            matcher.fail(node, "the floor is put under the scale before it becomes a power of two; put under amax it fuses")
+            matcher.fail(
+                node,
+                RefusalKind.FUNCTION,
+                "the floor is put under the scale before it becomes a power of two",
+                "put under amax it fuses",
+            )
         # Rounding keeps order, so a bound of a value that is rounded later is the rounded bound.
         for dtype in (dtype_of(node), *reversed(self.amax_dtypes if divided else self.scale_dtypes)):
             low, high = (bound if bound is None else rounded(bound, dtype) for bound in (low, high))
@@ -217,14 +248,29 @@ class Scale:
             self.scale_floor = low or None
         else:
             if low and self.amax_of_zeros is not None:
-                matcher.fail(node, "max |x| is bounded from below and has a constant for rows of zeros; one of both fuses")
+                matcher.fail(
+                    node,
+                    RefusalKind.FUNCTION,
+                    "max |x| is bounded from below and has a constant for rows of zeros",
+                    "one of both fuses",
+                )
             if low and self.upper_bound is not None:
-                matcher.fail(node, "max |x| is bounded from below before it is bounded above by scale_ub; after it, it fuses")
+                matcher.fail(
+                    node,
+                    RefusalKind.FUNCTION,
+                    "max |x| is bounded from below before it is bounded above by scale_ub",
+                    "after it, it fuses",
+                )
             self.amax_floor = low or self.amax_floor
             self.amax_ceiling = self.amax_ceiling if high is None else high
             if self.amax_floor and self.amax_ceiling is not None and self.amax_floor > self.amax_ceiling:
-                found = f"[{self.amax_floor:g}, {self.amax_ceiling:g}]"
-                matcher.fail(node, f"max |x| is bounded to {found}, which is empty; bounds in their order fuse")
+                matcher.fail(
+                    node,
+                    RefusalKind.FUNCTION,
+                    "max |x| is bounded to {bounds}, which is empty",
+                    "bounds in their order fuse",
+                    bounds=(self.amax_floor, self.amax_ceiling),
+                )
         matcher.take(node)
         return inner
 
@@ -235,9 +281,21 @@ class Scale:
         constant = matcher.number(other)
         positive = condition.target is aten.gt.Scalar and condition.args[1] == 0
         if not positive or constant is None or not matcher.same(condition.args[0], value):
-            matcher.fail(node, f"expected where(max |x| > 0, max |x|, a constant), found {describe(node)} of {node.args}")
+            matcher.fail(
+                node,
+                RefusalKind.PATTERN,
+                "{node} of {operands}",
+                "where(max |x| > 0, max |x|, a constant)",
+                node=node,
+                operands=node.args,
+            )
         if self.amax_floor is not None or self.amax_of_zeros is not None:
-            matcher.fail(node, "max |x| is bounded from below and has a constant for rows of zeros; one of both fuses")
+            matcher.fail(
+                node,
+                RefusalKind.FUNCTION,
+                "max |x| is bounded from below and has a constant for rows of zeros",
+                "one of both fuses",
+            )
         matcher.take(condition)
         self.amax_of_zeros = constant
         return matcher.take(node).args[1]
@@ -249,10 +307,16 @@ class Scale:
             if not isinstance(given, Node) or given.op == "call_function" or not _one_element(bound):
                 continue
             if dtype_of(bound) != torch.float32 or dtype_of(node) != torch.float32 or self.upper_bound is not None:
-                self.matcher.fail(node, f"expected one upper bound of amax in fp32, found {describe(node)}")
+                self.matcher.fail(node, RefusalKind.PATTERN, "{node}", "one upper bound of amax in fp32", node=node)
             for dtype in self.amax_dtypes:
                 if not holds_exactly(dtype, dtype_of(lossless(bound))):
-                    self.matcher.fail(node, f"scale_ub is rounded to {dtype_name(dtype)} with amax; kept in fp32 it fuses")
+                    self.matcher.fail(
+                        node,
+                        RefusalKind.DTYPE,
+                        "scale_ub is rounded to {dtype} with amax",
+                        "kept in fp32 it fuses",
+                        dtype=dtype,
+                    )
             self.upper_bound = self.matcher.through_views(bound)
             self.matcher.take(node)
             return value
@@ -264,7 +328,7 @@ class Scale:
         base, exponent = (2.0, node.args[0]) if node.target is aten.exp2.default else (number(node.args[0]), node.args[1])
         if base != 2 or self.format is not ScaleFormat.FP32 or dtype_of(node) != torch.float32:
             matcher.fail(
-                node, f"expected a scale of max |x| / qmax, or 2 ** ceil(log2(scale)) in fp32, found {describe(node)}"
+                node, RefusalKind.PATTERN, "{node}", "a scale of max |x| / qmax, or 2 ** ceil(log2(scale)) in fp32", node=node
             )
         matcher.take(node)
         logarithm = matcher.to(
@@ -283,7 +347,11 @@ class Scale:
         if found is None:
             self.matcher.fail(
                 node,
-                f"expected amax / qmax, or amax * (1 / qmax), with a constant qmax, found {describe(node)} of {node.args}",
+                RefusalKind.PATTERN,
+                "{node} of {operands}",
+                "amax / qmax, or amax * (1 / qmax), with a constant qmax",
+                node=node,
+                operands=node.args,
             )
         self.dtype = dtype_of(node)
         self.division, self.qmax = found
@@ -299,8 +367,11 @@ class Scale:
             if dtype != torch.float32 and not holds_exactly(dtype, self.dtype):
                 self.matcher.fail(
                     node,
-                    f"the scale is rounded to {dtype_name(dtype)} after a division in {dtype_name(self.dtype)}; "
+                    RefusalKind.DTYPE,
+                    "the scale is rounded to {dtype} after a division in {divided}",
                     "divided in that dtype, or not rounded, it fuses",
+                    dtype=dtype,
+                    divided=self.dtype,
                 )
 
 

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from helion_compile.passes.account.refusal import RefusalKind
 from helion_compile.passes.ir.values import (
     CASTS,
     cast_dtype,
-    describe,
-    dtype_name,
     dtype_of,
     lossless,
     same_shape,
@@ -32,33 +31,65 @@ def read_zero_point(matcher: Matcher, narrowing: Narrowing, scale: Scale) -> tup
     low = scale.range.low
     if narrowing.zero is None:
         if low is not None:
-            matcher.fail(narrowing.scaled, "the scale is that of a range, but no zero point is added; with one it fuses")
+            matcher.fail(
+                narrowing.scaled,
+                RefusalKind.FUNCTION,
+                "the scale is that of a range, but no zero point is added",
+                "with one it fuses",
+            )
         return ()
     if low is None:
         matcher.fail(
             narrowing.zero,
-            f"{describe(narrowing.zero)} is added to the rounded values, but the scale is that of a magnitude; one of the "
-            "range max(x, 0) - min(x, 0) fuses",
+            RefusalKind.FUNCTION,
+            "{zero} is added to the rounded values, but the scale is that of a magnitude",
+            "one of the range max(x, 0) - min(x, 0) fuses",
+            zero=narrowing.zero,
         )
     bounds = narrowing.clamp
     if bounds is None or bounds[1] - bounds[0] != scale.qmax:
-        found = f"the range is divided by {scale.qmax:g}, but the values are clamped to {bounds}"
-        matcher.fail(matcher.anchor, f"{found}; divided by the width of the clamp it fuses")
+        matcher.fail(
+            matcher.anchor,
+            RefusalKind.FUNCTION,
+            "the range is divided by {qmax}, but the values are clamped to {bounds}",
+            "divided by the width of the clamp it fuses",
+            qmax=scale.qmax,
+            bounds=bounds,
+        )
     zero = _in_int8(matcher, narrowing.zero)
     value = _unbounded(matcher, zero.args[0], bounds)
     difference = matcher.to(value, SUB, "low - round(min(x, 0) / scale)")
     if difference.args[0] != bounds[0] or difference.kwargs.get("alpha", 1) != 1:
-        matcher.fail(difference, f"expected {bounds[0]:g} - round(min(x, 0) / scale), found {describe(difference)}")
+        matcher.fail(
+            difference,
+            RefusalKind.PATTERN,
+            "{difference}",
+            "{low} - round(min(x, 0) / scale)",
+            difference=difference,
+            low=bounds[0],
+        )
     quotient = matcher.to(
         matcher.to(difference.args[1], {aten.round.default}, "round(min(x, 0) / scale)").args[0], DIV, "min(x, 0) / scale"
     )
     least, divisor = quotient.args[:2]
     if unshaped(least) is not low or lossless(unshaped(lossless(divisor))) is not lossless(scale.out):
-        matcher.fail(quotient, f"expected min(x, 0) / scale, with the x and the scale of the values, found {quotient.args}")
+        matcher.fail(
+            quotient,
+            RefusalKind.PATTERN,
+            "{operands}",
+            "min(x, 0) / scale, with the x and the scale of the values",
+            operands=quotient.args,
+        )
     for node in (quotient, difference):
         if dtype_of(node) != scale.dtype:
-            found = f"the zero point is computed in {dtype_name(dtype_of(node))}, but the scale in {dtype_name(scale.dtype)}"
-            matcher.fail(node, f"{found}; computed in one dtype they fuse")
+            matcher.fail(
+                node,
+                RefusalKind.DTYPE,
+                "the zero point is computed in {zero_dtype}, but the scale in {scale_dtype}",
+                "computed in one dtype they fuse",
+                zero_dtype=dtype_of(node),
+                scale_dtype=scale.dtype,
+            )
     matcher.through_views(least)
     while divisor is not lossless(scale.out):
         divisor = matcher.take(divisor, cheap=True).args[0]
@@ -73,11 +104,18 @@ def _in_int8(matcher: Matcher, value: Any) -> Node:
         if isinstance(node, Node) and cast_dtype(node) == torch.int8:
             break
         if not isinstance(node, Node) or cast_dtype(node) not in (torch.float32, torch.int32):
-            matcher.fail(node, f"expected a zero point in int8, found {describe(node)}")
+            matcher.fail(node, RefusalKind.PATTERN, "{node}", "a zero point in int8", node=node)
         node = matcher.take(node, cheap=True).args[0]
     rows = (shape_of(matcher.anchor) or ())[:-1]
     if not same_shape(shape, (*rows, 1)):
-        matcher.fail(node, f"expected a zero point of shape {[*rows, 1]}, one number a row, found {list(shape or ())}")
+        matcher.fail(
+            node,
+            RefusalKind.PATTERN,
+            "shape {shape}",
+            "a zero point of shape {expected}, one number a row",
+            shape=shape or (),
+            expected=(*rows, 1),
+        )
     return node
 
 
@@ -94,6 +132,12 @@ def _unbounded(matcher: Matcher, value: Any, bounds: tuple[float, float]) -> Any
         else:
             break
     if (low, high) != bounds:
-        clamps = f"the zero point is clamped to ({low}, {high}), but the values to {bounds}"
-        matcher.fail(matcher.anchor, f"{clamps}; clamped alike they fuse")
+        matcher.fail(
+            matcher.anchor,
+            RefusalKind.FUNCTION,
+            "the zero point is clamped to {clamp}, but the values to {bounds}",
+            "one clamp for both fuses",
+            bounds=bounds,
+            clamp=(low, high),
+        )
     return value

@@ -102,7 +102,7 @@ class TestZeroPoint:
         def zero(low, high, scale):
             return (-128 - (low / scale).round()).clamp(-127, 127).to(INT8)
 
-        assert refused(self.program(zero=zero), X).startswith("the zero point is clamped to (-127.0, 127.0), but the values")
+        assert refused(self.program(zero=zero), X).startswith("the zero point is clamped to [-127, 127], but the values")
 
     def test_another_origin(self):
         def zero(low, high, scale):

@@ -71,7 +71,7 @@ def test_a_sum_is_taken_by_the_first_of_two_norms_that_read_it():
     matches = match_graph(capture(program, *args).graph).matches
     assert [match.op.residual for match in matches] == [True, False]
     assert matches[1].inputs["x"] is matches[0].outputs["sum"][0]
-    assert matches[0].narrower.op == dataclasses.replace(matches[0].op, residual=False)
+    assert matches[0].smaller.op == dataclasses.replace(matches[0].op, residual=False)
 
 
 @pytest.mark.parametrize(
@@ -256,9 +256,9 @@ class TestLibraryOperations:
     def test_statistics_that_others_read(self):
         graph = self.graph(aten._fused_rms_norm.default, (self.x, self.weight), [64], 1e-5, read=(0, 1))
         (refusal,) = match_graph(graph).refusals
-        assert "reads the statistics of aten._fused_rms_norm.default" in refusal.reason
+        assert "reads the statistics of aten._fused_rms_norm.default" in str(refusal)
 
     def test_two_dimensions(self):
         graph = self.graph(aten.native_layer_norm.default, (self.x, None, None), [8, 64], 1e-5)
         (refusal,) = match_graph(graph).refusals
-        assert refusal.reason.endswith("over [8, 64]")
+        assert str(refusal).endswith("over [8, 64]")

@@ -109,7 +109,7 @@ class TestRefused:
 
         reason = refused(program, self.x, torch.full((64,), 0.5))
         assert reason == (
-            "the scale comes from the graph input arg1_1 of shape [64], and several static scales are not read yet; "
+            "the scale comes from the graph input arg1_1 of shape [64], and several static scales are in no pattern yet; "
             "one for all values fuses"
         )
 
@@ -117,7 +117,7 @@ class TestRefused:
         def program(x, factor):
             return (x.float() * factor).clamp(-448, 448).to(E4M3)
 
-        assert "a given factor, or none, is not read yet" in refused(program, self.x, torch.tensor(2.0))
+        assert "a given factor, or none, is in no pattern yet" in refused(program, self.x, torch.tensor(2.0))
 
     def test_no_scale(self):
         def program(x):

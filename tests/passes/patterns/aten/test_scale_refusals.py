@@ -68,7 +68,7 @@ class TestStatic:
 
     def test_one_scale_a_column(self):
         reason = refused(lambda x, s: bounded(x.float() / s), X, torch.ones(64))
-        assert "several static scales are not read yet; one for all values fuses" in reason
+        assert "several static scales are in no pattern yet; one for all values fuses" in reason
 
     def test_a_scale_with_which_something_is_computed(self):
         reason = refused(lambda x, s: bounded(x.float() / (s * 2)), X, self.scale)
@@ -83,7 +83,7 @@ class TestStatic:
 
     def test_a_factor(self):
         reason = refused(lambda x, s: bounded(x.float() * s), X, self.scale)
-        assert reason.endswith("a given factor, or none, is not read yet")
+        assert reason.endswith("a given factor, or none, is in no pattern yet")
 
     def test_values_in_bf16(self):
         reason = refused(lambda x, s: bounded(x / s), X, torch.tensor(0.5))
@@ -94,7 +94,7 @@ class TestStatic:
             return ((x.float() / scale).round() + zero).clamp(-128, 127).to(INT8)
 
         reason = refused(program, X, self.scale, torch.tensor([3], dtype=INT8))
-        assert reason.startswith("a zero point with a static scale is not read yet")
+        assert reason.startswith("a zero point with a static scale is in no pattern yet")
 
 
 class TestGroups:

@@ -81,4 +81,4 @@ def test_another_function(name, given, reason):
     matched = match_graph(graph_of(name, **given))
     assert not matched.matches
     (refusal,) = matched.refusals
-    assert refusal.reason.startswith(f"{name} {reason}") and refusal.remedy
+    assert str(refusal).startswith(f"{name} {reason}") and refusal.remedy
