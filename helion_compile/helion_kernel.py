@@ -58,7 +58,7 @@ class HelionKernel(KernelSpec):
         args = self.bind_arguments(args, kwargs)
         if profiler._is_profiler_enabled and not dispatch.is_tracing(args):
             check_types(self, args)
-            with profiler_ranges.called_by(self.name, 1):
+            with profiler_ranges.called_by(self.short_name, 1):
                 value = dispatch.replay(self, args)
                 return dispatch.call(self, args) if value is dispatch.NOT_REPLAYED else value
         value = dispatch.replay(self, args)

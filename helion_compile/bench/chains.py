@@ -44,7 +44,7 @@ def row_of(k: int, n: int, m: int, limits: Limits, *, vllm: bool = False, device
     arguments = make()
     alone = product.arguments(of_product, torch.device(device))
     sets = rotating(make, k * n)
-    picks = {kernel.name: kernel.pick(args) for kernel, args in ((norm_quant, arguments[:-WEIGHTS]), (scaled_mm, alone))}
+    picks = {kernel.short_name: kernel.pick(args) for kernel, args in ((norm_quant, arguments[:-WEIGHTS]), (scaled_mm, alone))}
     fields = {
         "kernel": "norm, quantiser, product",
         "m": m,

@@ -13,6 +13,7 @@ from typing import Any
 
 from helion_compile.bench import plots
 from helion_compile.bench.work import Limits, work_of_case
+from helion_compile.configs.files import kernel_of_folder
 from helion_compile.configs.row import ConfigError, Row
 from helion_compile.definitions import registry
 from helion_compile.errors import UnknownKernelError
@@ -45,7 +46,7 @@ def read(file: Path) -> tuple[list[dict[str, Any]], Limits | None]:
 def _of_table(file: Path, content: list[Any]) -> list[dict[str, Any]]:
     """Those that were measured; the table's folder is named as its kernel is."""
     try:
-        kernel = registry.get_kernel(file.resolve().parent.name)
+        kernel = registry.get_kernel(kernel_of_folder(file.resolve().parent))
         rows = [Row.from_json(fields) for fields in content]
     except (UnknownKernelError, ConfigError) as error:
         raise ValueError(f"{file} cannot be read as a table of configs: {error}") from None
@@ -59,7 +60,7 @@ def _of_table(file: Path, content: list[Any]) -> list[dict[str, Any]]:
             f"{name} {value}" if value is not True else name for name, value in fields.items() if name in _KINDS and value
         ]
         width = {"k": fields["hidden_size"]} if "hidden_size" in fields else {n: fields[n] for n in ("k", "n") if n in fields}
-        of = {"kernel": ", ".join([kernel.name, *kinds]), "m": fields["num_tokens"], **width}
+        of = {"kernel": ", ".join([kernel.short_name, *kinds]), "m": fields["num_tokens"], **width}
         of |= {"bytes": work.bytes, "operations": work.operations, "products": work.products}
         # Where an alternative won, "kernel" is what the kernel itself took.
         found.append({**of, "us": row.us, "baselines": {name: us for name, us in row.baselines.items() if name != "kernel"}})

@@ -40,7 +40,7 @@ def _facts() -> Iterator[tuple[str, str]]:
         yield package, _version(package)
     yield from _gpus()
     yield from _tables()
-    modules = {module.__name__.rpartition(".")[2]: [kernel.key for kernel in module.KERNELS] for module in CATALOGUE}
+    modules = {module.__name__.rpartition(".")[2]: [kernel.short_key for kernel in module.KERNELS] for module in CATALOGUE}
     yield "fusions", ", ".join(fusion.name for fusion in fusions()) + f"; numerics: {' or '.join(NUMERICS)}"
     for name, keys in modules.items():
         yield "", f"{name}: {', '.join(keys)}"
@@ -74,10 +74,10 @@ def _tables() -> Iterator[tuple[str, str]]:
     here = Gpu.current() if torch.cuda.is_available() else None
     import helion_compile.kernels  # noqa: F401  registers them
 
-    for kernel in sorted(registry.list_kernels(), key=lambda kernel: kernel.name):
-        found = [f"{file.path.stem} {len(file.rows)} rows" for file in table_files(folders, kernel.name)]
+    for kernel in sorted(registry.list_kernels(), key=lambda kernel: kernel.short_name):
+        found = [f"{file.path.stem} {len(file.rows)} rows" for file in table_files(folders, kernel.short_name)]
         usable = "" if here is None else f"; {len(kernel.table.rows(here))} for this GPU and this version of the kernel"
-        yield "", f"{kernel.name}: {', '.join(found) or 'none, its default config'}{usable}"
+        yield "", f"{kernel.short_name}: {', '.join(found) or 'none, its default config'}{usable}"
         for problem in kernel.table.problems:
             yield "", f"  {problem}"
 

@@ -20,8 +20,21 @@ from helion_compile.configs.gpu import slug
 from helion_compile.configs.row import ConfigError, Row
 from helion_compile.errors import truncate
 
-__all__ = ["TableFile", "kernel_folder", "parse_json", "shipped_folder", "table_files", "user_folder", "write_rows"]
+__all__ = [
+    "BUILT_IN",
+    "TableFile",
+    "kernel_folder",
+    "kernel_of_folder",
+    "parse_json",
+    "shipped_folder",
+    "table_files",
+    "user_folder",
+    "write_rows",
+]
 
+BUILT_IN = "helion_compile"  # the namespace of this package's kernels, whose folders go without
+
+_LONGEST_NAME = 200  # of what a folder can be named, on any file system
 _LARGEST_FILE = 64 * 2**20  # bytes; a row takes about 500, so nobody tuned this
 _LOCK_SECONDS = 60  # a writer holds the lock for milliseconds
 
@@ -41,14 +54,21 @@ def shipped_folder() -> Path:
 
 
 def kernel_folder(folder: Path, kernel: str) -> Path:
-    """The folder of one kernel's tables.
+    """The folder of one kernel's tables: ``norm_quant``, and ``my_module.rope`` for ``my_module::rope``.
 
     Raises:
-        ConfigError: the kernel's name is no plain identifier, and so might lead out of the folder.
+        ConfigError: the kernel's name is no plain one, and so might lead out of the folder.
     """
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", kernel):
-        raise ConfigError(f"a kernel is named by an identifier like norm_quant, not {truncate(kernel)}")
-    return folder / kernel
+    part = r"[A-Za-z_][A-Za-z0-9_]{0,99}"
+    if not re.fullmatch(rf"({part}(\.{part})*::)?{part}", kernel) or len(kernel) > _LONGEST_NAME:
+        raise ConfigError(f"a kernel is named by an identifier like norm_quant or my_module::rope, not {truncate(kernel)}")
+    return folder / kernel.removeprefix(f"{BUILT_IN}::").replace("::", ".")
+
+
+def kernel_of_folder(folder: Path) -> str:
+    """The kernel whose tables lie in ``folder``; see :func:`kernel_folder`."""
+    namespace, _, bare = folder.name.rpartition(".")
+    return f"{namespace or BUILT_IN}::{bare}"
 
 
 class TableFile:

@@ -81,7 +81,7 @@ class ConfigTable:
     :attr:`problems` keeps.
 
     Args:
-        kernel: the kernel's name, an identifier; its tables lie in a folder of that name.
+        kernel: the kernel's name, which names the folder of its tables too.
         bucketed: the key fields that are rounded up to the next measured size. All others are exact.
         default: takes a case, gives the config to use when no table has one, or None for Helion's default.
         folders: where tables are looked for, the preferred and only written one first; by default
@@ -92,7 +92,7 @@ class ConfigTable:
             version are skipped; rows that do not say count after those that do.
 
     Raises:
-        ConfigError: ``kernel`` is not an identifier.
+        ConfigError: ``kernel`` is no kernel's name.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ def check_types(kernel: KernelSpec, args: tuple[Any, ...]) -> None:
     for name, arg in zip(kernel.signature.parameters, args, strict=True):
         if arg is not None and not isinstance(arg, _TYPES):
             raise KernelArgumentError(
-                f"{kernel.name}: argument {name!r} is a {type(arg).__name__}; a kernel takes tensors, None, numbers, "
+                f"{kernel.short_name}: argument {name!r} is a {type(arg).__name__}; a kernel takes tensors, None, numbers, "
                 f"strings and dtypes. Pass the elements of a container one by one."
             )
         if isinstance(arg, torch.Tensor):
@@ -42,7 +42,7 @@ def _check_plain(kernel: KernelSpec, name: str, tensor: torch.Tensor) -> None:
         found, instead = "negated or conjugated lazily", "Pass its .resolve_conj().resolve_neg()"
     else:
         return
-    raise KernelArgumentError(f"{kernel.name}: argument {name!r} is {found}; a kernel reads plain memory. {instead}.")
+    raise KernelArgumentError(f"{kernel.short_name}: argument {name!r} is {found}; a kernel reads plain memory. {instead}.")
 
 
 def check_no_grad(kernel: KernelSpec, args: tuple[Any, ...]) -> None:
@@ -51,14 +51,14 @@ def check_no_grad(kernel: KernelSpec, args: tuple[Any, ...]) -> None:
         for name, arg in zip(kernel.signature.parameters, args, strict=True):
             if isinstance(arg, torch.Tensor) and forward_ad.unpack_dual(arg).tangent is not None:
                 raise GradientError(
-                    f"{kernel.name} was called with a tangent of forward-mode AD on {name!r}, and a Helion kernel has no "
-                    f"derivative. Pass forward_ad.unpack_dual({name}).primal."
+                    f"{kernel.short_name} was called with a tangent of forward-mode AD on {name!r}, and a Helion kernel has "
+                    f"no derivative. Pass forward_ad.unpack_dual({name}).primal."
                 )
     if not torch.is_grad_enabled():
         return
     for name, arg in zip(kernel.signature.parameters, args, strict=True):
         if isinstance(arg, torch.Tensor) and arg.requires_grad:
             raise GradientError(
-                f"{kernel.name} was called with {name!r} requiring grad, and a Helion kernel has no backward. Call it under "
-                f"torch.no_grad() or torch.inference_mode(), pass {name}.detach(), or train without it."
+                f"{kernel.short_name} was called with {name!r} requiring grad, and a Helion kernel has no backward. Call it "
+                f"under torch.no_grad() or torch.inference_mode(), pass {name}.detach(), or train without it."
             )

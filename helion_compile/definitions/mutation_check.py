@@ -52,8 +52,8 @@ def watch_arguments(kernel: KernelSpec, args: tuple[Any, ...]) -> Iterator[None]
     for name, (arg, copy) in copies.items():
         if not _same_bits(arg, copy):
             raise UndeclaredMutationError(
-                f"{kernel.name} wrote to its argument {name!r}, and mutates={kernel.mutates!r} does not name it: compiled "
-                f"graphs would reorder or drop that write. Add {name!r} to mutates, or write to a tensor of its own."
+                f"{kernel.short_name} wrote to its argument {name!r}, and mutates={kernel.mutates!r} does not name it: "
+                f"compiled graphs would reorder or drop that write. Add {name!r} to mutates, or write to a tensor of its own."
             )
 
 

@@ -6,6 +6,7 @@ import importlib
 import threading
 from typing import TYPE_CHECKING
 
+from helion_compile.definitions.names import BUILT_IN, split_name
 from helion_compile.errors import DuplicateKernelError, UnknownKernelError
 
 if TYPE_CHECKING:
@@ -16,13 +17,8 @@ __all__ = ["find_kernel", "get_kernel", "list_kernels", "register_kernel", "reme
 _lock = threading.Lock()
 _by_name: dict[str, KernelSpec] = {}
 _by_key: dict[str, KernelSpec] = {}
-# Imported before a kernel is said to be unknown: they define some. By name, since they stand above this file.
-_MODULES = ("helion_compile.kernels",)
-
-
-def _load_modules() -> None:
-    for module in _MODULES:
-        importlib.import_module(module)
+# By namespace, the module whose import defines its kernels. By name, since it stands above this file.
+_MODULES = {BUILT_IN: "helion_compile.kernels"}
 
 
 def register_kernel(kernel: KernelSpec) -> None:
@@ -32,7 +28,7 @@ def register_kernel(kernel: KernelSpec) -> None:
     versions stay findable by key, since compiled graphs may still call them.
 
     Raises:
-        DuplicateKernelError: another function has the name already.
+        DuplicateKernelError: another function of the same namespace has the name already.
     """
     with _lock:
         known = _by_name.get(kernel.name)
@@ -56,14 +52,14 @@ def list_kernels() -> list[KernelSpec]:
 
 
 def _same_definition(one: KernelSpec, other: KernelSpec) -> bool:
-    # The place counts too: `python -m package.module` runs a module as __main__ which others import by its name.
+    # The place counts too: a module may be loaded twice, under two names.
     return one.place == other.place or all(
         getattr(one.fn, name) == getattr(other.fn, name) for name in ("__module__", "__qualname__")
     )
 
 
 def find_kernel(key: str) -> KernelSpec:
-    """The kernel with this key ("norm_quant@1f3a5c77"), or of this name in its version of now.
+    """The kernel with this key ("helion_compile::norm_quant@1f3a5c77"), or of this name in its version of now.
 
     Raises:
         UnknownKernelError: no such kernel in this process; says whether another version of it is there.
@@ -73,14 +69,14 @@ def find_kernel(key: str) -> KernelSpec:
     kernel = _by_key.get(key)
     if kernel is not None:
         return kernel
-    _load_modules()  # a graph from a cache may be the first to name one of their kernels
-    known = _by_name.get(key.partition("@")[0])
+    name = key.partition("@")[0]
+    known = _look_up(name)
     if known is not None and known.key == key:
         return known
     found = (
         f"this process has another version of it, {known.key}, from {known.place}: recompile the graph"
         if known
-        else f"this process has not defined it; it has {', '.join(sorted(_by_name))}: import the kernel's module first"
+        else f"this process has not defined it; it has {_list_names()}: import the kernel's module first"
     )
     raise UnknownKernelError(f"a compiled graph calls the Helion kernel {key}, but {found}.")
 
@@ -88,13 +84,35 @@ def find_kernel(key: str) -> KernelSpec:
 def get_kernel(name: str) -> KernelSpec:
     """The kernel of this name, in its version of now.
 
+    Args:
+        name: ``"my_module::rope"``; or ``"rope"``, for the package's own kernel of that name, or else the only one.
+
     Raises:
-        UnknownKernelError: no such kernel in this process.
+        UnknownKernelError: no such kernel in this process, or several.
     """
-    _load_modules()
-    if name not in _by_name:
-        raise UnknownKernelError(
-            f"no Helion kernel is named {name!r}; this process has {', '.join(sorted(_by_name))}: import the module of "
-            f"yours first"
-        )
-    return _by_name[name]
+    namespace, bare = split_name(name)
+    kernel = _look_up(name if namespace else f"{BUILT_IN}::{bare}")
+    if kernel is not None:
+        return kernel
+    alike = [] if namespace else [known for known in list_kernels() if known.bare_name == bare]
+    if len(alike) == 1:
+        return alike[0]
+    if alike:
+        names = ", ".join(sorted(known.name for known in alike))
+        raise UnknownKernelError(f"several Helion kernels are named {name!r}: {names}; say which")
+    raise UnknownKernelError(
+        f"no Helion kernel is named {name!r}; this process has {_list_names()}: import the module of yours first"
+    )
+
+
+def _look_up(name: str) -> KernelSpec | None:
+    """The kernel of this full name, which a graph from a cache may be the first to name."""
+    if name not in _by_name and (module := _MODULES.get(split_name(name)[0])):
+        importlib.import_module(module)
+    return _by_name.get(name)
+
+
+def _list_names() -> str:
+    for module in _MODULES.values():
+        importlib.import_module(module)
+    return ", ".join(sorted(kernel.short_name for kernel in list_kernels()))

@@ -14,12 +14,12 @@ from helion_compile.configs.case import Case
 from helion_compile.configs.table import ConfigTable, Gpu, Pick
 from helion_compile.definitions.declaration import Configs, Tuning
 from helion_compile.definitions.fingerprint import config_fingerprint, digest_packages, fingerprint
+from helion_compile.definitions.names import make_name, shorten_name, split_name
 from helion_compile.definitions.validation import (
     check_names,
     check_same_parameters,
-    checked_name,
-    checked_signature,
-    given_config,
+    check_signature,
+    find_given_config,
     settings_that_make_code,
 )
 from helion_compile.errors import KernelArgumentError
@@ -53,7 +53,8 @@ class KernelSpec:
     Args:
         fn: the function, written with ``helion.language``, or a ``helion.kernel`` object.  It takes tensors, optional
             tensors and Python scalars by position or keyword, and returns one tensor, a tuple of tensors, or None.
-        name: how graphs, config files and reports call it; the function's name by default.
+        name: how graphs, config files and reports call it: ``"my_namespace::rope"``, or ``"rope"`` in the namespace of the
+            function's module; the function's name by default.
         reference: the same function in plain torch, with the same parameters.  It defines what the kernel means: it gives
             the shapes while tracing, the result on a CPU and the expected values in tests.  It makes its results with the
             strides that the kernel's have, and writes to its arguments exactly where the kernel does.
@@ -69,7 +70,9 @@ class KernelSpec:
             memory is made once and used again (:mod:`helion_compile.runtime.zeroed_workspace`).
 
     Attributes:
-        name, fingerprint, key: "norm_quant", "1f3a5c77", and both joined by "@".
+        name, fingerprint, key: "helion_compile::norm_quant", "1f3a5c77", and both joined by "@".
+        short_name: what is shown: without the namespace where that is this package's.
+        bare_name: without the namespace, for names of nodes and generated functions.
         config_fingerprint: the version that its tuned configs are for.
         signature: of ``fn``.
         mutated_positions: where the arguments that it writes to stand in the signature.
@@ -100,31 +103,33 @@ class KernelSpec:
         if not inspect.isfunction(inner):
             raise TypeError(f"kernel() takes a function or a helion.kernel, got {type(fn).__name__}.")
         self.fn = inner
-        self.name = checked_name(name or inner.__name__)
-        self.signature = checked_signature(self.name, inner)
+        self.name = make_name(name, inner)
+        self.short_name = shorten_name(self.name)
+        self.bare_name = split_name(self.name)[1]
+        self.signature = check_signature(self.short_name, inner)
         if reference is None:
             raise TypeError(
-                f"{self.name}: kernel() needs reference=, the same function in plain torch: it gives shapes while tracing "
-                f"and results where there is no GPU."
+                f"{self.short_name}: kernel() needs reference=, the same function in plain torch: it gives shapes while "
+                f"tracing and results where there is no GPU."
             )
-        check_same_parameters(self.name, "reference", reference, self.signature)
-        check_names(self.name, "mutates", mutates)
-        check_names(self.name, "Configs.bucketed", configs.bucketed)
-        check_names(self.name, "Configs.nearest", configs.nearest or ())
+        check_same_parameters(self.short_name, "reference", reference, self.signature)
+        check_names(self.short_name, "mutates", mutates)
+        check_names(self.short_name, "Configs.bucketed", configs.bucketed)
+        check_names(self.short_name, "Configs.nearest", configs.nearest or ())
         unknown = set(mutates) - self.signature.parameters.keys()
         if unknown:
             raise TypeError(
-                f"{self.name}: mutates={tuple(mutates)!r} names {', '.join(sorted(unknown))}, but the parameters are "
+                f"{self.short_name}: mutates={tuple(mutates)!r} names {', '.join(sorted(unknown))}, but the parameters are "
                 f"{', '.join(self.signature.parameters)}."
             )
         if fallbacks and mutates:
-            raise TypeError(f"{self.name}: a kernel that writes to its arguments has no fallbacks; drop one of the two.")
+            raise TypeError(f"{self.short_name}: a kernel that writes to its arguments has no fallbacks; drop one of the two.")
         self.reference = reference
         self.case = case or (lambda *args: Case())
         self._check_supported = check_supported
         self.mutates = tuple(n for n in self.signature.parameters if n in mutates)
         self.mutated_positions = tuple(i for i, n in enumerate(self.signature.parameters) if n in mutates)
-        self.configs = replace(configs, default=configs.default or given_config(fn), bucketed=tuple(configs.bucketed))
+        self.configs = replace(configs, default=configs.default or find_given_config(fn), bucketed=tuple(configs.bucketed))
         self.tuning = tuning
         self.fallbacks = dict(fallbacks or {})
         self.zeroed_workspace = zeroed_workspace
@@ -154,6 +159,11 @@ class KernelSpec:
         return f"{self.name}@{self.fingerprint}"
 
     @property
+    def short_key(self) -> str:
+        """The key as it is shown."""
+        return shorten_name(self.key)
+
+    @property
     def place(self) -> str:
         """Where the kernel is defined: "file.py:12"."""
         return f"{self.fn.__code__.co_filename}:{self.fn.__code__.co_firstlineno}"
@@ -177,7 +187,7 @@ class KernelSpec:
     @functools.cached_property
     def table(self) -> ConfigTable:
         return ConfigTable(
-            self.name,
+            self.short_name,
             bucketed=self.configs.bucketed,
             default=self.configs.default,
             kernel_fingerprint=self.config_fingerprint,
@@ -197,7 +207,7 @@ class KernelSpec:
         try:
             given = self.signature.bind(*args, **kwargs).arguments
         except TypeError as error:
-            raise KernelArgumentError(f"{self.name}{self.signature} was called with wrong arguments: {error}.") from None
+            raise KernelArgumentError(f"{self.short_name}{self.signature} was called with wrong arguments: {error}.") from None
         return tuple(
             given[name] if name in given else default(parameter.default)
             for name, parameter in self.signature.parameters.items()
@@ -214,7 +224,7 @@ class KernelSpec:
         """Raise KernelArgumentError when :meth:`check_supported` has a sentence for these arguments."""
         reason = self.check_supported(*args)
         if reason:
-            raise KernelArgumentError(f"{self.name} cannot take these arguments: {reason}.")
+            raise KernelArgumentError(f"{self.short_name} cannot take these arguments: {reason}.")
 
     def flatten_results(self, value: Any) -> tuple[torch.Tensor, ...]:
         """What the kernel or its reference returned, as a tuple: none, one or several tensors.
@@ -229,7 +239,9 @@ class KernelSpec:
         if isinstance(value, tuple) and len(value) > 1 and all(isinstance(item, torch.Tensor) for item in value):
             return value
         what = f"a {type(value).__name__}" + (f" of {len(value)} elements" if isinstance(value, (tuple, list)) else "")
-        raise TypeError(f"{self.name}: a kernel returns one tensor, a tuple of two or more tensors, or None; got {what}.")
+        raise TypeError(
+            f"{self.short_name}: a kernel returns one tensor, a tuple of two or more tensors, or None; got {what}."
+        )
 
     def copy_mutated(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """``args`` with a copy in the place of each tensor that the kernel writes to."""
@@ -257,16 +269,16 @@ class KernelSpec:
         results = self.flatten_results(value)
         if not results and not self.mutates:
             raise TypeError(
-                f"{self.name}: the reference returns None and mutates=() names no argument, so a graph would drop the call. "
-                f"Name what the kernel writes to in mutates=, or return its results."
+                f"{self.short_name}: the reference returns None and mutates=() names no argument, so a graph would drop the "
+                f"call. Name what the kernel writes to in mutates=, or return its results."
             )
         named = zip(self.signature.parameters, args, strict=True)
         owners = {_memory(arg): f"its argument {name!r}" for name, arg in named if isinstance(arg, torch.Tensor)}
         for index, result in enumerate(results):
             if owner := owners.get(_memory(result)):
                 raise TypeError(
-                    f"{self.name}: the reference returns {owner} or a view of it. Return new tensors; name arguments that "
-                    f"are written to in mutates= instead of returning them."
+                    f"{self.short_name}: the reference returns {owner} or a view of it. Return new tensors; name arguments "
+                    f"that are written to in mutates= instead of returning them."
                 )
             owners[_memory(result)] = f"its result {index} again"
         return self.make_node_value(value, args)

@@ -11,20 +11,10 @@ from helion_compile.configs.case import Case
 __all__ = [
     "check_names",
     "check_same_parameters",
-    "checked_name",
-    "checked_signature",
-    "given_config",
+    "check_signature",
+    "find_given_config",
     "settings_that_make_code",
 ]
-
-
-def checked_name(name: Any) -> str:
-    if not (isinstance(name, str) and name.isidentifier() and name.isascii()):
-        raise TypeError(
-            f"a kernel was given the name {name!r}; generated code and config files need an identifier like rms_norm. "
-            f"Pass one as kernel(name=...)."
-        )
-    return name
 
 
 def check_names(kernel: str, what: str, names: Any) -> None:
@@ -32,7 +22,7 @@ def check_names(kernel: str, what: str, names: Any) -> None:
         raise TypeError(f"{kernel}: {what}={names!r}, where a tuple of names belongs, such as {what}=('x',).")
 
 
-def given_config(fn: Any) -> Callable[[Case], Mapping[str, Any]] | None:
+def find_given_config(fn: Any) -> Callable[[Case], Mapping[str, Any]] | None:
     """The first config of a helion.kernel object, which its author chose."""
     configs = getattr(fn, "configs", None)
     return (lambda case: configs[0].config) if configs else None
@@ -46,7 +36,7 @@ def settings_that_make_code(given: Any) -> tuple[str, ...]:
     return (*(f"{name}={getattr(given.settings, name, None)}" for name in names), repr(given.configs))
 
 
-def checked_signature(name: str, fn: Callable[..., Any]) -> inspect.Signature:
+def check_signature(name: str, fn: Callable[..., Any]) -> inspect.Signature:
     signature = inspect.signature(fn)
     for parameter in signature.parameters.values():
         if parameter.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:

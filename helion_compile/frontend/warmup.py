@@ -134,7 +134,7 @@ def _kernel_call(kernel: HelionKernel, make: Inputs, unaligned: tuple[str, ...])
     unknown = set(unaligned) - set(kernel.signature.parameters)
     if unknown:
         raise ValueError(
-            f"{kernel.name}: unaligned={unaligned!r} names {', '.join(sorted(unknown))}, but the parameters are "
+            f"{kernel.short_name}: unaligned={unaligned!r} names {', '.join(sorted(unknown))}, but the parameters are "
             f"{', '.join(kernel.signature.parameters)}."
         )
 
@@ -149,8 +149,8 @@ def _kernel_call(kernel: HelionKernel, make: Inputs, unaligned: tuple[str, ...])
         for name in unaligned:
             if named[name] is not None and not isinstance(named[name], torch.Tensor):
                 raise ValueError(
-                    f"{kernel.name}: unaligned={unaligned!r} names {name}, which is a {type(named[name]).__name__} and no "
-                    f"tensor."
+                    f"{kernel.short_name}: unaligned={unaligned!r} names {name}, which is a {type(named[name]).__name__} and "
+                    f"no tensor."
                 )
         for names in _subsets(unaligned):
             kernel(*[_shifted(arg) if name in names else arg for name, arg in named.items()])
@@ -235,7 +235,7 @@ class _Background:
                     make_host_function(request.kernel, args, config), args, request.kernel.zeroed_workspace
                 )
             except Exception as error:  # a config that does not compile: finish() meets it again and tries the next
-                log.debug("%s is left to the end of the warm-up: %s", request.kernel.name, error)
+                log.debug("%s is left to the end of the warm-up: %s", request.kernel.short_name, error)
                 return
         for launch in recorded:
             job = (*_variant(launch), request.device)

@@ -30,5 +30,5 @@ def fusions(numerics: str = "default") -> tuple[Fusion, ...]:
 
 def identity(numerics: str) -> str:
     """Everything beyond the graph that decides what the fusions put there; part of the compile cache's key."""
-    kernels = {kernel.name: kernel for module in CATALOGUE for kernel in module.KERNELS}
+    kernels = {kernel.short_name: kernel for module in CATALOGUE for kernel in module.KERNELS}
     return " ".join([numerics, *(f"{kernel.key} {kernel.table.fingerprint()}" for kernel in kernels.values())])

@@ -93,7 +93,7 @@ def into_quantizer(
         own = [(*front, name) for name in outputs(chain)] if outputs else []
         return dict(zip([*_outputs(chain), *own], results, strict=True))
 
-    return Fusion(kernel.name, (*front, Quantize), check=check_all, build=build)
+    return Fusion(kernel.short_name, (*front, Quantize), check=check_all, build=build)
 
 
 def quantizer_text(op: Quantize) -> str:

@@ -1,6 +1,6 @@
 """The higher-order op ``helion_kernel``: one graph node for one call of a Helion kernel.
 
-    %out = torch.ops.higher_order.helion_kernel(%x, %weight, 1e-06, kernel="norm_quant@1f3a5c77")
+    %out = torch.ops.higher_order.helion_kernel(%x, %weight, 1e-06, kernel="helion_compile::norm_quant@1f3a5c77")
 
 Arguments are flat and in the order of the kernel's signature; ``kernel`` is its name and fingerprint, so equal graphs have
 equal text in every process and an edited kernel makes another graph.  A node that the pass puts into a graph has the name
@@ -84,7 +84,7 @@ def _proxy(mode: ProxyTorchDispatchMode, *args: Any, kernel: str) -> Any:
 
     lowering.register_op(helion_kernel)
     out = helion_kernel(*args, kernel=kernel)
-    kernel = registry.find_kernel(kernel).key
+    known = registry.find_kernel(kernel)
     proxies = torch.utils._pytree.tree_map(mode.tracer.unwrap_proxy, args)
-    node = mode.tracer.create_proxy("call_function", helion_kernel, proxies, {"kernel": kernel}, name=kernel.partition("@")[0])
+    node = mode.tracer.create_proxy("call_function", helion_kernel, proxies, {"kernel": known.key}, name=known.bare_name)
     return track_tensor_tree(out, node, constant=None, tracer=mode.tracer)

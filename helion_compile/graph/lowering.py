@@ -7,7 +7,7 @@
 and above it, once, what is fixed at compile time:
 
     helion_norm_quant_op2 = helion_compile.runtime.call_site.CallSite(
-        "norm_quant@1f3a5c77", 2, 2, lambda tensor0, tensor1: (tensor0, tensor1, None, 1e-06, ...), "model.layers.0…")
+        "helion_compile::norm_quant@1f3a5c77", 2, 2, lambda tensor0, tensor1: (tensor0, tensor1, None, 1e-06, …), "layers.0…")
 
 The outputs are ordinary buffers that the call writes to, so Inductor's memory planning reuses their memory and nothing is
 copied around the call.  Symbolic sizes are passed along: a graph compiled for a range of sizes still picks a config for each.
@@ -116,7 +116,8 @@ class HelionCall(ir.ExternKernel):
     def __init__(
         self, key: str, args: Sequence[Any], outputs: Sequence[ir.TensorBox], written: Sequence[ir.TensorBox]
     ) -> None:
-        self.key = registry.find_kernel(key).key  # generated code is kept, and must never run with another version
+        self.kernel = registry.find_kernel(key)
+        self.key = self.kernel.key  # generated code is kept, and must never run with another version
         self.place = str(Location.of(V.graph.current_node))
         self.args = [self._realized(arg) if isinstance(arg, ir.TensorBox) else arg for arg in args]
         self.outputs = [self._realized(output) for output in outputs]
@@ -151,7 +152,7 @@ class HelionCall(ir.ExternKernel):
             wrapper.writeline(profiler_ranges.LOOK[1])
         names = [f"tensor{index}" for index in range(len(passed))]
         symbols = list(map(str, self._symbols()))
-        function = f"helion_{self.key.partition('@')[0]}_{self.get_operation_name()}"
+        function = f"helion_{self.kernel.bare_name}_{self.get_operation_name()}"
         wrapper.add_import_once("import helion_compile.runtime.call_site")
         wrapper.add_import_once(
             f"{function} = helion_compile.runtime.call_site.CallSite({self.key!r}, {len(passed)}, {len(self.outputs)}, "

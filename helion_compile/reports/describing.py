@@ -64,7 +64,7 @@ def _fused(graph: Graph, record: GraphRecord) -> Iterator[FusedSite]:
 def _kernel(node: Node) -> tuple[str, Config]:
     kernel = registry.find_kernel(node.kwargs["kernel"])
     values = [arg.meta["val"] if isinstance(arg, Node) else arg for arg in node.args]
-    return kernel.key, config_of(kernel, values)
+    return kernel.short_key, config_of(kernel, values)
 
 
 def config_of(kernel: Any, values: list[Any]) -> Config:

@@ -40,7 +40,7 @@ class CallSite:
         self, key: str, inputs: int, outputs: int, arguments: Callable[..., tuple[Any, ...]], place: str = ""
     ) -> None:
         self.kernel = registry.find_kernel(key)
-        self.name = f"{self.kernel.name} {place}".strip()
+        self.name = f"{self.kernel.short_name} {place}".strip()
         self.inputs = inputs
         self.tensors = inputs + outputs
         self.arguments = arguments

@@ -97,14 +97,14 @@ def _find_fallback(kernel: KernelSpec, pick: Pick) -> Fallback | None:
         return None
     if name not in kernel.fallbacks:
         where = "Configs.default" if pick.row is None else "a row"
-        raise ValueError(f"{kernel.name}: {where} names an alternative {name!r}, and fallbacks= has none such.")
+        raise ValueError(f"{kernel.short_name}: {where} names an alternative {name!r}, and fallbacks= has none such.")
     return Fallback(kernel.fallbacks[name])
 
 
 def _forbid_compiling_in_a_capture(kernel: KernelSpec, args: tuple[Any, ...]) -> None:
     if torch.cuda.is_current_stream_capturing():
         raise UnpreparedCaptureError(
-            f"{kernel.name} was called for the first time with case ({kernel.case(*args)}) while a CUDA graph is being "
+            f"{kernel.short_name} was called for the first time with case ({kernel.case(*args)}) while a CUDA graph is being "
             f"captured, where nothing can be compiled. Call it once with such arguments before the capture, or use "
             f"helion_compile.warm_up with that number of tokens."
         )
@@ -148,7 +148,7 @@ def warn_once(kernel: KernelSpec, what: str) -> None:
     kind = (kernel.key, what.partition(":")[0])
     if kind not in _warned:
         _warned.add(kind)
-        log.warning("%s %s", kernel.name, what)
+        log.warning("%s %s", kernel.short_name, what)
 
 
 def make_host_function(kernel: KernelSpec, args: tuple[Any, ...], config: Mapping[str, Any] | None) -> Callable[..., Any]:

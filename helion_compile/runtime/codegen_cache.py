@@ -61,7 +61,7 @@ def load_host_function(
     except FileNotFoundError:
         return None
     except Exception as error:  # damaged, or another Helion: it can be made anew
-        log.debug("no generated code of %s was read: %s: %s", kernel.name, type(error).__name__, error)
+        log.debug("no generated code of %s was read: %s: %s", kernel.short_name, type(error).__name__, error)
         return None
 
 
@@ -86,7 +86,7 @@ def keep_host_function(
         )
         _write(_folder() / f"{facts}.json", places)
     except Exception as error:
-        log.debug("the generated code of %s was not kept: %s: %s", kernel.name, type(error).__name__, error)
+        log.debug("the generated code of %s was not kept: %s: %s", kernel.short_name, type(error).__name__, error)
 
 
 def _places(bound: Any) -> list[Place] | None:

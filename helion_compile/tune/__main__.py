@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         work = _work(options)
         if options.dry_run:
-            print("\n".join(f"{kernel.name} {case}" for kernel, case in work))
+            print("\n".join(f"{kernel.short_name} {case}" for kernel, case in work))
             return 0
         settings = _settings(options)
         tuner, code = _tune(work, settings)

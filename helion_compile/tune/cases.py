@@ -125,7 +125,9 @@ def cases_of(
     """
     if kernel.tuning.inputs is None or (kernel.tuning.shapes is None and not shapes):
         lacks, field = ("its inputs are made", "inputs") if kernel.tuning.inputs is None else ("its cases follow", "shapes")
-        raise TuneError(f"{kernel.name} cannot be tuned: it does not say how {lacks}; give @kernel tuning=Tuning({field}=…)")
+        raise TuneError(
+            f"{kernel.short_name} cannot be tuned: it does not say how {lacks}; give @kernel tuning=Tuning({field}=…)"
+        )
     shapes_of = kernel.tuning.shapes or (lambda _: ())
     found = {Case(**{"dtype": dtype, **facts}) for layer in layers for facts in shapes_of(layer)}
     for facts in shapes:
@@ -148,9 +150,11 @@ def _check(kernel: HelionKernel, case: Case) -> None:
         with torch.device("meta"):
             found = kernel.case(*kernel.tuning.inputs(case, torch.device("meta")))
     except KeyError as error:
-        raise TuneError(f"{kernel.name} needs more facts than ({case}): {error.args[0]}; add it to --shapes") from None
+        raise TuneError(f"{kernel.short_name} needs more facts than ({case}): {error.args[0]}; add it to --shapes") from None
     except Exception as error:  # of the functions that the kernel gives, about a value that none of them expects
         reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
-        raise TuneError(f"{kernel.name} has no case ({case}): {reason}; correct its facts in --shapes") from error
+        raise TuneError(f"{kernel.short_name} has no case ({case}): {reason}; correct its facts in --shapes") from error
     if found != case:
-        raise TuneError(f"{kernel.name} has no case ({case}): inputs made for it are of ({found}); name its facts in --shapes")
+        raise TuneError(
+            f"{kernel.short_name} has no case ({case}): inputs made for it are of ({found}); name its facts in --shapes"
+        )

@@ -273,7 +273,7 @@ class Family:
 
     def _time(self, case: Case, text: str, compiled: Compiled, careful: bool, limit: float) -> float | None:
         try:
-            self.measure("open", self.kernel.name, case)
+            self.measure("open", self.kernel.short_name, case)
         except (ValueError, RuntimeError) as error:  # no memory for the inputs, say: not the config's fault
             self.failed[case] = f"its inputs could not be made: {error}"
             return None
@@ -303,7 +303,7 @@ class Family:
             for text in sorted(measured, key=lambda text: statistics.median(measured[text])):
                 compiled = self._future(case, text).result()
                 try:
-                    self.measure("open", self.kernel.name, case)
+                    self.measure("open", self.kernel.short_name, case)
                     wrong = self.measure("check", compiled.source, compiled.entry)
                 except (ValueError, RuntimeError) as error:
                     wrong = str(error)

@@ -29,7 +29,7 @@ def generate_all(asked: dict[str, Any]) -> dict[str, Any]:
     from helion_compile.tune import compiling
 
     compiling.pretend(compiling.Target(*asked["target"]))
-    found = {kernel.config_fingerprint: kernel.name for kernel in (getattr(kernels, name) for name in kernels.__all__)}
+    found = {kernel.config_fingerprint: kernel.__name__ for kernel in (getattr(kernels, name) for name in kernels.__all__)}
     made = []
     for job in asked["jobs"]:
         try:

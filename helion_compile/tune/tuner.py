@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from helion_compile.configs.case import Case
+from helion_compile.configs.files import kernel_folder
 from helion_compile.configs.gpu import Gpu
 from helion_compile.configs.row import Row
 from helion_compile.configs.table import ConfigTable
@@ -114,7 +115,7 @@ class Tuner:
         self._tables: dict[str, ConfigTable] = {}
         self._moves: dict[str, Moves] = {}
         self._won: dict[str, list[Mapping[str, Any]]] = {}
-        self._kernels = {kernel.name: kernel for kernel, _ in work}
+        self._kernels = {kernel.short_name: kernel for kernel, _ in work}
         self._work = [(kernel, case) for kernel, case in work]
         self.skipped = [item for item in self._work if self._is_done(*item)]
         self.failed: dict[tuple[str, Case], str] = {}
@@ -129,7 +130,7 @@ class Tuner:
             self.settings.ranks,
         )
         self.advance(len(self.skipped))
-        cases = [(kernel.name, case) for kernel, group in todo for case in group]
+        cases = [(kernel.short_name, case) for kernel, group in todo for case in group]
         open_baselines = [
             (name, case, self._journal(name))
             for name, case in cases
@@ -162,7 +163,7 @@ class Tuner:
             while waiting and len(active) < ACTIVE and not self._is_late() and (not active or self._spaces[0].done()):
                 active.append(self._start(len(todo) - len(waiting), *waiting.pop(0)))
             if not active:
-                self.left_out = [(kernel.name, case) for kernel, group in waiting for case in group]
+                self.left_out = [(kernel.short_name, case) for kernel, group in waiting for case in group]
                 return
             allowed = self._allowed(len(active) + len(waiting))
             late = [self._is_late() or spent.get(id(family), 0.0) > allowed for family in active]
@@ -186,21 +187,21 @@ class Tuner:
         return len(family.cases) / (EFFORTS[self.settings.effort].rounds + 3)
 
     def _start(self, number: int, kernel: HelionKernel, cases: list[Case]) -> Family:
-        journal = self._journal(kernel.name)
+        journal = self._journal(kernel.short_name)
         table = self._table(kernel)
         seeds = [kernel.configs.default(cases[0])] if kernel.configs.default else []
         seeds += [kernel.configs.default(cases[-1])] if kernel.configs.default else []
-        seeds += self._won.get(kernel.name, [])
+        seeds += self._won.get(kernel.short_name, [])
         seeds += [pick.config for case in cases if (pick := table.pick(case, self.gpu)).row is not None]
         family = Family(
             kernel,
             cases,
             self._spaces.pop(0).result(),
             journal,
-            self._moves.setdefault(kernel.name, Moves()),
+            self._moves.setdefault(kernel.short_name, Moves()),
             EFFORTS[self.settings.effort],
             # What was begun first is finished first: the GPU waits for its next round, not for the seeds of others.
-            compile=lambda case, config: self._pool.submit(kernel.name, case, config, urgency=number),
+            compile=lambda case, config: self._pool.submit(kernel.short_name, case, config, urgency=number),
             measure=self._measure,
             seeds=[seed for seed in seeds if seed and "alternative" not in seed],
         )
@@ -212,7 +213,7 @@ class Tuner:
             return self._worker.request(method, *arguments)
 
     def _finished(self, family: Family) -> None:
-        name = family.kernel.name
+        name = family.kernel.short_name
         won: list[Mapping[str, Any]] = [winner.config for winner in family.winners.values()]
         self._won[name] = [config for n, config in enumerate(won) if config not in won[:n]][:MOST_SEEDS]
         for case, reason in family.failed.items():
@@ -238,13 +239,13 @@ class Tuner:
     @property
     def rows(self) -> list[tuple[str, Row]]:
         """Kernel and row of each case of ``work`` that is tuned, in this run or before."""
-        picks = [(kernel.name, self._table(kernel).pick(case, self.gpu)) for kernel, case in self._work]
+        picks = [(kernel.short_name, self._table(kernel).pick(case, self.gpu)) for kernel, case in self._work]
         return [(name, pick.row) for name, pick in picks if pick.row is not None and pick.origin == "exact"]
 
     # --- what is kept ---------------------------------------------------------------------------------------------------
 
     def _is_done(self, kernel: HelionKernel, case: Case) -> bool:
-        journal = self._journal(kernel.name)
+        journal = self._journal(kernel.short_name)
         done = journal.done.get(case)
         enough = done is not None and done.get("effort", 0) >= EFFORTS[self.settings.effort].level
         without = not self.settings.baselines or kernel.fallbacks  # an alternative is the baseline
@@ -255,23 +256,23 @@ class Tuner:
             kernel = self._kernels[name]
             versions = " ".join(f"{key}={value}" for key, value in sorted(self.described["versions"].items()))
             digest = hashlib.sha256(f"{self.gpu} {versions} {kernel.config_fingerprint}".encode()).hexdigest()[:8]
-            run = f"{name}.{self.gpu.slug}.{digest}"
+            run = f"{kernel_folder(Path(), name)}.{self.gpu.slug}.{digest}"
             self._journals[name] = Journal(self.settings.journal, run, self.settings.rank)
         return self._journals[name]
 
     def _table(self, kernel: HelionKernel) -> ConfigTable:
-        if kernel.name not in self._tables:
+        if kernel.short_name not in self._tables:
             folders = kernel.table.folders
             if self.settings.out is not None:
                 folders = (self.settings.out, *folders)
-            self._tables[kernel.name] = ConfigTable(
-                kernel.name,
+            self._tables[kernel.short_name] = ConfigTable(
+                kernel.short_name,
                 kernel.configs.bucketed,
                 folders=folders,
                 kernel_fingerprint=kernel.config_fingerprint,
                 nearest=kernel.configs.nearest,
             )
-        return self._tables[kernel.name]
+        return self._tables[kernel.short_name]
 
     def _write(self) -> list[Row]:
         """Put every finished case into its table, also those of a run that was interrupted; the rows."""
@@ -308,7 +309,7 @@ def share(
     """This rank's part of the work, by families; where there are more ranks than families, parts of families."""
     families: dict[tuple[str, Case], tuple[HelionKernel, list[Case]]] = {}
     for kernel, case in work:
-        families.setdefault((kernel.name, case.without(tuple(rounded[kernel.name]))), (kernel, []))[1].append(case)
+        families.setdefault((kernel.short_name, case.without(tuple(rounded[kernel.short_name]))), (kernel, []))[1].append(case)
     parts = -(-ranks // max(len(families), 1))
     units = [(kernel, cases[part::parts]) for kernel, cases in families.values() for part in range(parts)]
     return [unit for unit in units[rank::ranks] if unit[1]]

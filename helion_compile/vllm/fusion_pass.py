@@ -125,7 +125,7 @@ class FusionPass(InductorPass):
         if self.untuned:
             return wanted
         kernels = {module.fusion(exact=False).name: module.KERNELS for module in CATALOGUE}
-        lacking = {fusion.name: [k.name for k in kernels[fusion.name] if not k.table.covers(gpu)] for fusion in wanted}
+        lacking = {fusion.name: [k.short_name for k in kernels[fusion.name] if not k.table.covers(gpu)] for fusion in wanted}
         if any(lacking.values()):
             names = dict.fromkeys(name for missing in lacking.values() for name in missing)
             off(

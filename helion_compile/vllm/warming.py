@@ -36,7 +36,7 @@ def warm(worker: Any) -> None:
         if not calls:
             log.info("helion_compile: a step of the model calls no kernel of ours")
             return
-        log.info("helion_compile: a step of the model calls %s", _counted(call.kernel.name for call in calls.elements()))
+        log.info("helion_compile: a step of the model calls %s", _counted(call.kernel.short_name for call in calls.elements()))
         origins: Counter[str] = Counter()
 
         def run(tokens: int) -> None:

@@ -212,7 +212,7 @@ def test_checked_mode_accepts_declared_writes_and_unchanged_nans():
 
 def test_two_kernels_of_one_name_are_an_error_that_names_both_places():
     with pytest.raises(DuplicateKernelError) as error:
-        a_kernel(name="test_add")
+        a_kernel(name=add.name)
     message = str(error.value)
     assert add.place in message and "test_helion_kernel.py:" in message and "kernel(name=...)" in message
     assert registry.find_kernel(add.key) is add
@@ -226,14 +226,14 @@ def test_the_same_function_defined_again_takes_the_name():
     assert registry.find_kernel(key) is first and registry.find_kernel(second.key) is second
 
 
-def test_a_module_run_as_main_and_imported_too_defines_its_kernels_twice():
+def test_a_module_that_is_loaded_twice_defines_its_kernels_twice():
     def twice(x):
         pass
 
-    helion_compile.kernel(twice, reference=lambda x: x.clone(), name="test_twice")
+    helion_compile.kernel(twice, reference=lambda x: x.clone(), name="test::twice")
     copied = type(twice)(twice.__code__, twice.__globals__)
     copied.__module__, copied.__qualname__ = "__main__", "twice"
-    helion_compile.kernel(copied, reference=lambda x: x.clone(), name="test_twice")
+    helion_compile.kernel(copied, reference=lambda x: x.clone(), name="test::twice")
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_copies_are_the_kernel_itself():
 
 def test_a_pickle_of_an_unknown_version_says_so():
     text = pickle.dumps(add).replace(add.fingerprint.encode(), b"00000000")
-    with pytest.raises(LookupError, match="another version of it, test_add@"):
+    with pytest.raises(LookupError, match="another version of it, tests.support.small_kernels::test_add@"):
         pickle.loads(text)
     with pytest.raises(LookupError, match="has not defined it.*import the kernel's module first"):
         registry.find_kernel("nowhere@00000000")

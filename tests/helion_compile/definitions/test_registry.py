@@ -45,8 +45,10 @@ def test_what_a_kernel_reaches_may_be_defined_below_it():
 
 
 def test_an_unknown_key_says_what_there_is():
-    with pytest.raises(UnknownKernelError, match=r"test_add@00000000, but this process has another version of it, test_add@"):
-        registry.find_kernel("test_add@00000000")
+    with pytest.raises(
+        UnknownKernelError, match=rf"{add.name}@00000000, but this process has another version of it, {add.key}"
+    ):
+        registry.find_kernel(f"{add.name}@00000000")
     with pytest.raises(UnknownKernelError, match="nothing@0, but this process has not defined it; it has .*quant.*import"):
         registry.find_kernel("nothing@0")
 
@@ -56,12 +58,12 @@ def test_kernels_of_the_package_are_imported_when_a_graph_names_one():
     code = (
         "import sys\n"
         "from helion_compile.definitions import registry\n"
-        "assert 'quant' not in registry._by_name, 'loaded too early to show anything'\n"
-        "try: registry.find_kernel('quant@00000000')\n"
+        "assert 'helion_compile::quant' not in registry._by_name, 'loaded too early to show anything'\n"
+        "try: registry.find_kernel('helion_compile::quant@00000000')\n"
         "except LookupError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": ":".join(sys.path)})
-    assert "another version of it, quant@" in done.stdout, done.stderr
+    assert "another version of it, helion_compile::quant@" in done.stdout, done.stderr
 
 
 def test_a_name_alone_is_the_version_of_now():
