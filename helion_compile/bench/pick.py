@@ -110,13 +110,13 @@ def _from_cases(table: ConfigTable, picks: int) -> list[Figure]:
 def _from_arguments(kernel: HelionKernel, folder: str, op: str, picks: int, vllm: Path | None) -> list[Figure]:
     """What a call of ``kernel`` does to pick, beside vLLM's picker of ``op``, which is for the same work."""
     tuned = list(islice(product(_TOKENS, _WIDTHS), _ROWS))
-    table = _table(folder, kernel.name, [kernel.case(*_arguments(kernel, *shape)) for shape in tuned])
+    table = _table(folder, kernel.short_name, [kernel.case(*_arguments(kernel, *shape)) for shape in tuned])
 
     def pick(*args: Any) -> Pick:
         return table.pick(kernel.case(*args), _GPU)
 
     arguments = [_arguments(kernel, *shape) for shape in _SHAPES]
-    what = f"arguments of {kernel.name}"
+    what = f"arguments of {kernel.short_name}"
     ours = Figure(what, _best(pick, arguments, picks), note="once for a launch plan")
     make_args, width, tokens = _VLLM[op]
     try:

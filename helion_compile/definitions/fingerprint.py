@@ -72,7 +72,7 @@ def _digest(reached: _Reached, roots: tuple[Callable | None, ...], extra: object
 
 
 class _Reached:
-    """Walks from values to what they are made of, depth first in the order of the names; each thing is told once."""
+    """Walks from values to what they are made of, depth first in the order of the names; each thing once."""
 
     def __init__(self, text_of: Callable[[types.CodeType | type, bool], str], roots: tuple[Callable | None, ...]) -> None:
         self.text_of = text_of

@@ -87,7 +87,7 @@ def check_kernel(chain: Chain, kernel: HelionKernel, *arguments: Any) -> Refusal
     if sentence is None:
         return None
     found, remedy = "{sentence}", "arguments that {kernel} supports fuse"
-    return chain.refuse(RefusalKind.KERNEL, found, remedy, sentence=sentence, kernel=kernel.name)
+    return chain.refuse(RefusalKind.KERNEL, found, remedy, sentence=sentence, kernel=kernel.short_name)
 
 
 def _first_refusal(arguments: Iterable[Any]) -> Refusal | None:

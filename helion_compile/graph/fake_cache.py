@@ -1,7 +1,7 @@
 """What calls of a kernel give on fake tensors, kept while one graph is traced.
 
 A reference is some twenty operations, each a fraction of a millisecond on fake tensors, and a model calls a kernel with the
-same shapes once a layer.  Only facts of the results are kept, and only as long as the fake mode, so the symbols in them are
+same shapes once a layer.  Only layouts of the results are kept, and only as long as the fake mode, so the symbols in them are
 those of one graph.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["trace"]
 
 
-class _Facts(NamedTuple):
+class _Layout(NamedTuple):
     """Of a new tensor."""
 
     size: tuple[Any, ...]
@@ -29,12 +29,12 @@ class _Facts(NamedTuple):
     device: torch.device
 
 
-_known: weakref.WeakKeyDictionary[FakeTensorMode, dict[Hashable, list[_Facts]]] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[FakeTensorMode, dict[Hashable, list[_Layout]]] = weakref.WeakKeyDictionary()
 
 
 def trace(mode: FakeTensorMode, kernel: KernelSpec, args: tuple[Any, ...]) -> Any:
-    """``kernel.trace(args)``, within ``mode``; of the same facts as before without running the reference again."""
-    key = _key(kernel, args)
+    """``kernel.trace(args)``, within ``mode``; of a key seen before without running the reference again."""
+    key = _make_key(kernel, args)
     if key is None:
         return kernel.trace(args)
     known = _known.setdefault(mode, {})
@@ -42,21 +42,21 @@ def trace(mode: FakeTensorMode, kernel: KernelSpec, args: tuple[Any, ...]) -> An
         value = kernel.trace(args)
         results = kernel.flatten_results(value)
         if all(each.storage_offset() == 0 and each.layout is torch.strided for each in results):
-            known[key] = [_Facts(tuple(each.shape), each.stride(), each.dtype, each.device) for each in results]
+            known[key] = [_Layout(tuple(each.shape), each.stride(), each.dtype, each.device) for each in results]
         return value
     like = [torch.empty_strided(size, stride, dtype=dtype, device=device) for size, stride, dtype, device in known[key]]
     return like[0] if len(like) == 1 else tuple(like)
 
 
-def _key(kernel: KernelSpec, args: tuple[Any, ...]) -> Hashable | None:
+def _make_key(kernel: KernelSpec, args: tuple[Any, ...]) -> Hashable | None:
     """All that the results can depend on; None where they are not to be kept."""
     if kernel.mutates:
         return None  # which give their arguments' new values too
-    facts = [_fact(arg) for arg in args]
-    return None if NotImplemented in facts else (kernel, *facts)
+    parts = [_key_part(arg) for arg in args]
+    return None if NotImplemented in parts else (kernel, *parts)
 
 
-def _fact(value: Any) -> Hashable:
+def _key_part(value: Any) -> Hashable:
     if isinstance(value, torch.SymInt):
         return "symbol", value.node.expr
     if value is None or type(value) in (bool, int, str, torch.dtype):
@@ -66,4 +66,4 @@ def _fact(value: Any) -> Hashable:
     if type(value) is not FakeTensor or value.layout is not torch.strided:
         return NotImplemented
     where = (*value.shape, *value.stride(), value.storage_offset())
-    return value.dtype, value.device, value.requires_grad, value.dim(), tuple(map(_fact, where))
+    return value.dtype, value.device, value.requires_grad, value.dim(), tuple(map(_key_part, where))

@@ -97,7 +97,7 @@ def _find_fallback(kernel: KernelSpec, pick: Pick) -> Fallback | None:
         return None
     if name not in kernel.fallbacks:
         where = "Configs.default" if pick.row is None else "a row"
-        raise ValueError(f"{kernel.short_name}: {where} names an alternative {name!r}, and fallbacks= has none such.")
+        raise ValueError(f"{kernel.short_name}: {where} names a fallback {name!r}, and fallbacks= has none such.")
     return Fallback(kernel.fallbacks[name])
 
 

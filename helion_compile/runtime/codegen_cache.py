@@ -2,8 +2,8 @@
 
 Tracing a kernel and writing its Triton code takes Helion 0.1 s to 0.5 s; reading it back takes milliseconds.  What was
 generated is found by all that it can depend on: the kernel's fingerprint (every source it reaches, and Helion's version), the
-versions of torch, Triton and Python, Helion's settings and environment, the facts by which Helion itself tells calls apart,
-and the config.  Of these facts some are known only after tracing, namely which sizes and strides ``hl.specialize`` built in;
+versions of torch, Triton and Python, Helion's settings and environment, the key by which Helion itself tells calls apart,
+and the config.  Parts of that key are known only after tracing: which sizes and strides ``hl.specialize`` built in;
 their places are kept beside the code.  What is specialised in another way is not kept at all.
 
 The folder is Inductor's cache folder, from which Inductor runs generated code too, or ``HELION_COMPILE_CACHE_DIR``.
@@ -48,15 +48,15 @@ def load_host_function(
 ) -> Callable[..., Any] | None:
     """The host function that Helion generated for such a call in an earlier process, or None."""
     try:
-        facts = _facts(kernel, args)
-        places = _places_of.get(facts) or json.loads((_folder() / f"{facts}.json").read_text())
-        name = _digest(facts, _values(args, places), config)
+        base = _make_base_key(kernel, args)
+        places = _places_of.get(base) or json.loads((_folder() / f"{base}.json").read_text())
+        name = _digest(base, _values(args, places), config)
         if name not in _hosts:
             kept = json.loads((_folder() / f"{name}.json").read_text())
             from torch._inductor.codecache import PyCodeCache
 
             _hosts[name] = getattr(PyCodeCache.load(kept["code"]), kept["function"])
-        _places_of[facts] = places
+        _places_of[base] = places
         return _hosts[name]
     except FileNotFoundError:
         return None
@@ -77,14 +77,14 @@ def keep_host_function(
         places = _places(bound)
         if places is None:
             return
-        facts = _facts(kernel, args)
+        base = _make_base_key(kernel, args)
         code = Path(bound.get_cached_path(chosen)).read_text()
         if "tensor_descriptor" in code:  # right for some strides only, by a rule of Helion's own
             return
         _write(
-            _folder() / f"{_digest(facts, _values(args, places), config)}.json", {"code": code, "function": bound.kernel.name}
+            _folder() / f"{_digest(base, _values(args, places), config)}.json", {"code": code, "function": bound.kernel.name}
         )
-        _write(_folder() / f"{facts}.json", places)
+        _write(_folder() / f"{base}.json", places)
     except Exception as error:
         log.debug("the generated code of %s was not kept: %s: %s", kernel.short_name, type(error).__name__, error)
 
@@ -115,7 +115,7 @@ def _values(args: tuple[Any, ...], places: list[Place]) -> list[Any]:
     return [read[kind](args[index], dimension) for index, kind, dimension in places]
 
 
-def _facts(kernel: KernelSpec, args: tuple[Any, ...]) -> str:
+def _make_base_key(kernel: KernelSpec, args: tuple[Any, ...]) -> str:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     return _digest(_circumstances(kernel), gpu, kernel.helion._base_specialization_key(args))
 
@@ -136,7 +136,7 @@ def _digest(*what: Any) -> str:
     text = repr([sorted(part.items()) if isinstance(part, Mapping) else part for part in what])
     if " at 0x" in text:
         raise ValueError(
-            f"a fact has no text that is equal in every process: {text[max(0, text.index(' at 0x') - 60) :]:.100}"
+            f"a part of the key has no text that is equal in every process: {text[max(0, text.index(' at 0x') - 60) :]:.100}"
         )
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

@@ -25,7 +25,7 @@ def plan_lock() -> threading.RLock:
 
 
 class PlanCache(LRUCache):
-    """PlanCache by the facts they were made for; ``plans[facts]`` is None where there is none.
+    """Plans by their keys; ``plans[key]`` is None where there is none.
 
     About the ``MAX_PLANS`` used last are kept, so a server that sees every token count does not grow without end.  A forked
     child starts with none: the parent's CUDA modules are not its own.
@@ -44,11 +44,11 @@ class PlanCache(LRUCache):
         self._places: weakref.WeakSet[Any] = weakref.WeakSet()
         _forget_in_children(self)
 
-    def keep(self, facts: Hashable, plan: Any, generation: int) -> bool:
+    def keep(self, key: Hashable, plan: Any, generation: int) -> bool:
         """Store ``plan`` unless :meth:`clear` was called since ``generation``; whether it was stored."""
         with self._lock:
             if generation == self.generation:
-                self.remember(facts, plan)
+                self.remember(key, plan)
             return generation == self.generation
 
     def also_clear(self, place: Any) -> None:

@@ -88,13 +88,13 @@ def _plan(
     scratch: tuple[Buffer, ...],
     zeroed: int,
     result: Any,
-    noted: Any,
+    launches: Any,
 ) -> Plan:
     """
     Args:
         zeroed: how many of ``scratch``, the last, have to be zero.
         result: what the host function returned.
-        noted: a LaunchSource for each launch.
+        launches: a LaunchSource for each launch.
     """
     first = inputs + len(outputs)
     names = {"empty": empty_strided_cuda, "current_stream": current_stream}
@@ -102,7 +102,7 @@ def _plan(
     for index, buffer in enumerate(scratch[: len(scratch) - zeroed], start=first):
         body += _allocation(index, buffer, names)
     body += _zeroed(device.index, first + len(scratch) - zeroed, scratch[len(scratch) - zeroed :], names)
-    for number, launch in enumerate(noted):
+    for number, launch in enumerate(launches):
         names |= launch.names
         if launch.scratch:
             # Blocks of torch's allocator are aligned to 512 bytes, more than a kernel asks of its scratch memory.
@@ -164,7 +164,7 @@ def record_plan(host: Callable[..., Any], args: tuple[Any, ...], zeroed_workspac
         NotReplayable: the call cannot be replayed from its inputs and outputs.
     """
     args = _with_own_storage(args)
-    result, allocated, zeroed, noted = _watched(host, args, zeroed_workspace)
+    result, allocated, zeroed, launches = _watch_host(host, args, zeroed_workspace)
     outputs = _flat(result)
     inputs = [arg for arg in args if isinstance(arg, torch.Tensor)]
     storages = [_storage(tensor) for tensor in (*inputs, *outputs)]
@@ -184,7 +184,7 @@ def record_plan(host: Callable[..., Any], args: tuple[Any, ...], zeroed_workspac
         scratch=tuple(map(Buffer.of, (*scratch, *zeroed))),
         zeroed=len(zeroed),
         result=result,
-        noted=[_launch(number, tensors, *entry) for number, entry in enumerate(noted)],
+        launches=[_make_source(number, tensors, *entry) for number, entry in enumerate(launches)],
     )
 
 
@@ -194,21 +194,21 @@ def list_launches(host: Callable[..., Any], args: tuple[Any, ...], zeroed_worksp
     Raises:
         NotReplayable: the host function does more than launch.
     """
-    return _watched(host, _with_own_storage(args), zeroed_workspace)[-1]
+    return _watch_host(host, _with_own_storage(args), zeroed_workspace)[-1]
 
 
-def _watched(
+def _watch_host(
     host: Callable[..., Any], args: tuple[Any, ...], zeroed_workspace: bool
 ) -> tuple[Any, list[torch.Tensor], list[torch.Tensor], list[RecordedLaunch]]:
     """What the host function returns, allocates, makes of zeros and launches."""
-    noted: list[RecordedLaunch] = []
+    launches: list[RecordedLaunch] = []
 
-    def note(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-        noted.append((kernel, grid, arguments, options))
+    def note_launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+        launches.append((kernel, grid, arguments, options))
 
     with _OnlyAllocates(zeroed_workspace) as watched:
-        result = host(*args, _launcher=note)
-    return result, watched.allocated, watched.zeroed, noted
+        result = host(*args, _launcher=note_launch)
+    return result, watched.allocated, watched.zeroed, launches
 
 
 def compile_launch(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -239,7 +239,7 @@ def _with_own_storage(args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(own)
 
 
-def _launch(
+def _make_source(
     number: int,
     tensors: list[torch.Tensor],
     kernel: Any,

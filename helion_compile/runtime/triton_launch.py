@@ -206,7 +206,7 @@ _building = threading.Lock()  # kernels of one signature share a launcher: the s
 def build_launcher(compiled: Any) -> None:
     """Have Triton build its launcher now, if loading the kernel will need it; in any thread, without a CUDA context.
 
-    What fails here fails again where the kernel is loaded, and is told there.
+    What fails here fails again where the kernel is loaded, and is reported there.
     """
     if not getattr(getattr(compiled, "metadata", None), "launch_pdl", False):
         return

@@ -16,7 +16,7 @@ def test_as_a_command():
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if not line.startswith(" "))
     assert lines["torch"] == torch.__version__
     assert {"python", "triton", "helion", "GPU", "tables", "fusions", "Inductor", "environment"} <= set(lines)
-    assert f"quant: {quant.key}" in done.stdout and "quant: nvidia_h200 " in done.stdout
+    assert f"quant: {quant.short_key}" in done.stdout and "quant: nvidia_h200 " in done.stdout
 
 
 def test_with_a_gpu(monkeypatch):

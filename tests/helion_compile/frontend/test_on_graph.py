@@ -78,7 +78,7 @@ def test_printed_graphs_are_readable(looked_at):
     nodes = re.findall(r" (\w+) = torch\.ops\.higher_order\.helion_kernel\((.*)\)", printed)
     assert [name for name, _ in nodes] == ["norm_quant", "norm_quant_1"]
     for _, arguments in nodes:
-        assert arguments.endswith("kernel = 'norm_quant'") and "'float8_e4m3fn clamp=-448:448" in arguments
+        assert arguments.endswith("kernel = 'helion_compile::norm_quant'") and "'float8_e4m3fn clamp=-448:448" in arguments
     assert not re.search(r"@[0-9a-f]{8}", printed)
     if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13):  # 2.11 prints no annotations
         for layer in (0, 1):

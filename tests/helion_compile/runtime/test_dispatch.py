@@ -92,12 +92,12 @@ def test_a_capture_may_meet_it_first_and_nothing_else(stub, monkeypatch):
 def test_a_row_that_names_an_unknown_one_is_skipped(stub, caplog):
     stub.table.add([row(16, {"alternative": "magic"})], H200)
     stub(torch.ones(16, 3))
-    assert called == [] and "a row names an alternative 'magic', and fallbacks= has none such" in caplog.text
+    assert called == [] and "a row names a fallback 'magic', and fallbacks= has none such" in caplog.text
 
 
 def test_an_unknown_one_in_the_default_config_is_the_authors_error(stub, monkeypatch):
     monkeypatch.setattr(stub, "fallbacks", {})
-    with pytest.raises(ValueError, match="Configs.default names an alternative 'library', and fallbacks= has none such"):
+    with pytest.raises(ValueError, match="Configs.default names a fallback 'library', and fallbacks= has none such"):
         stub(torch.ones(65, 3))
 
 
