@@ -60,7 +60,7 @@ class TestWhatItFinds:
             "scale": "fp32[2, 8, 1]",
         }
         assert site.merged == 3
-        assert first.kernel == helion_compile.kernels.norm_quant.key
+        assert first.kernel == helion_compile.kernels.norm_quant.short_key
         assert str(first.config) == "no GPU: its reference runs on cpu"
         assert site.node == "norm_quant" and "norm_quant_1" in report.graphs[0].after
         assert first.before.kernels == len(site.replaced) == 35 and first.after.kernels == 1

@@ -27,6 +27,7 @@ from vllm.utils.import_utils import resolve_obj_by_qualname
 
 import helion_compile.vllm
 from helion_compile.configs.table import ConfigTable, Gpu
+from helion_compile.definitions.registry import find_kernel
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.kernels import quant
 from helion_compile.kernels.device.quantize_attrs import quantization
@@ -74,9 +75,8 @@ def run(made, graph):
     with pass_context(Range(1, 16384)):
         made(graph)
     graph.lint()
-    return Counter(
-        str(node.kwargs["kernel"]).partition("@")[0] for node in graph.find_nodes(op="call_function", target=helion_kernel)
-    )
+    nodes = graph.find_nodes(op="call_function", target=helion_kernel)
+    return Counter(find_kernel(node.kwargs["kernel"]).short_name for node in nodes)
 
 
 def ours(made):

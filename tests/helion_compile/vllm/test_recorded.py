@@ -7,8 +7,11 @@ import torch
 from torch._inductor import standalone_compile
 from torch._inductor.pattern_matcher import stable_topological_sort
 
+from helion_compile.definitions.registry import find_kernel
 from helion_compile.frontend.options import Options
 from helion_compile.fusions import fusions
+from helion_compile.graph.hop import helion_kernel
+from helion_compile.kernels import norm_rope
 from helion_compile.passes import FusionPass
 from tests.support.vllm import recorded
 from tests.support.vllm.recorded import SITES
@@ -52,7 +55,8 @@ def test_what_is_not_read(scheme, refused):
 def test_queries_and_keys_are_read_where_the_product_left_them():
     graph = recorded.graph("token", 1)
     fused(graph)
-    calls = [node for node in graph.nodes if str(node.kwargs.get("kernel")).partition("@")[0] == "norm_rope"]
+    calls = graph.find_nodes(op="call_function", target=helion_kernel)
+    calls = [node for node in calls if node.kwargs["kernel"] == norm_rope.name]
     for node, heads in zip(calls, (8, 32), strict=True):
         x = node.args[0].meta["val"]
         assert x.shape[2:] == (heads, 128) and x.shape[0] == 1 and x.stride()[1:] == (6144, 128, 1)
@@ -64,10 +68,10 @@ def test_scales_keep_their_layout_and_format():
     graph = recorded.graph("block", 1)
     fused(graph)
     quantisers = {}
-    for node in graph.nodes:
-        if "helion_kernel" in str(node.target) and "quant" in node.kwargs["kernel"]:
+    for node in graph.find_nodes(op="call_function", target=helion_kernel):
+        if "quant" in node.kwargs["kernel"]:
             (text,) = [argument for argument in node.args if isinstance(argument, str) and "float8" in argument]
-            quantisers.setdefault(node.kwargs["kernel"].partition("@")[0], set()).add(text)
+            quantisers.setdefault(find_kernel(node.kwargs["kernel"]).short_name, set()).add(text)
             _, scale, *_ = node.meta["val"]
             assert scale.stride(0) == 1 and "//4" in str(scale.stride(1))
     assert all("layout=tma_aligned" in text and "group=128" in text for texts in quantisers.values() for text in texts)
