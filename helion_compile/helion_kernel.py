@@ -33,7 +33,7 @@ class HelionKernel(KernelSpec):
         DuplicateKernelError: the name is taken by another function.
     """
 
-    @functools.wraps(KernelSpec.__init__)
+    @functools.wraps(KernelSpec.__init__)  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.plans = PlanCache()

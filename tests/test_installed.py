@@ -19,9 +19,7 @@ import pytest
 
 # Not imported: setuptools replaces the standard library's distutils, for other tests too.
 CAN_BUILD = importlib.util.find_spec("pip") and int(importlib.metadata.version("setuptools").partition(".")[0]) >= 77
-pytestmark = pytest.mark.skipif(
-    not CAN_BUILD, reason="needs pip and setuptools 77, as a Python that make did not set up may lack"
-)
+pytestmark = pytest.mark.skipif(not CAN_BUILD, reason="needs pip and setuptools 77")
 
 ROOT = Path(__file__).parents[1]
 WAYS = ("wheel", "editable", "pythonpath")

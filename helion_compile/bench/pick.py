@@ -130,7 +130,7 @@ def _from_arguments(kernel: HelionKernel, folder: str, op: str, picks: int, vllm
 
 def _arguments(kernel: HelionKernel, tokens: int, width: int) -> tuple[Any, ...]:
     case = _case(tokens, width).replace(dtype="bf16", gated=True, residual=False)
-    return kernel.tuning.inputs(case, torch.device("meta"))
+    return kernel.tuning.make_inputs(case, torch.device("meta"))
 
 
 def _empty(tokens: int, width: int) -> torch.Tensor:

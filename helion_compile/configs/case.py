@@ -6,7 +6,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import total_ordering
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -86,7 +86,7 @@ class Case(Mapping[str, FieldValue]):
         """This case with some key fields changed or added."""
         return Case(**{**self._fields, **fields})
 
-    def without(self, names: tuple[str, ...]) -> Case:
+    def without(self, names: Collection[str]) -> Case:
         """This case with the key fields of these names left out, where it has them."""
         return Case(**{name: value for name, value in self._fields.items() if name not in names})
 

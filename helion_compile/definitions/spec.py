@@ -24,7 +24,7 @@ from helion_compile.definitions.validation import (
 )
 from helion_compile.errors import KernelArgumentError
 
-__all__ = ["KernelSpec", "PlanStore"]
+__all__ = ["KernelPlans", "KernelSpec", "PlanStore"]
 
 
 class PlanStore(Protocol):
@@ -42,6 +42,10 @@ class PlanStore(Protocol):
 
     def clear(self) -> None:
         """Drop all plans."""
+
+
+class KernelPlans(PlanStore, Protocol):
+    """The plans of a kernel's calls outside of graphs, the store that other stores are cleared with."""
 
     def also_clear(self, place: Any) -> None:
         """From now on :meth:`clear` also calls ``place.clear()``."""
@@ -83,7 +87,7 @@ class KernelSpec:
         TypeError: no reference, or a signature that cannot be called from a graph.
     """
 
-    plans: PlanStore
+    plans: KernelPlans
 
     def __init__(
         self,
@@ -136,7 +140,7 @@ class KernelSpec:
         self._given = fn if fn is not inner else None
         self._settings = settings_that_make_code(self._given)
         self.fingerprint_roots = (inner, reference, case, check_supported, configs.default, *self.fallbacks.values())
-        functools.update_wrapper(self, inner)
+        functools.update_wrapper(self, inner)  # type: ignore[arg-type]
 
     # Both are taken at first use: what the kernel reaches may be defined below it in its module.
     @functools.cached_property

@@ -55,13 +55,13 @@ def _lower(*args: Any, kernel: str) -> Any:
     outputs = [_allocate(fake) for fake in fakes[: len(fakes) - len(mutated)]]
     # The strides that `check_supported` saw.  Inductor's own table of layout constraints is for OpOverloads only.
     traced = zip(args, node.args, strict=True)
-    args = [_strided(arg, fx.meta["val"]) if isinstance(arg, ir.TensorBox) else arg for arg, fx in traced]
+    passed = [_strided(arg, fx.meta["val"]) if isinstance(arg, ir.TensorBox) else arg for arg, fx in traced]
     for index, position in enumerate(mutated, start=len(outputs)):
         if not _may_write_in_place(node, node.args[position], index):
-            args[position] = _strided(clone(args[position]), fakes[index])
-        args[position].realize()
-    results = [*outputs, *(args[position] for position in mutated)]
-    HelionCall(kernel, args, outputs, results)
+            passed[position] = _strided(clone(passed[position]), fakes[index])
+        passed[position].realize()
+    results = [*outputs, *(passed[position] for position in mutated)]
+    HelionCall(kernel, passed, outputs, results)
     return tuple(results) if isinstance(value, (tuple, list)) else results[0] if results else None
 
 
@@ -137,7 +137,8 @@ class HelionCall(ir.ExternKernel):
                 f"The Helion kernel {self.key} cannot be called from a C++ wrapper, which cpp_wrapper=True and AOTInductor "
                 f"ask for: it is launched from Python. Compile with cpp_wrapper=False."
             )
-        passed, arguments = [], []
+        passed: list[str] = []
+        arguments: list[str] = []
         for arg in self.args:
             if isinstance(arg, ir.IRNode):
                 name = f"tensor{len(passed)}"
