@@ -20,8 +20,8 @@ class Configs:
     Attributes:
         default: takes a case, gives the Helion config to use when no table has one, or None for Helion's default.
         bucketed: key fields of a case that look-up rounds up to the next tuned value; the others must match.
-        nearest: key fields that need not match where nothing tuned does, so that the nearest in size is taken before the default
-            config; all numbers by default, and () where the config of one size is worthless for another.
+        nearest: key fields that need not match where nothing tuned does, so that the nearest in size is taken before the
+            default config; all numbers by default, and () where the config of one size is worthless for another.
     """
 
     default: Callable[[Case], Mapping[str, Any] | None] | None = None
@@ -35,7 +35,7 @@ class Tuning:
 
     Attributes:
         inputs: takes a case and a device, gives arguments of that case with fresh random values; the tuner measures on them.
-        shapes: takes a :class:`helion_compile.tune.cases.Layer`, gives the exact key fields that its model calls the kernel with.
+        shapes: takes a :class:`helion_compile.tune.cases.Layer`, gives the exact key fields of its model's calls.
         candidates: takes a case, gives all configs that the tuner tries for it, instead of searching Helion's space.
     """
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from helion_compile.configs.case import Case
-from helion_compile.helion_kernel import HelionKernel
+from helion_compile.definitions.spec import KernelSpec
 from helion_compile.tune.compiling import inputs_without_values, representative
 from helion_compile.tune.journal import config_text
 
@@ -21,7 +21,7 @@ MOST_ELEMENTS = 256  # of the rows at hand, a thread. With 512 ptxas took 14 s, 
 class Space:
     """The configs that Helion allows for a kernel and its exact facts."""
 
-    def __init__(self, kernel: HelionKernel, case: Case) -> None:
+    def __init__(self, kernel: KernelSpec, case: Case) -> None:
         case = representative(
             case.replace(**{name: 16 for name in kernel.configs.bucketed if name in case}), kernel.configs.bucketed
         )

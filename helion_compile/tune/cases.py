@@ -12,7 +12,7 @@ from helion_compile.configs.case import Case
 from helion_compile.errors import truncate
 
 if TYPE_CHECKING:
-    from helion_compile.helion_kernel import HelionKernel
+    from helion_compile.definitions.spec import KernelSpec
 
 __all__ = ["Layer", "TuneError", "cases_of", "read_model", "read_shapes", "read_tokens"]
 
@@ -116,7 +116,7 @@ def read_shapes(text: str) -> dict[str, Any]:
 
 
 def cases_of(
-    kernel: HelionKernel, layers: Iterable[Layer], shapes: Sequence[dict[str, Any]], tokens: Sequence[int], dtype: str
+    kernel: KernelSpec, layers: Iterable[Layer], shapes: Sequence[dict[str, Any]], tokens: Sequence[int], dtype: str
 ) -> list[Case]:
     """Each case of ``kernel`` for these layers and shapes once, in order; empty when the kernel takes none of them.
 
@@ -142,13 +142,13 @@ def cases_of(
     return sorted(every)
 
 
-def _check(kernel: HelionKernel, case: Case) -> None:
+def _check(kernel: KernelSpec, case: Case) -> None:
     """That the kernel's own case of the inputs made for ``case`` is ``case``; on tensors without data."""
     import torch
 
     try:
         with torch.device("meta"):
-            found = kernel.case(*kernel.tuning.inputs(case, torch.device("meta")))
+            found = kernel.case(*kernel.tuning.make_inputs(case, torch.device("meta")))
     except KeyError as error:
         raise TuneError(f"{kernel.short_name} needs more facts than ({case}): {error.args[0]}; add it to --shapes") from None
     except Exception as error:  # of the functions that the kernel gives, about a value that none of them expects

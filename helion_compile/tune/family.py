@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from helion_compile.configs.case import Case
-from helion_compile.helion_kernel import HelionKernel
+from helion_compile.definitions.spec import KernelSpec
 from helion_compile.tune.candidates import Moves
 from helion_compile.tune.compiling import Compiled, representative
 from helion_compile.tune.journal import Journal, config_text
@@ -56,7 +56,7 @@ class Family:
         seeds: configs to begin with, the likeliest first.
     """
 
-    kernel: HelionKernel
+    kernel: KernelSpec
     cases: Sequence[Case]
     space: Any
     journal: Journal
@@ -192,7 +192,8 @@ class Family:
 
     def _named(self, case: Case) -> dict[str, dict[str, Any]]:
         """The configs that the kernel names for a case, as Helion completes them, by their texts."""
-        whole = filter(None, map(self.space.whole, self.kernel.tuning.candidates(case)))
+        candidates = self.kernel.tuning.candidates
+        whole = filter(None, map(self.space.whole, candidates(case) if candidates else ()))
         return {config_text(config): config for config in whole}
 
     def _first_to_try(self, text: str) -> Case:

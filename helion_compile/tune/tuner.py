@@ -19,7 +19,7 @@ from helion_compile.configs.files import kernel_folder
 from helion_compile.configs.gpu import Gpu
 from helion_compile.configs.row import Row
 from helion_compile.configs.table import ConfigTable
-from helion_compile.helion_kernel import HelionKernel
+from helion_compile.definitions.spec import KernelSpec
 from helion_compile.tune.autotune import autotuned
 from helion_compile.tune.baselines import Baselines
 from helion_compile.tune.candidates import Moves, Space
@@ -68,7 +68,7 @@ class Settings:
     compiler: str = COMPILER
     search: Callable[..., Mapping[str, Any]] = autotuned  # Helion's own, to compare with
     start: str = "spawn"  # of the measuring processes
-    space: Callable[[HelionKernel, Case], Any] = Space
+    space: Callable[[KernelSpec, Case], Any] = Space
 
 
 class Tuner:
@@ -84,7 +84,7 @@ class Tuner:
 
     def __init__(
         self,
-        work: Sequence[tuple[HelionKernel, Case]],
+        work: Sequence[tuple[KernelSpec, Case]],
         settings: Settings,
         report: Callable[[str], None] = print,
         advance: Callable[[float], None] = lambda cases: None,
@@ -154,7 +154,7 @@ class Tuner:
 
     # --- the search -----------------------------------------------------------------------------------------------------
 
-    def _search(self, todo: list[tuple[HelionKernel, list[Case]]]) -> None:
+    def _search(self, todo: list[tuple[KernelSpec, list[Case]]]) -> None:
         active: list[Family] = []
         spent: dict[int, float] = {}
         waiting = list(todo)
@@ -186,7 +186,7 @@ class Tuner:
         """How many cases, in parts, one phase of a search stands for: the seeds, a round, and two for the end."""
         return len(family.cases) / (EFFORTS[self.settings.effort].rounds + 3)
 
-    def _start(self, number: int, kernel: HelionKernel, cases: list[Case]) -> Family:
+    def _start(self, number: int, kernel: KernelSpec, cases: list[Case]) -> Family:
         journal = self._journal(kernel.short_name)
         table = self._table(kernel)
         seeds = [kernel.configs.default(cases[0])] if kernel.configs.default else []
@@ -244,7 +244,7 @@ class Tuner:
 
     # --- what is kept ---------------------------------------------------------------------------------------------------
 
-    def _is_done(self, kernel: HelionKernel, case: Case) -> bool:
+    def _is_done(self, kernel: KernelSpec, case: Case) -> bool:
         journal = self._journal(kernel.short_name)
         done = journal.done.get(case)
         enough = done is not None and done.get("effort", 0) >= EFFORTS[self.settings.effort].level
@@ -260,7 +260,7 @@ class Tuner:
             self._journals[name] = Journal(self.settings.journal, run, self.settings.rank)
         return self._journals[name]
 
-    def _table(self, kernel: HelionKernel) -> ConfigTable:
+    def _table(self, kernel: KernelSpec) -> ConfigTable:
         if kernel.short_name not in self._tables:
             folders = kernel.table.folders
             if self.settings.out is not None:
@@ -285,7 +285,7 @@ class Tuner:
             rows += made
         return rows
 
-    def _row(self, kernel: HelionKernel, journal: Journal, case: Case) -> Row:
+    def _row(self, kernel: KernelSpec, journal: Journal, case: Case) -> Row:
         done = journal.done[case]
         baselines = {name: us for (other, name), us in journal.baselines.items() if other == case and us is not None}
         made_with = {
@@ -304,10 +304,10 @@ class Tuner:
 
 
 def share(
-    work: Sequence[tuple[HelionKernel, Case]], rounded: Mapping[str, Sequence[str]], rank: int, ranks: int
-) -> list[tuple[HelionKernel, list[Case]]]:
+    work: Sequence[tuple[KernelSpec, Case]], rounded: Mapping[str, Sequence[str]], rank: int, ranks: int
+) -> list[tuple[KernelSpec, list[Case]]]:
     """This rank's part of the work, by families; where there are more ranks than families, parts of families."""
-    families: dict[tuple[str, Case], tuple[HelionKernel, list[Case]]] = {}
+    families: dict[tuple[str, Case], tuple[KernelSpec, list[Case]]] = {}
     for kernel, case in work:
         families.setdefault((kernel.short_name, case.without(tuple(rounded[kernel.short_name]))), (kernel, []))[1].append(case)
     parts = -(-ranks // max(len(families), 1))

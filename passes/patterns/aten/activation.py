@@ -120,9 +120,9 @@ def _gelu(matcher: Matcher) -> _Found | None:
     divided = scaled.target in DIV
     over_x = divided and scaled.args[0] is not x
     if over_x or not _equal(factor, _ROOT if divided else _HALF_ROOT):
-        found = f"{factor:g} / x" if over_x else f"x {'/' if divided else '*'} {factor:g}"
+        argument = f"{factor:g} / x" if over_x else f"x {'/' if divided else '*'} {factor:g}"
         matcher.fail(
-            scaled, RefusalKind.FUNCTION, "gelu takes erf({argument})", "erf(x * √½) and erf(x / √2) fuse", argument=found
+            scaled, RefusalKind.FUNCTION, "gelu takes erf({argument})", "erf(x * √½) and erf(x / √2) fuse", argument=argument
         )
     matcher.take(scaled)
     return ActivationFunction.GELU_DIVIDED if divided else ActivationFunction.GELU, result, x

@@ -53,7 +53,10 @@ def test_the_graph_after_gives_the_recorded_results_bit_for_bit(folder):
     found = after.forward(owner, *inputs)
     assert len(found) == len(outputs) and all(map(torch.equal, found, outputs))
     text = (folder / "graph_1" / "after.py").read_text()
-    assert 'norm_quant_1 = helion_compile.call("helion_compile::norm_quant", ' in text and "higher_order.helion_kernel" not in text
+    assert (
+        'norm_quant_1 = helion_compile.call("helion_compile::norm_quant", ' in text
+        and "higher_order.helion_kernel" not in text
+    )
     assert 'getitem_4: "f8e4m3fn[16, 256]" = norm_quant[0]' in text  # shapes are told
     assert "# File: transformers/models/qwen3/modeling_qwen3.py:244" in text
 

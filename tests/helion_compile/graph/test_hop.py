@@ -38,7 +38,10 @@ def test_on_real_tensors_it_is_functional():
 
 
 def test_an_unknown_key_is_an_error():
-    with pytest.raises(UnknownKernelError, match="calls the Helion kernel tests.support.small_kernels::test_add@00000000, but this process has another"):
+    with pytest.raises(
+        UnknownKernelError,
+        match="calls the Helion kernel tests.support.small_kernels::test_add@00000000, but this process has another",
+    ):
         helion_kernel(X, X, kernel="tests.support.small_kernels::test_add@00000000")
 
 
