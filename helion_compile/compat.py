@@ -166,6 +166,11 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "torch.autograd.forward_ad._current_level": TORCH,
     "torch.autograd.profiler._is_profiler_enabled": TORCH,
     "torch.cuda._sleep": TORCH,
+    "torch.fx.Node._dynamo_source": ("2.11.0", "2.13.0"),  # later torch takes subclasses apart itself
+    "torch.fx.GraphModule._param_name_to_source": ("2.11.0", "2.13.0"),
+    "torch.nn.Module._compiled_call_impl": TORCH,
+    "torch._dynamo.backends.registry._BACKENDS": TORCH,
+    "torch._dynamo.backends.registry._COMPILER_FNS": TORCH,
     "OpOverload._overloadpacket": TORCH,
     "OpOverload._schema": TORCH,
     "StaticCudaLauncher._launch_kernel": TORCH,

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd import forward_ad
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from helion_compile.compat import is_batched_tensor, is_traceable_wrapper_subclass
 from helion_compile.errors import GradientError, KernelArgumentError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def check_types(kernel: KernelSpec, args: tuple[Any, ...]) -> None:
 
 
 def _check_plain(kernel: KernelSpec, name: str, tensor: torch.Tensor) -> None:
-    if torch._C._functorch.is_batchedtensor(tensor):
+    if is_batched_tensor(tensor):
         found, instead = "inside torch.vmap", "Call the kernel outside of it, on the whole batch"
     elif is_traceable_wrapper_subclass(tensor):
         kind = type(tensor).__name__

@@ -31,9 +31,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
 
 from helion_compile import passes
+from helion_compile.compat import disable_current_modes
 from helion_compile.passes.digest import digest_sources
 
 __all__ = ["config_fingerprint", "digest_packages", "fingerprint"]
@@ -203,7 +203,7 @@ def _wrapped(value: object) -> object:
 
 
 def _tensor(value: torch.Tensor) -> str:
-    with _disable_current_modes():  # the first use of a kernel may be in the middle of tracing
+    with disable_current_modes():  # the first use of a kernel may be in the middle of tracing
         some = value.detach().flatten()[:: 1 + value.numel() // _MOST_ELEMENTS]
         return f"{value.dtype} {tuple(value.shape)} {some.tolist()}"
 

@@ -3,7 +3,7 @@
 Torch looks a backend up without a lock: several threads that compile first all load the entry point, and each but one of them
 would fail with ``duplicate name: helion``.  So this module imports nothing, and takes the registering over from torch.
 
-Private interfaces: ``_BACKENDS`` and ``_COMPILER_FNS`` of ``torch._dynamo.backends.registry``; tested with torch 2.13.
+Private interfaces (``compat``): ``_BACKENDS`` and ``_COMPILER_FNS`` of ``torch._dynamo.backends.registry``.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 What comes after, compiling kernels, takes most of torch.compile's time and changes nothing of what was fused.  The graphs
 are run as they are, node by node.
 
-Private interfaces: the first steps of ``compile_fx``'s inner function; tested with torch 2.11, 2.13 and 2.15.
+Private interfaces (``compat``): the first steps of ``compile_fx``'s inner function.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
+from helion_compile import compat
+from helion_compile.compat import TracingContext, tracing
 from helion_compile.frontend.history import current_compilation
 from helion_compile.frontend.inductor import chain_passes, explain_gradient_errors, make_compiler
 from helion_compile.frontend.options import Options
@@ -85,7 +87,7 @@ def inspect_model(
     found: list[Inspected] = []
     compiled = torch.compile(fresh, backend=make_inspecting_backend(found, mode, options, verify=verify), dynamic=dynamic)
     # Sizes of earlier calls, of this function or with other models, must not make today's dynamic.
-    with _as_written(model), torch._dynamo.config.patch(automatic_dynamic_shapes=False, recompile_limit=1000):
+    with _as_written(model), compat.dynamo_config.patch(automatic_dynamic_shapes=False, recompile_limit=1000):
         compiled(model, *args, **kwargs)
     return found
 
@@ -121,7 +123,8 @@ def make_inspecting_backend(
         reject: chains to leave alone, as ``FusionPass`` takes them.
     """
     from functorch.compile import make_boxed_func
-    from torch._inductor.compile_fx import compile_fx
+
+    from helion_compile.compat import compile_fx
 
     ours, theirs = Options.split(options)
     fusion_pass = ours.fusion_pass(log, keep_originals=verify, reject=reject)
@@ -129,8 +132,7 @@ def make_inspecting_backend(
     hook = chain_passes(compiler, fusion_pass)
 
     def stop_before_code(module: GraphModule, inputs: Sequence[Any], **flags: Any) -> Callable[..., Any]:
-        from torch._inductor.compile_fx import fake_tensor_prop
-        from torch._inductor.fx_passes.post_grad import reorder_for_locality, view_to_reshape
+        from helion_compile.compat import fake_tensor_prop, reorder_for_locality, view_to_reshape
 
         # What Inductor does before the hook that our pass stands in.
         view_to_reshape(module)
@@ -162,7 +164,7 @@ def make_inspecting_backend(
 
     def backend(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         specialize_eps(module)
-        with torch._functorch.config.patch(enable_autograd_cache=False), explain_gradient_errors(module, inputs):
+        with compat.functorch_config.patch(enable_autograd_cache=False), explain_gradient_errors(module, inputs):
             return compile_fx(module, inputs, inner_compile=stop_before_code, config_patches=compiler.config)
 
     return backend
@@ -183,11 +185,11 @@ def inspect_graph(
     found: list[Inspected] = []
     backend = make_inspecting_backend(found, mode, options, **what)
     values = [_own(value) for value in inputs]
-    context = torch._guards.TracingContext.try_get()
+    context = TracingContext.try_get()
     # A context of its own, as what AOTAutograd leaves in one is read by the compilation that follows.
     fresh = None if context is None else copy.copy(context)
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch._guards.tracing(fresh), torch.random.fork_rng(devices):
+    with tracing(fresh), torch.random.fork_rng(devices):
         compiled = backend(copy.deepcopy(module), inputs)
         compiled(*values)
     return found
@@ -217,7 +219,7 @@ def make_reader(
 
     def read() -> GraphReport:
         found: list[Inspected] = []
-        with torch._guards.tracing(None), torch.inference_mode(inference), torch.set_grad_enabled(grad):
+        with tracing(None), torch.inference_mode(inference), torch.set_grad_enabled(grad):
             make_inspecting_backend(found, mode, options, **what)(own, values)
         (inspected,) = found
         return dataclasses.replace(inspected.report, name=name)

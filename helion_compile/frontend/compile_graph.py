@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.fx
 
+from helion_compile import compat
 from helion_compile.frontend.capture import make_reader
 from helion_compile.frontend.debug import dump_graph
 from helion_compile.frontend.history import current_reports, forget_reports
@@ -50,7 +51,7 @@ def compile_graph(
     unwrapped = unwrap_subclasses.unwrap_weights(gm, example_inputs) if unwrap_subclasses.is_needed() else None
     if unwrapped is not None:
         gm, example_inputs, parts_of = unwrapped
-        known = torch._inductor.config.unsafe_marked_cacheable_functions
+        known = compat.inductor_config.unsafe_marked_cacheable_functions
         compiler.config["unsafe_marked_cacheable_functions"] = known | unwrap_subclasses.CACHEABLE
     with explain_gradient_errors(gm, example_inputs):
         compiled = compiler(gm, example_inputs)

@@ -3,9 +3,8 @@
 Dynamo keeps what it compiled with the code object of the function, for every backend object that is equal: a second equal
 call of ``torch.compile`` for the same code compiles nothing, and is served by what the first one compiled.
 
-Private interfaces: the backend object in which ``torch.compile`` wraps a backend's name and options, which Dynamo knows
-while it traces; which code a function behind a graph break goes on with; the id of the current compilation.
-Tested with torch 2.11, 2.13 and 2.15.
+Private interfaces (``compat``): the backend object in which ``torch.compile`` wraps a backend's name and options, which
+Dynamo knows while it traces; which code a function behind a graph break goes on with; the id of the current compilation.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
-import torch
-
+from helion_compile.compat import CompileContext
 from helion_compile.reports.model import GraphReport
 
 __all__ = ["current_compilation", "current_reports", "find_reports", "forget_reports"]
@@ -55,8 +53,7 @@ def current_reports() -> list[GraphReport | Callable[[], GraphReport]]:
 
     A list of nobody's outside of Dynamo.
     """
-    from torch._dynamo.eval_frame import innermost_backend
-    from torch._dynamo.symbolic_convert import InstructionTranslator
+    from helion_compile.compat import InstructionTranslator, innermost_backend
 
     try:
         output = InstructionTranslator.current_tx().output
@@ -78,13 +75,13 @@ def forget_reports() -> None:
 
 def current_compilation() -> str:
     """Dynamo's name of the compilation under way, "0/0"; empty outside of one."""
-    current = torch._guards.CompileContext.current_compile_id()
+    current = CompileContext.current_compile_id()
     return "" if current is None else str(current)
 
 
 def _written_code(code: CodeType) -> CodeType:
     """The code of the function as it is written, of one that goes on behind a graph break."""
-    from torch._dynamo.resume_execution import ContinueExecutionCache
+    from helion_compile.compat import ContinueExecutionCache
 
     while (resumed := ContinueExecutionCache.generated_code_metadata.get(code)) is not None:
         code = resumed.code

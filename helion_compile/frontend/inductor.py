@@ -1,8 +1,4 @@
-"""Inductor as ``backend="helion"`` calls it: its compiler, the hook for our pass, and its error for graphs to train.
-
-Private interfaces: ``torch._TorchCompileInductorWrapper`` and ``post_grad_custom_pre_pass``; tested with torch 2.11, 2.13 and
-2.15.
-"""
+"""Inductor as ``backend="helion"`` calls it: its compiler, the hook for our pass, and its error for graphs to train."""
 
 from __future__ import annotations
 
@@ -14,8 +10,9 @@ from typing import Any
 
 import torch
 import torch.fx
-from torch._inductor.custom_graph_pass import CustomGraphPass
 
+from helion_compile import compat
+from helion_compile.compat import CustomGraphPass
 from helion_compile.errors import GradientError
 from helion_compile.frontend.options import Options
 from helion_compile.passes.rewrite.fusion_pass import FusionPass
@@ -28,9 +25,9 @@ HOOK = "post_grad_custom_pre_pass"
 def make_compiler(mode: str | None, options: Mapping[str, Any], **region: Any) -> Any:
     """The inductor backend as torch.compile makes it, with a shorter sentence for an unknown option."""
     try:
-        return torch._TorchCompileInductorWrapper(mode, options, None, **region)
+        return compat.CompileInductorWrapper(mode, options, None, **region)
     except RuntimeError:
-        known = torch._inductor.list_options()
+        known = compat.list_inductor_options()
         for name in options:
             if name.replace("-", "_") not in known:
                 ours = list(Options.__dataclass_fields__)
@@ -44,7 +41,7 @@ def make_compiler(mode: str | None, options: Mapping[str, Any], **region: Any) -
 
 def chain_passes(compiler: Any, fusion_pass: FusionPass) -> CustomGraphPass:
     """What stands in Inductor's hook: the pass that the user has put there, if any, and then ours."""
-    users = compiler.config.get(HOOK, getattr(torch._inductor.config, HOOK))
+    users = compiler.config.get(HOOK, getattr(compat.inductor_config, HOOK))
     return fusion_pass if users is None else PassSequence([users, fusion_pass])
 
 

@@ -7,9 +7,9 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch.fx import Graph
 
+from helion_compile import compat
 from helion_compile.frontend.history import current_compilation
 from helion_compile.frontend.options import log
 from helion_compile.frontend.verify_rollback import Checked
@@ -89,4 +89,4 @@ def trace_report(report: GraphReport) -> None:
     }
     for name, payload in artifacts.items():
         about = {"name": name, "encoding": "json" if name == "helion_report" else "string"}
-        torch._logging.trace_structured("artifact", metadata_fn=lambda about=about: about, payload_fn=payload)
+        compat.trace_structured("artifact", metadata_fn=lambda about=about: about, payload_fn=payload)

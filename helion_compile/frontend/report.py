@@ -1,7 +1,7 @@
 """``report``: what was fused in a model that was compiled and has run.
 
-Private interfaces: the backend object in which ``torch.compile`` wraps a backend's name and options, which the compiled
-function keeps; tested with torch 2.11, 2.13 and 2.15.
+Private interfaces (``compat``): the backend object in which ``torch.compile`` wraps a backend's name and options, which the
+compiled function keeps.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _code_of(compiled: Any) -> CodeType | None:
 
 def _backend_of(compiled: Any) -> Any:
     """The backend object of a compiled module or function; None where there is none."""
-    from torch._dynamo.eval_frame import OptimizeContext, innermost_backend
+    from helion_compile.compat import OptimizeContext, innermost_backend
 
     if isinstance(compiled, torch.nn.Module):
         context = getattr(compiled, "dynamo_ctx", None)

@@ -1,7 +1,7 @@
 """Dynamo: a HelionKernel called inside a compiled function becomes a ``helion_kernel`` node.
 
-Private interfaces: ``VariableBuilder``'s table by which Dynamo wraps Python objects, ``VariableTracker``, and the strategy
-for a code object; tested with torch 2.11, 2.13 and 2.15.  Only the table's entry for HelionKernel is ours.
+Private interfaces (``compat``): ``VariableBuilder``'s table by which Dynamo wraps Python objects, ``VariableTracker``, and the
+strategy for a code object.  Only the table's entry for HelionKernel is ours.
 """
 
 from __future__ import annotations
@@ -10,14 +10,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch._C._dynamo.eval_frame import set_code_exec_strategy
-from torch._dynamo.exc import unimplemented
-from torch._dynamo.guards import GuardBuilder
-from torch._dynamo.types import FrameAction, FrameExecStrategy
-from torch._dynamo.variables import ConstantVariable, TupleVariable
-from torch._dynamo.variables.base import VariableTracker
-from torch._dynamo.variables.builder import VariableBuilder, wrap_fx_proxy
 
+from helion_compile.compat import (
+    ConstantVariable,
+    FrameAction,
+    FrameExecStrategy,
+    GuardBuilder,
+    TupleVariable,
+    VariableBuilder,
+    VariableTracker,
+    set_code_exec_strategy,
+    unimplemented,
+    wrap_fx_proxy,
+)
 from helion_compile.definitions.arguments import check_no_grad, check_types
 from helion_compile.errors import GradientError, KernelArgumentError
 from helion_compile.graph.hop import helion_kernel

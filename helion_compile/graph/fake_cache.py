@@ -12,7 +12,8 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from helion_compile.compat import FakeTensor, FakeTensorMode
 
 if TYPE_CHECKING:
     from helion_compile.definitions.spec import KernelSpec

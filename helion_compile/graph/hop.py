@@ -9,20 +9,15 @@ by the fingerprints of its kernels (``fusions.identity``).  Tracing such a node 
 functional.  A kernel that writes to its
 arguments appears as the node, which returns its results followed by the new value of each written argument, and a
 ``copy_`` for each: mutation that every compiler pass already understands, and that Inductor's lowering takes away again.
-
-Tested with torch 2.11, 2.13 and 2.15.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch._C import DispatchKey
-from torch._ops import HigherOrderOperator
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, track_tensor_tree
 
+from helion_compile.compat import AutoDispatchBelowAutograd, DispatchKey, FakeTensorMode, HigherOrderOperator, tree_map
 from helion_compile.definitions import registry
 from helion_compile.definitions.arguments import check_no_grad
 from helion_compile.graph import fake_cache
@@ -61,7 +56,7 @@ def _dense(*args: Any, kernel: str) -> Any:
 @helion_kernel.py_impl(DispatchKey.Autograd)
 def _autograd(*args: Any, kernel: str) -> Any:
     check_no_grad(registry.find_kernel(kernel), args)
-    with torch._C._AutoDispatchBelowAutograd():
+    with AutoDispatchBelowAutograd():
         return helion_kernel(*args, kernel=kernel)
 
 
@@ -85,6 +80,6 @@ def _proxy(mode: ProxyTorchDispatchMode, *args: Any, kernel: str) -> Any:
     lowering.register_op(helion_kernel)
     out = helion_kernel(*args, kernel=kernel)
     known = registry.find_kernel(kernel)
-    proxies = torch.utils._pytree.tree_map(mode.tracer.unwrap_proxy, args)
+    proxies = tree_map(mode.tracer.unwrap_proxy, args)
     node = mode.tracer.create_proxy("call_function", helion_kernel, proxies, {"kernel": known.key}, name=known.bare_name)
     return track_tensor_tree(out, node, constant=None, tracer=mode.tracer)

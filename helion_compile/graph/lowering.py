@@ -11,8 +11,6 @@ and above it, once, what is fixed at compile time:
 
 The outputs are ordinary buffers that the call writes to, so Inductor's memory planning reuses their memory and nothing is
 copied around the call.  Symbolic sizes are passed along: a graph compiled for a range of sizes still picks a config for each.
-
-Private interfaces: ``torch._inductor.ir`` and ``lowering``; tested with torch 2.11, 2.13 and 2.15.
 """
 
 from __future__ import annotations
@@ -24,12 +22,17 @@ from typing import Any
 
 import torch
 import torch.fx
-from torch._inductor import ir
-from torch._inductor.lowering import clone, empty_strided, register_lowering
-from torch._inductor.virtualized import V
-from torch._ops import HigherOrderOperator
-from torch.utils._ordered_set import OrderedSet
 
+from helion_compile.compat import (
+    HigherOrderOperator,
+    OpOverload,
+    OrderedSet,
+    V,
+    ir,
+    lower_clone,
+    lower_empty_strided,
+    register_lowering,
+)
 from helion_compile.definitions import registry
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.runtime import profiler_ranges
@@ -58,7 +61,7 @@ def _lower(*args: Any, kernel: str) -> Any:
     passed = [_strided(arg, fx.meta["val"]) if isinstance(arg, ir.TensorBox) else arg for arg, fx in traced]
     for index, position in enumerate(mutated, start=len(outputs)):
         if not _may_write_in_place(node, node.args[position], index):
-            passed[position] = _strided(clone(passed[position]), fakes[index])
+            passed[position] = _strided(lower_clone(passed[position]), fakes[index])
         passed[position].realize()
     results = [*outputs, *(passed[position] for position in mutated)]
     HelionCall(kernel, passed, outputs, results)
@@ -67,7 +70,7 @@ def _lower(*args: Any, kernel: str) -> Any:
 
 def _allocate(fake: torch.Tensor) -> ir.TensorBox:
     size, stride = ir.convert_shape_to_inductor(fake.size()), ir.convert_shape_to_inductor(fake.stride())
-    return empty_strided(size, stride, dtype=fake.dtype, device=fake.device)
+    return lower_empty_strided(size, stride, dtype=fake.dtype, device=fake.device)
 
 
 def _may_write_in_place(node: torch.fx.Node, target: torch.fx.Node, index: int) -> bool:
@@ -105,7 +108,7 @@ def _is_view(node: torch.fx.Node, helion_kernel: Any) -> bool:
         return whole.target is not helion_kernel or sum(user.args[1] == index for user in whole.users) > 1
     if node.target is helion_kernel:
         return False
-    if not isinstance(node.target, torch._ops.OpOverload):
+    if not isinstance(node.target, OpOverload):
         return node.op == "call_function"
     return node.target is torch.ops.aten.reshape.default or any(r.alias_info for r in node.target._schema.returns)
 

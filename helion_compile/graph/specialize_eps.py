@@ -7,7 +7,7 @@ not change, and a kernel wants to know it.
     eps = l_self_norm_eps.item()                  ->  1e-06, guarded
     variance + eps
 
-Private interfaces: what Dynamo keeps in ``meta`` of a placeholder; tested with torch 2.11, 2.13 and 2.15.
+Private interfaces: what Dynamo keeps in ``meta`` of a placeholder; the same in ``compat.TORCH``.
 """
 
 from __future__ import annotations

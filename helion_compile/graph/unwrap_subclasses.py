@@ -11,8 +11,8 @@ on torch writes code for it, and nothing is done here.
 
 ``rebuild`` runs while AOTAutograd traces and leaves nothing behind.  Dynamo's guards still see the whole weights.
 
-Private interfaces: what Dynamo keeps on a placeholder (``_dynamo_source``, ``meta["tensor_dict"]``, ``["example_value"]``)
-and Inductor's ``unsafe_marked_cacheable_functions``; tested with torch 2.11 and 2.13.
+Private interfaces (``compat``): what Dynamo keeps on a placeholder (``_dynamo_source``, ``meta["tensor_dict"]``,
+``["example_value"]``) and Inductor's ``unsafe_marked_cacheable_functions``.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch._dynamo.source import AttrSource
 from torch.fx import Graph, GraphModule, Node
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from helion_compile.compat import AttrSource, is_traceable_wrapper_subclass
 from helion_compile.runtime.triton_launch import define_function
 
 __all__ = ["CACHEABLE", "is_needed", "rebuild", "unwrap_weights"]

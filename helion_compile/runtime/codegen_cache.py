@@ -8,8 +8,8 @@ their places are kept beside the code.  What is specialised in another way is no
 
 The folder is Inductor's cache folder, from which Inductor runs generated code too, or ``HELION_COMPILE_CACHE_DIR``.
 
-Private interfaces of Helion 1.4: ``Kernel._base_specialization_key``, and of a bound kernel's ``env`` ``specialized_vars``,
-``specialized_strides`` and ``shape_env``, and ``get_cached_path``.  Where they differ, nothing is kept.
+Private interfaces of Helion (``compat``): ``Kernel._base_specialization_key``, and of a bound kernel's ``env``
+``specialized_vars``, ``specialized_strides`` and ``shape_env``, and ``get_cached_path``.  Where they differ, nothing is kept.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def load_host_function(
         name = _digest(base, _values(args, places), config)
         if name not in _hosts:
             kept = json.loads((_folder() / f"{name}.json").read_text())
-            from torch._inductor.codecache import PyCodeCache
+            from helion_compile.compat import PyCodeCache
 
             _hosts[name] = getattr(PyCodeCache.load(kept["code"]), kept["function"])
         _places_of[base] = places
@@ -91,7 +91,7 @@ def keep_host_function(
 
 def _places(bound: Any) -> list[Place] | None:
     """Where the values stand that Helion built into the code beyond its base key; None if it did so in another way."""
-    from torch._dynamo.source import LocalSource, TensorPropertySource
+    from helion_compile.compat import LocalSource, TensorPropertySource
 
     env = bound.env
     parameters = list(bound.kernel.signature.parameters)
@@ -144,7 +144,7 @@ def _digest(*what: Any) -> str:
 def _folder() -> Path:
     if chosen := os.environ.get("HELION_COMPILE_CACHE_DIR"):
         return Path(chosen).expanduser()
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
+    from helion_compile.compat import cache_dir
 
     return Path(cache_dir()) / "helion_compile"
 

@@ -9,12 +9,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch._subclasses.functional_tensor import FunctionalTensorMode
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
+from helion_compile import compat
+from helion_compile.compat import (
+    DispatchKey,
+    FakeTensorMode,
+    FunctionalTensorMode,
+    count_dispatch_modes,
+    count_pre_dispatch_modes,
+    get_dispatch_modes,
+    get_pre_dispatch_mode,
+    is_dispatch_key_included,
+)
 from helion_compile.definitions.arguments import check_no_grad
 from helion_compile.definitions.mutation_check import is_checking, watch_arguments
 from helion_compile.runtime import reference
@@ -31,10 +39,8 @@ __all__ = ["NOT_REPLAYED", "call", "call_functional", "is_tracing", "replay"]
 _TRACING_MODES = (FakeTensorMode, ProxyTorchDispatchMode, FunctionalTensorMode)
 NOT_REPLAYED = object()
 
-_dispatch_modes = torch._C._len_torch_dispatch_stack
-_key_is_included = torch._C._dispatch_tls_is_dispatch_key_included
-_PRE_DISPATCH = torch._C.DispatchKey.PreDispatch
-_current_device: Any = getattr(torch._C, "_cuda_getDevice", None)
+_PRE_DISPATCH = DispatchKey.PreDispatch
+_current_device: Any = compat.find_name("get_cuda_device", None)
 
 
 def replay(kernel: KernelSpec, args: tuple[Any, ...]) -> Any:
@@ -42,7 +48,7 @@ def replay(kernel: KernelSpec, args: tuple[Any, ...]) -> Any:
 
     The key by which plans are found covers what :func:`call` checks: arguments like these were accepted before.
     """
-    if _dispatch_modes() or is_checking() or forward_ad._current_level >= 0 or _key_is_included(_PRE_DISPATCH):
+    if count_dispatch_modes() or is_checking() or forward_ad._current_level >= 0 or is_dispatch_key_included(_PRE_DISPATCH):
         return NOT_REPLAYED
     addresses: list[int] = []
     try:
@@ -56,9 +62,9 @@ def replay(kernel: KernelSpec, args: tuple[Any, ...]) -> Any:
 
 def is_tracing(args: tuple[Any, ...]) -> bool:
     """Whether a call with these arguments has to become a graph node (or fake results) instead of running."""
-    if _dispatch_modes() or torch._ops._len_torch_dispatch_stack_pre_dispatch():
-        pre_dispatch = torch._ops._get_current_dispatch_mode_pre_dispatch()
-        if any(isinstance(mode, _TRACING_MODES) for mode in (*_get_current_dispatch_mode_stack(), pre_dispatch)):
+    if count_dispatch_modes() or count_pre_dispatch_modes():
+        pre_dispatch = get_pre_dispatch_mode()
+        if any(isinstance(mode, _TRACING_MODES) for mode in (*get_dispatch_modes(), pre_dispatch)):
             return True
     return any(isinstance(arg, torch.Tensor) and type(arg) not in PLAIN_TENSORS for arg in args)
 

@@ -43,9 +43,9 @@ def waits_for_previous(kernel: Any) -> bool:
     """Whether a Triton kernel waits for the kernel before, and so may be launched early on the current GPU."""
     if "gdc_wait()" not in getattr(kernel, "src", ""):
         return False
-    from triton.runtime.driver import driver
+    from helion_compile.compat import triton_driver
 
-    arch = driver.active.get_current_target().arch
+    arch = triton_driver.active.get_current_target().arch
     return isinstance(arch, int) and arch >= 90
 
 

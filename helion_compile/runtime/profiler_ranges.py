@@ -4,8 +4,8 @@ A range costs 0.15 µs even where nobody profiles, a tenth of a launch, so there
 graph whether torch's profiler runs what it ran at the last call (20 ns), and where that has changed, the call of every place
 is exchanged or put back.
 
-Private interfaces: ``_RecordFunctionFast``, with which Inductor names its own Triton launches, and the flag by which it asks
-whether somebody profiles; tested with torch 2.11, 2.13 and 2.15.
+Private interfaces (``compat``): what Inductor names its own Triton launches with, and the flag by which it asks whether
+somebody profiles.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
-from torch._C._profiler import _RecordFunctionFast
 from torch.autograd import profiler
 
+from helion_compile.compat import RecordFunction
 from helion_compile.passes.ir.source_location import shown_path
 
 __all__ = ["LOOK", "called_by", "follow", "follow_profiler", "in_range", "profiling"]
@@ -81,7 +81,7 @@ def in_range(name: str, call: Callable[..., None]) -> Callable[..., None]:
     nvtx = torch.cuda.nvtx if _asked and torch.cuda.is_available() else None
 
     def ranged(*values: Any) -> None:
-        with _RecordFunctionFast(name):
+        with RecordFunction(name):
             if nvtx is None:
                 return call(*values)
             nvtx.range_push(name)
@@ -93,10 +93,10 @@ def in_range(name: str, call: Callable[..., None]) -> Callable[..., None]:
     return ranged
 
 
-def called_by(name: str, depth: int) -> _RecordFunctionFast:
+def called_by(name: str, depth: int) -> RecordFunction:
     """A range for a call in eager code: "quant mine.py:7", the line ``depth`` frames above."""
     frame = sys._getframe(depth + 1)
-    return _RecordFunctionFast(f"{name} {shown_path(frame.f_code.co_filename)}:{frame.f_lineno}")
+    return RecordFunction(f"{name} {shown_path(frame.f_code.co_filename)}:{frame.f_lineno}")
 
 
 def _switch(by: int) -> None:

@@ -5,8 +5,8 @@ arguments.  It keeps which outputs to allocate, the compiled Triton kernels, the
 sizes, strides and other scalars are fixed by the plan's key.  A host function that does what this cannot explain (a torch
 operation that computes) gets no plan, and is called as it is.
 
-Private interfaces: ``triton.runtime.JITFunction.run(warmup=True)``, the same on triton 3.6 and 3.9, and two of torch's, the
-same in 2.11, 2.13 and 2.15; where torch lacks them, their slower public equals are used.
+Private interfaces (``compat``): ``JITFunction.run(warmup=True)`` of Triton, and two of torch's; where torch lacks these, their
+slower public equals are used.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from helion_compile import compat
+from helion_compile.compat import TorchDispatchMode
 from helion_compile.runtime import zeroed_workspace
 from helion_compile.runtime.pdl import waits_for_previous
 from helion_compile.runtime.triton_launch import LaunchSource, UnknownInterface, define_function, launch_source
@@ -35,8 +36,8 @@ def _stream_publicly(device: int) -> int:
 
 
 # Twice as fast as their public equals: no argument parsing, no Stream object.
-empty_strided_cuda = getattr(torch._C._dynamo.guards, "_empty_strided_cuda", _allocate_publicly)
-current_stream = getattr(torch._C, "_cuda_getCurrentRawStream", _stream_publicly)
+empty_strided_cuda = compat.find_name("allocate_cuda", _allocate_publicly)
+current_stream = compat.find_name("get_raw_stream", _stream_publicly)
 
 
 class NotReplayable(Exception):
@@ -268,7 +269,7 @@ def _make_source(
     except UnknownInterface as error:
         raise NotReplayable(
             f"torch {torch.__version__} and its Triton are not what launch plans were written for ({error}); they were "
-            f"tested with torch 2.11, 2.13 and 2.15"
+            f"tested with torch {', '.join(compat.TORCH)}"
         ) from error
 
 

@@ -7,9 +7,9 @@ has set launch hooks.
 
 Only Triton's launcher can ask for PDL, so launches that do (``runtime/pdl.py``) go through it.
 
-Private interfaces: ``torch._C._StaticCudaLauncher`` (torch 2.11; the same in 2.13 and 2.15), and of triton 3.6 and 3.9
-``CompiledKernel``'s ``metadata``, ``run`` and ``launch_metadata``, ``driver.active.utils.load_binary`` and the knobs' hooks.
-What the binary takes is compared with what the driver says of it, so a changed convention is noticed before a launch.
+Private interfaces (``compat``): torch's ``StaticCudaLauncher``, and of Triton ``CompiledKernel``'s ``metadata``, ``run`` and
+``launch_metadata``, ``driver.active.utils.load_binary`` and the knobs' hooks.  What the binary takes is compared with what
+the driver says of it, so a changed convention is noticed before a launch.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def launch_source(
 def _launch_source(
     prefix: str, compiled: Any, grid: Sequence[int], values: Sequence[Any], pointers: Sequence[Pointer]
 ) -> LaunchSource:
-    from triton import knobs
+    from helion_compile.compat import StaticCudaLauncher, triton_knobs
 
     if 0 in grid:
         return LaunchSource((), {})
@@ -139,9 +139,9 @@ def _launch_source(
         _load_by_triton(compiled)  # a capture could not
     function = _load(compiled)
     _compare_with_driver(function, [size for _, size in c_types])
-    hooks = [getattr(knobs.runtime, name) for name in ("launch_enter_hook", "launch_exit_hook")]
+    hooks = [getattr(triton_knobs.runtime, name) for name in ("launch_enter_hook", "launch_exit_hook")]
     names |= {
-        f"{prefix}run": torch._C._StaticCudaLauncher._launch_kernel,
+        f"{prefix}run": StaticCudaLauncher._launch_kernel,
         f"{prefix}function": function,
         f"{prefix}compiled": compiled,
         "capturing": torch.cuda.is_current_stream_capturing,
@@ -192,9 +192,9 @@ def _argument_types(compiled: Any, pointers: dict[int, str]) -> dict[int, tuple[
 
 def _launch_by_triton(compiled: Any, grid: tuple[int, ...], stream: int, *values: Any) -> None:
     """As ``triton.JITFunction.run`` does it, with the hooks of the moment."""
-    from triton import knobs
+    from helion_compile.compat import triton_knobs
 
-    hooks = knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook
+    hooks = triton_knobs.runtime.launch_enter_hook, triton_knobs.runtime.launch_exit_hook
     run = compiled.run
     about = compiled.launch_metadata(grid, stream, *values)
     run(*grid, stream, compiled.function, compiled.packed_metadata, about, *hooks, *values)
@@ -210,10 +210,10 @@ def build_launcher(compiled: Any) -> None:
     """
     if not getattr(getattr(compiled, "metadata", None), "launch_pdl", False):
         return
-    from triton.runtime.driver import driver
+    from helion_compile.compat import triton_driver
 
     with _building, contextlib.suppress(Exception):
-        driver.active.launcher_cls(compiled.src, compiled.metadata)
+        triton_driver.active.launcher_cls(compiled.src, compiled.metadata)
 
 
 def _load_by_triton(compiled: Any) -> None:
@@ -223,20 +223,18 @@ def _load_by_triton(compiled: Any) -> None:
 
 def _load(compiled: Any) -> int:
     """The binary's function in the current context, loaded once for each device, without Triton's launcher for it."""
-    from triton import knobs
-    from triton.runtime.driver import driver
-    from triton.runtime.errors import OutOfResources
+    from helion_compile.compat import OutOfResources, triton_driver, triton_knobs
 
     device = torch.cuda.current_device()
     loaded = compiled.__dict__.setdefault("_helion_compile_functions", {})
     if device in loaded:
         return loaded[device]
-    load_hooks = [getattr(knobs.runtime, name) for name in ("kernel_load_start_hook", "kernel_load_end_hook")]
+    load_hooks = [getattr(triton_knobs.runtime, name) for name in ("kernel_load_start_hook", "kernel_load_end_hook")]
     if compiled.module is not None or any(hook is not None and hook.calls for hook in load_hooks):
         _load_by_triton(compiled)
         loaded[device] = compiled.function
         return compiled.function
-    metadata, utils = compiled.metadata, driver.active.utils
+    metadata, utils = compiled.metadata, triton_driver.active.utils
     most_shared = utils.get_device_properties(device)["max_shared_mem"]
     if metadata.shared > most_shared:
         raise OutOfResources(metadata.shared, most_shared, "shared memory")

@@ -6,8 +6,6 @@ own.  Blocks stay for good: a graph does not say when it ends, and one that was 
 
 The memory comes from the driver.  torch's allocator would take it from the pool of the capture at hand, whose owner counts
 what lives there (Inductor's CUDA graph trees raise an error), and would zero it in each replay.
-
-Private interfaces: ``torch._C._cuda_isCurrentStreamCapturing``.
 """
 
 from __future__ import annotations
@@ -16,8 +14,7 @@ import ctypes
 import threading
 from typing import Any
 
-import torch
-
+from helion_compile import compat
 from helion_compile.runtime.cuda_driver import call_driver, find_capture
 
 __all__ = ["ALIGNMENT", "get_zeros"]
@@ -30,7 +27,7 @@ _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 
 _lock = threading.Lock()
 _blocks: dict[tuple[int, int, int | None], tuple[int, int]] = {}  # device, stream and capture -> address and bytes
-_is_capturing = getattr(torch._C, "_cuda_isCurrentStreamCapturing", lambda: False)
+_is_capturing = compat.find_name("is_stream_capturing", lambda: False)
 
 
 def get_zeros(device: int, size: int, stream: int) -> int:

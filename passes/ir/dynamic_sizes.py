@@ -1,6 +1,6 @@
 """The sizes of a graph that are dynamic.
 
-Private interfaces: ``ShapeEnv``'s tables of symbols; tested with torch 2.11, 2.13 and 2.15.
+Not documented by torch: ``ShapeEnv``'s tables of symbols, the same in ``compat.TORCH``.
 """
 
 from __future__ import annotations
