@@ -148,7 +148,7 @@ def test_an_eps_that_is_known_at_run_time_only():
 def test_nothing_fused_has_a_cause_and_an_inventory():
     text = " ".join(str(explain(scaled_in_bf16, X)).split())
     assert "Every candidate was refused, 1 of 1 as this one: x is scaled in bf16" in text
-    assert re.search(r"quantize-like: 1 x cast to fp8 e4m3, first at \S*test_near_misses.py:\d+", text)
+    assert re.search(r"quantize-like: 1 x cast to fp8 e4m3, first at \S*test_partial_matches.py:\d+", text)
 
 
 def test_weights_alone_are_quantised():
