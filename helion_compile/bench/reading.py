@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
         require_packages("reading", "transformers", "torchao")
     figures = [measure(nodes) for nodes in options.nodes]
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}\n")
-    print(f"{'nodes':>8} {'reading':>10} {'a node':>9} {'whole pass':>11} {'a node':>9} {'regions':>8} {'sites':>6}")
+    print(f"{'nodes':>8} {'matching':>10} {'a node':>9} {'whole pass':>11} {'a node':>9} {'matches':>8} {'sites':>6}")
     for figure in figures:
         each = [1e6 * seconds / figure.nodes for seconds in (figure.read_s, figure.pass_s)]
         print(

@@ -1,4 +1,4 @@
-"""What becomes what: chains of meanings and the kernel that each becomes.
+"""What becomes what: chains of semantic ops and the kernel that each becomes.
 
 One fusion a file, named as its kernel.  Each has ``KERNELS``, all kernels that it may put into a graph, and
 ``fusion(exact)``, the :class:`passes.Fusion`.  ``CATALOGUE`` lists them in order of preference.

@@ -26,7 +26,7 @@ class Compared:
     """One result of a site, fused and as it was.
 
     Attributes:
-        output: its name in the meaning: "q", "scale", "sum".
+        output: its name in the semantic op: "q", "scale", "sum".
         max_error: the largest difference, in the result's own unit.
         max_steps: the same in steps; see the module's text.
         differing: the share of elements that differ at all.

@@ -1,4 +1,4 @@
-"""A stretch of a graph computed in fp64: what its code would give if it never rounded on the way."""
+"""A part of a graph computed in fp64: what its code would give if it never rounded on the way."""
 
 from __future__ import annotations
 

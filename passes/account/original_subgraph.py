@@ -1,4 +1,4 @@
-"""What a replacement stands for: the stretch of the graph as it was, kept so that both can be run and compared."""
+"""What a replacement stands for: the part of the graph as it was, kept so that both can be run and compared."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Original:
     module: GraphModule  # called with the values of `inputs`, returns those of `outputs` as a tuple
     inputs: tuple[str, ...]  # names of nodes of the rewritten graph
     outputs: tuple[str, ...]
-    names: tuple[str, ...]  # what the meanings call the outputs: "q", "scale", "sum"
+    names: tuple[str, ...]  # what the semantic ops call the outputs: "q", "scale", "sum"
 
 
 def original(
@@ -36,7 +36,7 @@ def original(
         inputs: where the copy begins; it also begins at graph inputs, at nodes that ``replaced`` has, and at what the chain's
             copies share under views of their own.
         replaced: old -> new node, for all replacements in the graph.
-        within: the nodes of the chain's regions, behind which the copy does not go.
+        within: the nodes of the chain's matches, behind which the copy does not go.
     """
     ends = {old for _, old, _ in outputs}
     nodes = set(ends)

@@ -1,6 +1,6 @@
-"""The vocabulary in which a spelling is written: steps from a node to its producers and readers.
+"""The vocabulary in which a pattern is written: steps from a node to its producers and readers.
 
-A walk remembers every node it steps over; together they are the interior of the region that is read.  A step that
+A matcher remembers every node it steps over; together they are the interior of the match.  A step that
 finds something else raises ``MatchFailed`` with a sentence about what it found.
 """
 
@@ -67,7 +67,7 @@ class Matcher:
         self.cheap: set[Node] = set()
 
     def match(self, op: SemanticOp, inputs: dict[str, Node], outputs: dict[str, Node | tuple[Node, ...]]) -> Match:
-        """The region of all that was stepped over."""
+        """The match of all that was stepped over."""
         copies = {name: node if isinstance(node, tuple) else (node,) for name, node in outputs.items()}
         for nodes in copies.values():
             self.nodes |= dict.fromkeys(nodes)

@@ -54,7 +54,7 @@ class ScaleFormat(enum.Enum):
 
 
 class ScaleLayout(enum.Enum):
-    """How the scales [M, K / group] lie in memory; part of the meaning, as block-scaled products read one of them."""
+    """How the scales [M, K / group] lie in memory; part of the semantic op, as block-scaled GEMMs read one of them."""
 
     ROW_MAJOR = "row-major"
     COLUMN_MAJOR = "column-major"  # strides (1, M)

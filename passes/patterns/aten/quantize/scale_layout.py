@@ -29,7 +29,7 @@ _ALIGNMENT = 4  # fp32 numbers in 16 bytes, which a tensor memory access wants b
 def read_layout(matcher: Matcher, scale: Node, extent: Grouped) -> tuple[ScaleLayout, tuple[Node, ...]]:
     """The layout of the scales, and the nodes that hold them in it.
 
-    Column-major only if all who read the scales outside the region read them so; a second form of them stays outside.
+    Column-major only if all who read the scales outside the match read them so; a second form of them stays outside.
     """
     plain = ScaleLayout.ROW_MAJOR, matcher.copies(scale)
     if extent.granularity is not Granularity.GROUP or len(plain[1]) > 1:
