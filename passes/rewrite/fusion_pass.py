@@ -14,7 +14,6 @@ from types import MappingProxyType
 import torch
 from torch.fx import Graph
 
-from helion_compile import passes
 from helion_compile.passes.account.op_counts import inventory
 from helion_compile.passes.account.records import GraphRecord
 from helion_compile.passes.account.refusal import Refusal
@@ -150,7 +149,7 @@ class FusionPass(CustomGraphPass):
         """
         names = [fusion.name for fusion in self.fusions]
         options = repr((torch.__version__, names, self.strict, sorted(self.reject), self.identity))
-        return hashlib.sha256(f"{digest_sources(Path(passes.__file__).parent)}{options}".encode()).hexdigest()
+        return hashlib.sha256(f"{digest_sources(Path(__file__).parents[1])}{options}".encode()).hexdigest()
 
     def __deepcopy__(self, memo: dict) -> FusionPass:
         # Inductor deep-copies its config; the copy is still the pass whose records the caller reads.
