@@ -7,11 +7,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from helion_compile.configs.case import Case
+from helion_compile.configs.files import kernel_folder
+from helion_compile.definitions import registry
 from helion_compile.tune import __main__ as command
 from helion_compile.tune import pool
 from helion_compile.tune.cases import TuneError
@@ -51,7 +54,7 @@ class Folder:
         return self.rows_of("plus_one")
 
     def rows_of(self, kernel):
-        table = self.path / "out" / kernel / "nvidia_h200.json"
+        table = kernel_folder(self.path / "out", registry.get_kernel(kernel).name) / "nvidia_h200.json"
         return {Case.from_json(row["case"]): row for row in json.loads(table.read_text())}
 
     def measured(self):
@@ -192,9 +195,8 @@ def test_torchrun_shares_the_cases_out_and_fills_one_table(folder):
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8, 50])
 def test_every_case_has_one_rank(ranks):
     work = [(tune_fakes.plus_one, case(tokens, size)) for size in (64, 128, 256) for tokens in (1, 2, 4, 8, 16)]
-    given = [
-        one for rank in range(ranks) for _, group in share(work, {"plus_one": ("num_tokens",)}, rank, ranks) for one in group
-    ]
+    bucketed = {tune_fakes.plus_one.short_name: ("num_tokens",)}
+    given = [one for rank in range(ranks) for _, group in share(work, bucketed, rank, ranks) for one in group]
     assert sorted(given) == sorted(one for _, one in work)
 
 
@@ -284,7 +286,7 @@ def test_a_kernel_named_twice_is_tuned_once(capsys):
 def test_a_model_without_shapes_for_the_kernel_is_a_sentence(tmp_path, capsys, monkeypatch):
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 1}))
-    monkeypatch.setattr(tune_fakes.plus_one, "shapes", lambda layer: [])
+    monkeypatch.setattr(tune_fakes.plus_one, "tuning", replace(tune_fakes.plus_one.tuning, shapes=lambda layer: []))
     assert command.main(["plus_one", "--model", str(file), "--dry-run"]) == 1
     assert "tune: plus_one takes none of the model's shapes; name some by hand with --shapes" in capsys.readouterr().err
 
