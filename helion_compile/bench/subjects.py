@@ -14,6 +14,9 @@ import torch
 from helion_compile.configs.case import Case
 from helion_compile.helion_kernel import HelionKernel
 from helion_compile.kernels import activation_quant, norm_quant, norm_rope, quant, rope, scaled_mm
+from helion_compile.kernels.arguments import takes
+from helion_compile.kernels.families.norm_rope import NormRopeArgs
+from helion_compile.kernels.families.rope import RopeArgs
 from helion_compile.tune.cases import Layer
 
 __all__ = ["LAYERS", "SUBJECTS", "Subject"]
@@ -49,7 +52,7 @@ def _weights(k: int) -> Iterator[dict[str, Any]]:
     return (seen[n] for n in sorted(seen))
 
 
-def _as_given(*args: Any) -> tuple[Any, ...]:
+def _keep_arguments(*args: Any) -> tuple[Any, ...]:
     return args
 
 
@@ -62,7 +65,7 @@ class Subject:
         attributes: arguments of the kernel by name, in place of those that the tuner makes.
         written: what Inductor is given; by default the kernel's ``reference``.
         prepare: makes the arguments of ``written`` from those of the kernel.
-        adjust: changes the kernel's arguments.
+        adjust: changes the kernel's arguments, a NamedTuple.
         library: the library's call, where it has one that does the same; Inductor is no baseline then.
         check_eager: compare results with eager PyTorch's: Inductor does not keep the roundings of a model, and where two
             products nearly cancel that is far.
@@ -72,8 +75,8 @@ class Subject:
     fields: Callable[[int], Iterator[dict[str, Any]]]
     attributes: Mapping[str, Any] = field(default_factory=dict)
     written: Callable[..., Any] | None = None
-    prepare: Callable[..., tuple[Any, ...]] = _as_given
-    adjust: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    prepare: Callable[..., tuple[Any, ...]] = _keep_arguments
+    adjust: Callable[[Any], tuple[Any, ...]] = lambda args: args
     library: Callable[..., Any] | None = None
     check_eager: bool = False
 
@@ -82,8 +85,8 @@ class Subject:
 
     def arguments(self, case: Case, device: torch.device) -> tuple[Any, ...]:
         """Fresh ones with random values."""
-        named = dict(zip(self.kernel.signature.parameters, self.kernel.tuning.inputs(case, device), strict=True))
-        return tuple(self.adjust(named | dict(self.attributes)).values())
+        made = self.kernel.tuning.inputs(case, device)
+        return self.adjust(made._replace(**self.attributes))
 
 
 def _rotated_halves(x, cos, sin):
@@ -115,35 +118,43 @@ def _complex_pairs(x, frequencies):
     return torch.view_as_real(turned).flatten(-2).type_as(x)
 
 
-def _both_halves(x, cos1, sin1, cos2, sin2, *_):
-    return x, torch.cat((cos1, cos2), -1), torch.cat((sin1, sin2), -1)
+def _join_tables(args):
+    return args.x, torch.cat((args.cos1, args.cos2), -1), torch.cat((args.sin1, args.sin2), -1)
 
 
-def _both_halves_and_weight(x, weight, cos1, sin1, cos2, sin2, eps, *_):
-    return *_both_halves(x, cos1, sin1, cos2, sin2), weight, eps
+@takes(RopeArgs)
+def _make_rotated_arguments(args):
+    return _join_tables(args)
 
 
-def _one_of_each(x, cos1, sin1, *_):
-    return x, cos1, sin1
+@takes(NormRopeArgs)
+def _make_norm_rotated_arguments(args):
+    return *_join_tables(args), args.weight, args.eps
 
 
-def _parts_of_one(named: dict[str, Any]) -> dict[str, Any]:
+@takes(RopeArgs)
+def _take_first_tables(args):
+    return args.x, args.cos1, args.sin1
+
+
+def _split_one_tensor(args: RopeArgs) -> RopeArgs:
     """Tables of fp32 as the parts of one complex tensor, each used for both elements of a pair: Llama 4's."""
-    parts = torch.stack((named["cos1"].float(), named["sin1"].float()), -1)
+    parts = torch.stack((args.cos1.float(), args.sin1.float()), -1)
     cos, sin = parts[..., 0], parts[..., 1]
-    return named | {"cos1": cos, "sin1": sin, "cos2": cos, "sin2": sin, "stepwise": False}
+    return args._replace(cos1=cos, sin1=sin, cos2=cos, sin2=sin, stepwise=False)
 
 
-def _same_for_both(named: dict[str, Any]) -> dict[str, Any]:
-    return named | {"cos2": named["cos1"], "sin2": named["sin1"]}
+def _share_tables(args: RopeArgs) -> RopeArgs:
+    return args._replace(cos2=args.cos1, sin2=args.sin1)
 
 
-def _frequencies(x, cos1, sin1, *_):
-    return x, torch.complex(cos1, sin1)
+@takes(RopeArgs)
+def _make_frequencies(args):
+    return args.x, torch.complex(args.cos1, args.sin1)
 
 
-_HALVES: dict[str, Any] = {"written": _rotated_halves, "prepare": _both_halves}
-_NEIGHBOURS: dict[str, Any] = {"written": _stacked_pairs, "prepare": _one_of_each, "adjust": _same_for_both}
+_HALVES: dict[str, Any] = {"written": _rotated_halves, "prepare": _make_rotated_arguments}
+_NEIGHBOURS: dict[str, Any] = {"written": _stacked_pairs, "prepare": _take_first_tables, "adjust": _share_tables}
 _EXACT: dict[str, Any] = {"attributes": {"exact": True}}
 _SILU_MUL = {"gated": True}
 
@@ -163,23 +174,23 @@ SUBJECTS: dict[str, Subject] = {
     "activation_quant exact": Subject(activation_quant, _rows(**_SILU_MUL), **_EXACT),
     "activation_quant group": Subject(activation_quant, _rows(**_SILU_MUL, group=128)),
     "activation_quant static": Subject(activation_quant, _rows(**_SILU_MUL, static=True)),
-    "activation_quant gelu": Subject(activation_quant, _rows(**_SILU_MUL), {"function": "gelu tanh"}),
-    "activation_quant alone": Subject(activation_quant, _rows(gated=False), {"function": "relu squared"}),
+    "activation_quant gelu": Subject(activation_quant, _rows(**_SILU_MUL), {"function": "gelu_tanh"}),
+    "activation_quant alone": Subject(activation_quant, _rows(gated=False), {"function": "relu_squared"}),
     "rope": Subject(rope, _heads("halves"), **_HALVES),
     "rope exact": Subject(rope, _heads("halves"), **_HALVES, **_EXACT, check_eager=True),
     "rope of neighbours": Subject(rope, _heads("neighbours"), **_NEIGHBOURS),
     "rope of neighbours, written": Subject(rope, _heads("neighbours"), **_NEIGHBOURS | {"written": _written_pairs}),
     "rope of complex numbers": Subject(
-        rope, _heads("neighbours"), written=_complex_pairs, prepare=_frequencies, adjust=_parts_of_one
+        rope, _heads("neighbours"), written=_complex_pairs, prepare=_make_frequencies, adjust=_split_one_tensor
     ),
     "norm_rope": Subject(
-        norm_rope, _heads("halves", over_heads=False), written=_norm_rotated, prepare=_both_halves_and_weight
+        norm_rope, _heads("halves", over_heads=False), written=_norm_rotated, prepare=_make_norm_rotated_arguments
     ),
     "norm_rope exact": Subject(
         norm_rope,
         _heads("halves", over_heads=False),
         written=_norm_rotated,
-        prepare=_both_halves_and_weight,
+        prepare=_make_norm_rotated_arguments,
         **_EXACT,
         check_eager=True,
     ),

@@ -13,6 +13,13 @@ from typing import Any
 import torch
 
 from helion_compile.kernels import scaled_mm
+from helion_compile.kernels.arguments import takes
+from helion_compile.kernels.families.activation_quant import ActivationQuantArgs
+from helion_compile.kernels.families.norm_quant import NormQuantArgs
+from helion_compile.kernels.families.norm_rope import NormRopeArgs
+from helion_compile.kernels.families.quant import QuantArgs
+from helion_compile.kernels.families.rope import RopeArgs
+from helion_compile.kernels.families.scaled_mm import ScaledMmArgs
 
 __all__ = ["OPERATORS", "MissingLibrary", "load"]
 
@@ -54,42 +61,48 @@ def _results(x: torch.Tensor, groups: int = 1) -> tuple[torch.Tensor, torch.Tens
     return torch.empty(x.shape, dtype=E4M3, device=x.device), scales
 
 
-def _norm_token(x, weight, bias, residual, scale, scale_ub, eps, *_):
-    q, scales = _results(x)
-    torch.ops._C.rms_norm_dynamic_per_token_quant(q, x, weight, scales, eps, scale_ub, residual)
+@takes(NormQuantArgs)
+def _norm_token(args):
+    q, scales = _results(args.x)
+    torch.ops._C.rms_norm_dynamic_per_token_quant(q, args.x, args.weight, scales, args.eps, args.scale_ub, args.residual)
     return q, scales
 
 
-def _norm_group(x, weight, bias, residual, scale, scale_ub, eps, *_):
-    q, scales = _results(x, x.size(1) // 128)
-    torch.ops._C.rms_norm_per_block_quant(q, x, weight, scales, eps, scale_ub, residual, 128, False)
+@takes(NormQuantArgs)
+def _norm_group(args):
+    q, scales = _results(args.x, args.x.size(1) // 128)
+    torch.ops._C.rms_norm_per_block_quant(q, args.x, args.weight, scales, args.eps, args.scale_ub, args.residual, 128, False)
     return q, scales
 
 
-def _norm_static(x, weight, bias, residual, scale, scale_ub, eps, *_):
-    q, _ = _results(x)
-    if residual is None:
-        torch.ops._C.rms_norm_static_fp8_quant(q, x, weight, scale, eps)
+@takes(NormQuantArgs)
+def _norm_static(args):
+    q, _ = _results(args.x)
+    if args.residual is None:
+        torch.ops._C.rms_norm_static_fp8_quant(q, args.x, args.weight, args.scale, args.eps)
     else:
-        torch.ops._C.fused_add_rms_norm_static_fp8_quant(q, x, residual, weight, scale, eps)
+        torch.ops._C.fused_add_rms_norm_static_fp8_quant(q, args.x, args.residual, args.weight, args.scale, args.eps)
     return q
 
 
-def _quant_token(x, *_):
-    q, scales = _results(x)
-    torch.ops._C.dynamic_per_token_scaled_fp8_quant(q, x, scales, None)
+@takes(QuantArgs)
+def _quant_token(args):
+    q, scales = _results(args.x)
+    torch.ops._C.dynamic_per_token_scaled_fp8_quant(q, args.x, scales, None)
     return q, scales
 
 
-def _quant_group(x, *_):
-    q, scales = _results(x, x.size(1) // 128)
-    torch.ops._C.per_token_group_fp8_quant(x, q, scales, 128, 1e-10, -448.0, 448.0, False, False, False)
+@takes(QuantArgs)
+def _quant_group(args):
+    q, scales = _results(args.x, args.x.size(1) // 128)
+    torch.ops._C.per_token_group_fp8_quant(args.x, q, scales, 128, 1e-10, -448.0, 448.0, False, False, False)
     return q, scales
 
 
-def _quant_static(x, scale, *_):
-    q, _ = _results(x)
-    torch.ops._C.static_scaled_fp8_quant(q, x, scale)
+@takes(QuantArgs)
+def _quant_static(args):
+    q, _ = _results(args.x)
+    torch.ops._C.static_scaled_fp8_quant(q, args.x, args.scale)
     return q
 
 
@@ -116,52 +129,57 @@ def _norm_rotary(positions, query, cache, head_dim, weight, eps):
     return query.view(1, query.size(0), heads, head_dim)
 
 
-def _cutlass(a, w, a_scale, w_scale, bias, dtype, fast_accum, *_):
-    return scaled_mm.fallbacks["library"](a, w, a_scale, w_scale, bias, dtype, fast_accum, "cutlass")
+@takes(ScaledMmArgs)
+def _cutlass(args):
+    return scaled_mm.fallbacks["library"](*args._replace(library="cutlass"))
 
 
-def _as_they_are(*args: Any) -> tuple[Any, ...]:
+def _keep_arguments(*args: Any) -> tuple[Any, ...]:
     return args
 
 
-def _with_own_residual(x, weight, bias, residual, *rest):
-    return x, weight, bias, None if residual is None else residual.clone(), *rest
+@takes(NormQuantArgs)
+def _copy_residual(args):
+    return args if args.residual is None else args._replace(residual=args.residual.clone())
 
 
-def _gate_and_up(x, up, scale, *_):
-    both = torch.cat((x, up), 1)
-    return (both,) if scale is None else (both, scale)
+@takes(ActivationQuantArgs)
+def _join_gate_and_up(args):
+    both = torch.cat((args.x, args.up), 1)
+    return (both,) if args.scale is None else (both, args.scale)
 
 
-def _flat_heads(x, cos1, sin1):
-    tokens = x.size(1)
-    cache = torch.cat((cos1[0], sin1[0]), -1).to(x.dtype)
+def _flatten_heads(args):
+    x, tokens = args.x, args.x.size(1)
+    cache = torch.cat((args.cos1[0], args.sin1[0]), -1).to(x.dtype)
     return torch.arange(tokens, device=x.device), x.reshape(tokens, -1).clone(), cache, x.size(-1)
 
 
-def _for_rotary(x, cos1, sin1, cos2, sin2, pairs, *_):
-    return *_flat_heads(x, cos1, sin1), pairs == "halves"
+@takes(RopeArgs)
+def _make_rotary_arguments(args):
+    return *_flatten_heads(args), args.pairs == "halves"
 
 
-def _for_norm_rotary(x, weight, cos1, sin1, cos2, sin2, eps, *_):
-    return *_flat_heads(x, cos1, sin1), weight, eps
+@takes(NormRopeArgs)
+def _make_norm_rotary_arguments(args):
+    return *_flatten_heads(args), args.weight, args.eps
 
 
 # a subject of bench kernels -> the operator's call, and what makes its arguments of the kernel's
 OPERATORS: dict[str, tuple[Callable[..., Any], Callable[..., tuple[Any, ...]]]] = {
-    "norm_quant": (_norm_token, _with_own_residual),
-    "add_norm_quant": (_norm_token, _with_own_residual),
-    "norm_quant group": (_norm_group, _with_own_residual),
-    "add_norm_quant group": (_norm_group, _with_own_residual),
-    "norm_quant static": (_norm_static, _with_own_residual),
-    "add_norm_quant static": (_norm_static, _with_own_residual),
-    "quant": (_quant_token, _as_they_are),
-    "quant group": (_quant_group, _as_they_are),
-    "quant static": (_quant_static, _as_they_are),
-    "activation_quant group": (_silu_group, _gate_and_up),
-    "activation_quant static": (_silu_static, _gate_and_up),
-    "rope": (_rotary, _for_rotary),
-    "rope of neighbours": (_rotary, _for_rotary),
-    "norm_rope": (_norm_rotary, _for_norm_rotary),
-    "scaled_mm": (_cutlass, _as_they_are),
+    "norm_quant": (_norm_token, _copy_residual),
+    "add_norm_quant": (_norm_token, _copy_residual),
+    "norm_quant group": (_norm_group, _copy_residual),
+    "add_norm_quant group": (_norm_group, _copy_residual),
+    "norm_quant static": (_norm_static, _copy_residual),
+    "add_norm_quant static": (_norm_static, _copy_residual),
+    "quant": (_quant_token, _keep_arguments),
+    "quant group": (_quant_group, _keep_arguments),
+    "quant static": (_quant_static, _keep_arguments),
+    "activation_quant group": (_silu_group, _join_gate_and_up),
+    "activation_quant static": (_silu_static, _join_gate_and_up),
+    "rope": (_rotary, _make_rotary_arguments),
+    "rope of neighbours": (_rotary, _make_rotary_arguments),
+    "norm_rope": (_norm_rotary, _make_norm_rotary_arguments),
+    "scaled_mm": (_cutlass, _keep_arguments),
 }

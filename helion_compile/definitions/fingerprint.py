@@ -17,6 +17,7 @@ from __future__ import annotations
 import ast
 import collections.abc
 import contextlib
+import dataclasses
 import enum
 import functools
 import hashlib
@@ -144,8 +145,10 @@ class _Reached:
         yield self.text_of(kind, False)
         yield from self._each(kind.__bases__)
         for name, member in vars(kind).items():
-            # Of the members that Python itself writes, such as __slotnames__, some come and go while a process runs.
-            if not name.startswith("__") or isinstance(member, types.FunctionType):
+            # Of the members that Python itself writes, such as __slotnames__, some come and go while a process runs, and the
+            # methods of a dataclass differ between versions of Python; they follow from the class's text.
+            generated = dataclasses.is_dataclass(kind) and not _has_source(member)
+            if not name.startswith("__") or (isinstance(member, types.FunctionType) and not generated):
                 yield name
                 yield from self.texts(member)
 
@@ -179,6 +182,11 @@ class _Reached:
         if file is None or package in _LIBRARIES or file.startswith(_STDLIB):
             return False
         return not {"site-packages", "dist-packages"} & set(Path(file).parts)
+
+
+def _has_source(member: object) -> bool:
+    code = getattr(member, "__code__", None)
+    return code is not None and code.co_filename != "<string>" and code.co_filename != dataclasses.__file__
 
 
 def _names(code: types.CodeType) -> set[str]:

@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -190,10 +191,15 @@ class KernelSpec:
 
     @functools.cached_property
     def table(self) -> ConfigTable:
+        return self.new_table()
+
+    def new_table(self, folders: Sequence[Path] | None = None) -> ConfigTable:
+        """A table of the kernel's configs in ``folders``, by default those of :attr:`table`."""
         return ConfigTable(
             self.short_name,
             bucketed=self.configs.bucketed,
             default=self.configs.default,
+            folders=folders,
             kernel_fingerprint=self.config_fingerprint,
             nearest=self.configs.nearest,
         )

@@ -1,4 +1,15 @@
-"""Activation -> quantise: ``activation_quant``."""
+"""Activation -> quantise: ``activation_quant``.
+
+    gate -> sigmoid -> mul(gate) -> mul(up) -> a
+    a -> abs -> amax -> div(qmax) -> scale
+    a -> div(scale) -> clamp -> cast -> q
+
+is rewritten to
+
+    activation_quant(gate, up, ...) -> q, scale
+
+So is one without ``up``.  ``a`` is a result too where something else reads it.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +21,11 @@ import torch
 from helion_compile.fusions.operands import Operands, value_of
 from helion_compile.fusions.quantize_epilogue import into_quantizer
 from helion_compile.kernels import activation_quant
+from helion_compile.kernels.device.attribute_text import word_of
+from helion_compile.kernels.families.activation_quant import ActivationQuantArgs
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.rewrite.fusion import Chain, Fusion
-from helion_compile.passes.semantics import Activation, ActivationFunction, ActivationRounding
+from helion_compile.passes.semantics import Activation, ActivationFunction
 
 __all__ = ["KERNELS", "fusion"]
 
@@ -20,11 +33,6 @@ aten = torch.ops.aten
 
 KERNELS = (activation_quant,)
 
-_ROUNDING = {
-    ActivationRounding.FUNCTION: "function",
-    ActivationRounding.RESULT: "result",
-    ActivationRounding.EVERY_STEP: "every step",
-}
 # Written with other operations, so with other last bits; of these and the kernel's neither is nearer to the function.
 _ANOTHER_LAST_BIT = {
     ActivationFunction.GELU_DIVIDED: ActivationFunction.GELU,
@@ -36,11 +44,11 @@ def fusion(*, exact: bool) -> Fusion:
     """Activation -> Quantize as one ``activation_quant``."""
     return into_quantizer(
         activation_quant,
+        ActivationQuantArgs,
         Activation,
         exact=exact,
         same_bits=exact,
-        tensors=_tensors,
-        attributes=_attributes,
+        fields=_fields,
         outputs=lambda chain: ["out"] if chain.copies_read(Activation, "out") else [],
         check=functools.partial(_check, exact=exact),
     )
@@ -72,7 +80,13 @@ def _tensors(chain: Chain, operands: Operands) -> tuple[Any, Any]:
     return gate, up
 
 
-def _attributes(chain: Chain) -> tuple[str, str]:
+def _fields(chain: Chain, operands: Operands) -> dict[str, Any]:
     activation = chain[Activation].op
-    function = _ANOTHER_LAST_BIT.get(activation.function, activation.function)
-    return function.value, _ROUNDING[activation.rounding]
+    x, up = _tensors(chain, operands)
+    return {
+        "x": x,
+        "up": up,
+        "function": word_of(_ANOTHER_LAST_BIT.get(activation.function, activation.function)),
+        "rounding": word_of(activation.rounding),
+        "keep": bool(chain.copies_read(Activation, "out")),
+    }

@@ -1,4 +1,15 @@
-"""Norm -> quantise: ``norm_quant``."""
+"""Norm -> quantise: ``norm_quant``.
+
+    x -> pow -> mean -> add(eps) -> rsqrt -> mul(x) -> mul(weight) -> n
+    n -> abs -> amax -> div(qmax) -> scale
+    n -> div(scale) -> clamp -> cast -> q
+
+is rewritten to
+
+    norm_quant(x, weight, ...) -> q, scale
+
+Where the norm is of ``x + residual``, the sum is a result too, and so is ``n`` where something else reads it.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +18,33 @@ from typing import Any
 from helion_compile.fusions.operands import Operands
 from helion_compile.fusions.quantize_epilogue import into_quantizer
 from helion_compile.kernels import norm_quant
-from helion_compile.kernels.device.normalize import normalization
+from helion_compile.kernels.device.attribute_text import copy_fields
+from helion_compile.kernels.device.normalize import NormAttrs
+from helion_compile.kernels.families.norm_quant import NormQuantArgs
 from helion_compile.passes.rewrite.fusion import Chain, Fusion
-from helion_compile.passes.semantics import Norm, NormRoot, NormRounding
+from helion_compile.passes.semantics import Norm, NormRounding
 
 __all__ = ["KERNELS", "fusion"]
 
 KERNELS = (norm_quant,)
 
-_ROOT = {NormRoot.RSQRT: "rsqrt", NormRoot.SQRT: "sqrt", NormRoot.RECIPROCAL_SQRT: "reciprocal_sqrt"}
-
 
 def fusion(*, exact: bool) -> Fusion:
     """Norm -> Quantize as one ``norm_quant``."""
-    return into_quantizer(norm_quant, Norm, exact=exact, tensors=_tensors, attributes=_attributes, outputs=_outputs)
+    return into_quantizer(norm_quant, NormQuantArgs, Norm, exact=exact, fields=_fields, outputs=_outputs)
 
 
-def _tensors(chain: Chain, operands: Operands) -> tuple[Any, ...]:
+def _fields(chain: Chain, operands: Operands) -> dict[str, Any]:
     norm, inputs = chain[Norm].op, chain.inputs
-    return (
-        operands.rows(inputs["x"]),
-        operands.of(inputs["weight"]) if norm.weight_dtype else None,
-        operands.of(inputs["bias"]) if norm.bias_dtype else None,
-        operands.rows(inputs["residual"]) if norm.residual else None,
-    )
+    return {
+        "x": operands.rows(inputs["x"]),
+        "weight": operands.of(inputs["weight"]) if norm.weight_dtype else None,
+        "bias": operands.of(inputs["bias"]) if norm.bias_dtype else None,
+        "residual": operands.rows(inputs["residual"]) if norm.residual else None,
+        "eps": norm.eps,
+        "norm": norm_text(norm),
+        "keep_norm": bool(chain.copies_read(Norm, "out")),
+    }
 
 
 def _outputs(chain: Chain) -> list[str]:
@@ -38,15 +52,10 @@ def _outputs(chain: Chain) -> list[str]:
     return [name for name, is_there in present.items() if is_there]
 
 
-def _attributes(chain: Chain) -> tuple[float, str]:
-    norm = chain[Norm].op
-    return norm.eps, normalization(
-        norm.kind.value,
+def norm_text(norm: Norm) -> str:
+    """The attributes as the kernel takes them."""
+    return NormAttrs(
+        **copy_fields(norm, "kind", "root", "factor_dtype", "weight_offset", "residual_multiplier", "unrounded_sum"),
         cast_then_scale=norm.rounding is NormRounding.CAST_THEN_SCALE,
         dtype=None if norm.dtype == norm.x_dtype else norm.dtype,
-        root=_ROOT[norm.root],
-        factor_dtype=norm.factor_dtype,
-        weight_offset=norm.weight_offset,
-        residual_multiplier=norm.residual_multiplier,
-        unrounded_sum=norm.unrounded_sum,
-    )
+    ).text

@@ -1,12 +1,19 @@
 """Norm -> rotary embedding, of queries or keys: ``norm_rope``.
 
+    x -> pow -> mean -> add(eps) -> rsqrt -> mul(x) -> mul(weight) -> n
+    n -> slice, neg, cat -> mul(sin) -> r
+    n -> mul(cos) -> add(r) -> out
+
+is rewritten to
+
+    norm_rope(x, weight, cos, sin, ...) -> out
+
 Inductor makes two kernels of it, one for the mean and one for the rest, which reads x again.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import torch
 
@@ -15,6 +22,8 @@ from helion_compile.fusions.profitability import check_profitable_kernel
 from helion_compile.fusions.rope_layout import Heads, check_heads, head_arguments, heads_of, in_the_shape_of
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.kernels import norm_rope
+from helion_compile.kernels.device.attribute_text import word_of
+from helion_compile.kernels.families.norm_rope import NormRopeArgs
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.ir.values import known_equal, shape_of
 from helion_compile.passes.rewrite.fusion import Chain, Emit, Fusion
@@ -77,19 +86,17 @@ def _over_heads(chain: Chain) -> bool:
     return len(shape_of(chain.inputs["x"])) < len(shape_of(chain[Rope].outputs["out"][0]))
 
 
-def _arguments(chain: Chain, exact: bool, heads: Heads, operands: Operands) -> tuple[Any, ...]:
+def _arguments(chain: Chain, exact: bool, heads: Heads, operands: Operands) -> NormRopeArgs:
     norm, rope = chain[Norm].op, chain[Rope].op
-    x, *tables = head_arguments(chain, Rope, heads, operands)
-    return (
-        x,
-        operands.of(chain.inputs["weight"]) if norm.weight_dtype else None,
-        *tables,
-        norm.eps,
-        norm.weight_offset,
-        norm.rounding is NormRounding.CAST_THEN_SCALE,
-        _over_heads(chain),
-        rope.pairs.value,
-        rope.rounding is RopeRounding.EVERY_STEP,
-        heads.heads_first,
-        exact,
+    return NormRopeArgs(
+        **head_arguments(chain, Rope, heads, operands),
+        weight=operands.of(chain.inputs["weight"]) if norm.weight_dtype else None,
+        eps=norm.eps,
+        weight_offset=norm.weight_offset,
+        cast_then_scale=norm.rounding is NormRounding.CAST_THEN_SCALE,
+        over_heads=_over_heads(chain),
+        pairs=word_of(rope.pairs),
+        stepwise=rope.rounding is RopeRounding.EVERY_STEP,
+        heads_first=heads.heads_first,
+        exact=exact,
     )

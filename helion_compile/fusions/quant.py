@@ -1,9 +1,20 @@
-"""Quantise alone: ``quant``."""
+"""Quantise alone: ``quant``.
+
+    x -> abs -> amax -> div(qmax) -> scale
+    x -> div(scale) -> clamp -> cast -> q
+
+is rewritten to
+
+    quant(x, ...) -> q, scale
+
+With a static scale, an input, there is no amax; of a quantiser with a zero point ``quant`` returns that too.
+"""
 
 from __future__ import annotations
 
 from helion_compile.fusions.quantize_epilogue import into_quantizer
 from helion_compile.kernels import quant
+from helion_compile.kernels.families.quant import QuantArgs
 from helion_compile.passes.rewrite.fusion import Fusion
 
 __all__ = ["KERNELS", "fusion"]
@@ -14,5 +25,9 @@ KERNELS = (quant,)
 def fusion(*, exact: bool) -> Fusion:
     """A Quantize that no fusion with its producer takes, as ``quant``."""
     return into_quantizer(
-        quant, exact=exact, same_bits=exact, tensors=lambda chain, operands: (operands.rows(chain.inputs["x"]),)
+        quant,
+        QuantArgs,
+        exact=exact,
+        same_bits=exact,
+        fields=lambda chain, operands: {"x": operands.rows(chain.inputs["x"])},
     )

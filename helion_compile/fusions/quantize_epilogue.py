@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,8 @@ from helion_compile.fusions.operands import Fakes, Nodes, Operands, Outputs, unp
 from helion_compile.fusions.profitability import check_profitable_kernel
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.helion_kernel import HelionKernel
-from helion_compile.kernels.device.quantize_attrs import quantization
+from helion_compile.kernels.device.attribute_text import copy_fields, word_of
+from helion_compile.kernels.device.quantize_attrs import QuantizeAttrs
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.passes.ir.values import CASTS, VIEWS, known_equal, number, shape_of
@@ -24,9 +25,7 @@ from helion_compile.passes.semantics import (
     Granularity,
     Matmul,
     Quantize,
-    ScaleDivision,
     ScaleFormat,
-    ScaleLayout,
     ScaleUse,
     SemanticOp,
 )
@@ -35,50 +34,37 @@ __all__ = ["into_quantizer", "quantizer_text"]
 
 aten = torch.ops.aten
 
-_USE = {
-    ScaleUse.DIVIDE: "divide",
-    ScaleUse.MULTIPLY_RECIPROCAL: "reciprocal",
-    ScaleUse.MULTIPLY_FACTOR: "factor",
-    ScaleUse.MULTIPLY_FACTOR_INVERSE: "factor_inverse",
-    ScaleUse.MULTIPLY_QUOTIENT: "factor_inverse",  # but for its last bit
-}
-_DIVISION = {ScaleDivision.NUMBER: "number", ScaleDivision.TENSOR: "tensor", ScaleDivision.RECIPROCAL: "reciprocal"}
-_LAYOUT = {
-    ScaleLayout.ROW_MAJOR: "row_major",
-    ScaleLayout.COLUMN_MAJOR: "column_major",
-    ScaleLayout.TMA_ALIGNED: "tma_aligned",
-}
+_LIKE = {ScaleUse.MULTIPLY_QUOTIENT: ScaleUse.MULTIPLY_FACTOR_INVERSE}  # but for the last bit
 _MATMULS = frozenset({aten._scaled_mm.default, aten._int_mm.default, aten.mm.default, aten.addmm.default, aten.bmm.default})
 
 
 def into_quantizer(
     kernel: HelionKernel,
+    arguments_type: Callable[..., tuple[Any, ...]],
     *front: type[SemanticOp],
     exact: bool,
-    tensors: Callable[[Chain, Operands], Sequence[Any]],
-    attributes: Callable[[Chain], Sequence[Any]] = lambda chain: (),
+    fields: Callable[[Chain, Operands], Mapping[str, Any]],
     outputs: Callable[[Chain], Sequence[str]] | None = None,
     check: Callable[[Chain], Refusal | None] = lambda chain: None,
     same_bits: bool = False,
 ) -> Fusion:
     """``front`` -> Quantize, or a quantiser alone, as one call of ``kernel``, whose name the fusion takes.
 
-    The kernel takes (*tensors, static scale, upper bound of amax, *attributes, quantiser, exact), and at last, where it has
-    ``outputs`` of its own, whether the front's "out" is wanted.  It returns what the quantiser has, then ``outputs``.
+    It returns what the quantiser has, then ``outputs``.
 
     Args:
-        tensors: the front's inputs.
-        attributes: those of the front's op.
+        arguments_type: NamedTuple of the kernel's arguments, among them scale, scale_ub, quantizer and exact.
+        fields: its other fields, by name.
         outputs: names of what the kernel returns of the front.
         check: why a front is none that the kernel computes.
         same_bits: whether the kernel's bytes are those of the original, so that anything may read them.
     """
 
     def arguments(chain: Chain, operands: Operands) -> tuple[Any, ...]:
-        scales = (None if node is None else operands.of(node) for node in _inputs(chain))
-        wanted = [bool(chain.copies_read(*front, "out"))] if outputs else []
+        own = fields(chain, operands)
+        scale, scale_ub = (None if node is None else operands.of(node) for node in _inputs(chain))
         quantizer = quantizer_text(chain[Quantize].op)
-        return *tensors(chain, operands), *scales, *attributes(chain), quantizer, exact, *wanted
+        return arguments_type(**own, scale=scale, scale_ub=scale_ub, quantizer=quantizer, exact=exact)
 
     def check_all(chain: Chain) -> Refusal | None:
         return (
@@ -98,22 +84,16 @@ def into_quantizer(
 
 def quantizer_text(op: Quantize) -> str:
     """The attributes as kernels take them; of an op that is not refused."""
-    dynamic = op.dynamic
-    return quantization(
-        op.dtype,
-        qmax=op.qmax if dynamic else None,
-        clamp=op.clamp,
-        use=_USE[op.use],
-        scale_dtype=op.scale_dtype if dynamic else torch.float32,
-        division=_DIVISION[op.division] if dynamic else "number",
-        amax_ceiling=op.amax_ceiling,
-        amax_floor=op.amax_floor if op.amax_of_zeros is None else _smallest(op.x_dtype),
-        scale_floor=op.scale_floor,
+    scale = copy_fields(op, "qmax", "scale_dtype", "division") if op.dynamic else {}
+    return QuantizeAttrs(
+        **copy_fields(op, "dtype", "zero_point", "clamp", "amax_ceiling", "scale_floor"),
+        **scale,
         group=op.group if op.granularity is Granularity.GROUP else None,
+        use=word_of(_LIKE.get(op.use, op.use)),
+        amax_floor=op.amax_floor if op.amax_of_zeros is None else _smallest(op.x_dtype),
         ue8m0=op.scale_format is ScaleFormat.UE8M0,
-        layout=_LAYOUT[op.scale_layout],
-        zero_point=op.zero_point,
-    )
+        layout=word_of(op.scale_layout),
+    ).text
 
 
 def _smallest(dtype: torch.dtype) -> float:

@@ -1,5 +1,11 @@
 """Rotary embedding by complex products: ``rope``.
 
+    x -> to(fp32) -> view_as_complex -> mul(freqs) -> view_as_real -> to(x's dtype) -> out
+
+is rewritten to
+
+    rope(x, cos, sin, ...) -> out        cos, sin = the parts of freqs
+
 Inductor makes no code for complex numbers: it calls a copy to fp32, the complex product and a cast back, three kernels for
 one.  Of embeddings in real numbers it makes one kernel as ``rope`` is, which fuses with what is around it, so they are left to
 it.
@@ -8,15 +14,16 @@ it.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 from helion_compile.fusions.operands import Fakes, Nodes, Operands, Outputs, check_kernel
 from helion_compile.fusions.rope_layout import Heads, head_arguments, heads_of, in_the_shape_of
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.kernels import rope
+from helion_compile.kernels.device.attribute_text import word_of
+from helion_compile.kernels.families.rope import RopeArgs
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.rewrite.fusion import Chain, Emit, Fusion
-from helion_compile.passes.semantics import ComplexRope
+from helion_compile.passes.semantics import ComplexRope, RopePairs
 
 __all__ = ["KERNELS", "fusion"]
 
@@ -53,5 +60,11 @@ def _build(chain: Chain, emit: Emit, *, exact: bool) -> Outputs:
     return {(ComplexRope, "out"): in_the_shape_of(heads, result, emit)}
 
 
-def _arguments(chain: Chain, heads: Heads, operands: Operands) -> tuple[Any, ...]:
-    return *head_arguments(chain, ComplexRope, heads, operands), "neighbours", False, heads.heads_first, False
+def _arguments(chain: Chain, heads: Heads, operands: Operands) -> RopeArgs:
+    return RopeArgs(
+        **head_arguments(chain, ComplexRope, heads, operands),
+        pairs=word_of(RopePairs.NEIGHBOURS),
+        stepwise=False,
+        heads_first=heads.heads_first,
+        exact=False,
+    )

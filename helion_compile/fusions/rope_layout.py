@@ -18,6 +18,7 @@ from torch.fx import Node
 
 from helion_compile.compat import HigherOrderOperator, OpOverload
 from helion_compile.fusions.operands import Operands, value_of
+from helion_compile.kernels.device.rope import TABLES
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.passes.ir.values import RESHAPES, VIEWS, known_equal, shape_of
@@ -96,8 +97,8 @@ def check_heads(chain: Chain, op: type[SemanticOp]) -> Refusal | None:
     return None
 
 
-def head_arguments(chain: Chain, op: type[SemanticOp], heads: Heads, operands: Operands) -> tuple[Any, ...]:
-    """x [B, S, H, D] and cos1, sin1, cos2, sin2 [B, S, R / 2], as views."""
+def head_arguments(chain: Chain, op: type[SemanticOp], heads: Heads, operands: Operands) -> dict[str, Any]:
+    """x [B, S, H, D] and cos1, sin1, cos2, sin2 [B, S, R / 2], as views, by the names of the kernels' arguments."""
     match, call = chain[op], operands.call
     x = operands.of(chain.inputs["x"])
     if isinstance(match.op, ComplexRope):
@@ -123,7 +124,7 @@ def head_arguments(chain: Chain, op: type[SemanticOp], heads: Heads, operands: O
         if not all(known_equal(found[index], size) for index, (_, size) in enumerate(tokens)):
             table = call(aten.expand.default, table, [_size(call, x, index) for index in (0, 1)] + [found[-1]])
         tables.append(table)
-    return x, *_first_and_second(match.op, *tables, call)
+    return {"x": x, **dict(zip(TABLES, _first_and_second(match.op, *tables, call), strict=True))}
 
 
 def in_the_shape_of(heads: Heads, result: Node, emit: Emit) -> Node:

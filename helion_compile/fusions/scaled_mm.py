@@ -1,6 +1,12 @@
-"""Scaled product: ``scaled_mm``, where tables or the kernel's own judgement find it faster than the library's.
+"""Scaled matmul: ``scaled_mm``, where tables or the kernel's own judgement find it faster than the library's.
 
-The library is the one whose product the graph has: torch's, or vLLM's CUTLASS, against which only tables count.
+    _scaled_mm(a, w.t(), a_scale, w_scale, bias) -> out
+
+is rewritten to
+
+    scaled_mm(a, w, a_scale, w_scale, bias, ...) -> out
+
+The library is the one whose matmul the graph has: torch's, or vLLM's CUTLASS, against which only tables count.
 """
 
 from __future__ import annotations
@@ -15,7 +21,8 @@ from helion_compile.configs.gpu import Gpu
 from helion_compile.fusions.operands import Outputs, check_kernel, value_of
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.kernels import scaled_mm
-from helion_compile.kernels.families.scaled_mm import FEW_TOKENS
+from helion_compile.kernels.families.scaled_mm import ScaledMmArgs
+from helion_compile.kernels.families.scaled_mm_configs import FEW_TOKENS
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.rewrite.fusion import Chain, Emit, Fusion
 from helion_compile.passes.semantics import Granularity, Matmul
@@ -62,13 +69,15 @@ def _check(chain: Chain, exact: bool) -> Refusal | None:
     return check_kernel(chain, scaled_mm, *arguments) or _check_measured(chain, arguments) or _check_faster(chain, arguments)
 
 
-def _check_measured(chain: Chain, arguments: tuple[Any, ...]) -> Refusal | None:
+def _check_measured(chain: Chain, arguments: ScaledMmArgs) -> Refusal | None:
     """CUTLASS is fast for few tokens too: only where a table compares with it can the kernel be known to be faster."""
-    a, w, a_scale, *rest = arguments
-    if rest[-1] != "cutlass":
+    if arguments.library != "cutlass":
         return None
+    a, a_scale = arguments.a, arguments.a_scale
     by_tensor = statically_known_true(a_scale.size(0) == 1)
-    few = a.new_empty(FEW_TOKENS, a.size(1)), w, a_scale if by_tensor else a_scale.new_empty(FEW_TOKENS), *rest
+    few = arguments._replace(
+        a=a.new_empty(FEW_TOKENS, a.size(1)), a_scale=a_scale if by_tensor else a_scale.new_empty(FEW_TOKENS)
+    )
     pick = scaled_mm.pick(few)
     if pick.row:
         return None
@@ -76,9 +85,9 @@ def _check_measured(chain: Chain, arguments: tuple[Any, ...]) -> Refusal | None:
     return chain.refuse(RefusalKind.UNPROFITABLE, found, remedy, row=pick.sentence)
 
 
-def _check_faster(chain: Chain, arguments: tuple[Any, ...]) -> Refusal | None:
+def _check_faster(chain: Chain, arguments: ScaledMmArgs) -> Refusal | None:
     """Where the number of tokens is known now, the choice between kernel and library can be made now."""
-    a = arguments[0]
+    a = arguments.a
     if a.dtype == torch.int8:
         if isinstance(a.size(0), torch.SymInt) or a.size(0) > FEW_TOKENS:
             found, remedy = "there are {tokens} tokens, for which the library's product is kept", "up to {few} it fuses"
@@ -96,26 +105,32 @@ def _build(chain: Chain, emit: Emit) -> Outputs:
     op, inputs = chain[Matmul].op, chain.inputs
     w = inputs["b"] if op.b_is_rows else emit(aten.permute.default, inputs["b"], [1, 0])
     scales = [_flat(emit, inputs[name]) for name in ("a_scale", "b_scale")]
-    arguments = (inputs["a"], w, *scales, inputs.get("bias"), op.dtype, op.fast_accum, op.library)
+    arguments = _fill_in(op, inputs["a"], w, *scales, inputs.get("bias"))
     return {(Matmul, "out"): emit(helion_kernel, *arguments, kernel=scaled_mm.name)}
 
 
-def _values(chain: Chain) -> tuple[Any, ...]:
+def _fill_in(op: Matmul, a: Any, w: Any, a_scale: Any, w_scale: Any, bias: Any) -> ScaledMmArgs:
+    return ScaledMmArgs(
+        a=a,
+        w=w,
+        a_scale=a_scale,
+        w_scale=w_scale,
+        bias=bias,
+        dtype=op.dtype,
+        fast_accum=op.fast_accum,
+        library=op.library,
+    )
+
+
+def _values(chain: Chain) -> ScaledMmArgs:
     """The kernel's arguments as fake tensors."""
     op, inputs = chain[Matmul].op, chain.inputs
     b, bias = value_of(inputs["b"]), inputs.get("bias")
     scales = [value_of(inputs[name]) for name in ("a_scale", "b_scale")]
     # Scales of other dtypes are those of an int8 product, which are converted.
     scales = [scale.reshape(-1).to(torch.float32) if scale.is_contiguous() else scale for scale in scales]
-    return (
-        value_of(inputs["a"]),
-        b if op.b_is_rows else b.t(),
-        *scales,
-        None if bias is None else value_of(bias),
-        op.dtype,
-        op.fast_accum,
-        op.library,
-    )
+    w = b if op.b_is_rows else b.t()
+    return _fill_in(op, value_of(inputs["a"]), w, *scales, None if bias is None else value_of(bias))
 
 
 def _flat(emit: Emit, scale: Node) -> Node:

@@ -1,7 +1,7 @@
-"""The kernels that ship with the package, one family a file; importing this makes them findable by name.
+"""The kernels that ship with the package; importing this makes them findable by name.
 
-The files have an underscore because the code that Helion generates imports them: under its own name, a kernel would be in
-the way.
+``families`` has one kernel a file, ``device`` what several of them compute with.  The files lie a folder deeper than the
+kernels' names because the code that Helion generates imports them: here, a kernel of the same name would be in the way.
 """
 
 from helion_compile.kernels.families.activation_quant import activation_quant

@@ -112,20 +112,20 @@ def _tune(work: list, settings: Settings) -> tuple[Tuner, int]:
             report=lambda sentence: progress.console.print(sentence, highlight=False),
             advance=lambda cases: progress.advance(task, cases),
         )
-        if tuner.skipped:
-            progress.console.print(f"{len(tuner.skipped)} of {len(work)} cases were tuned before", highlight=False)
+        if tuner.tuned_before:
+            progress.console.print(f"{len(tuner.tuned_before)} of {len(work)} cases were tuned before", highlight=False)
         rows = tuner.run()
-        if not (tuner.failed or tuner.left_out):
+        if not (tuner.failed or tuner.skipped):
             progress.update(task, completed=len(work) / settings.ranks)
     for (name, case), reason in tuner.failed.items():
         console.print(f"{name} ({case}) has no config: {reason}", highlight=False)
-    if tuner.left_out:
+    if tuner.skipped:
         console.print(
-            f"{len(tuner.left_out)} cases were not begun for lack of time; the same command continues", highlight=False
+            f"{len(tuner.skipped)} cases were not begun for lack of time; the same command continues", highlight=False
         )
     places = sorted({str(tuner._table(kernel).folders[0]) for kernel, _ in work})
     console.print(f"{len(rows)} rows in {', '.join(places)} after {time.monotonic() - started:.0f} s", highlight=False)
-    return tuner, 1 if tuner.failed or tuner.left_out else 0
+    return tuner, 1 if tuner.failed or tuner.skipped else 0
 
 
 def _compare(tuner: Tuner, settings: Settings, options: argparse.Namespace) -> int:

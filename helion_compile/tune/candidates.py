@@ -36,14 +36,14 @@ class Space:
         self.defaults = {"block_sizes": list(self.spec.default_config().config["block_sizes"]), **self.tunables}
         self.spec.normalize(self.defaults)
         self._codes: dict[str, str] = {}
-        self.live = self._live()
+        self.used = self._find_used()
 
     def whole(self, config: Config) -> dict[str, Any] | None:
         """``config`` as Helion completes it, or None where Helion refuses it."""
         import helion
 
         padded = dict(config)
-        for name in self.live:
+        for name in self.used:
             values = list(padded.get(name) or [])
             padded[name] = [*values, *self.defaults[name][len(values) :]]
         try:
@@ -65,11 +65,11 @@ class Space:
         # A tunable of the kernel's own has to be there, as Helion fills none in.
         always = ("block_sizes", "num_warps", "reduction_loops", *self.tunables)
         small = {name: value for name, value in config.items() if name in always or value != self.defaults.get(name)}
-        for name, live in self.live.items():
+        for name, used in self.used.items():
             if name not in small:
                 continue
             neutral = self.defaults[name][0]
-            values = [value if i in live else neutral for i, value in enumerate(small[name])]
+            values = [value if i in used else neutral for i, value in enumerate(small[name])]
             while values and values[-1] == neutral:
                 values.pop()
             small[name] = values
@@ -79,7 +79,7 @@ class Space:
             small.pop("num_sm_multiplier", None)
         return small if self.code(small) == self.code(config) else dict(config)
 
-    def _live(self) -> dict[str, set[int]]:
+    def _find_used(self) -> dict[str, set[int]]:
         """By name of a list with an entry for each load or store: the entries that reach the generated code.
 
         Helion counts loads in branches that it then drops, too.
@@ -111,9 +111,9 @@ class Space:
             inner = base["block_sizes"][1]
             for warps in _distinct([base.get("num_warps", 4), max(1, base.get("num_warps", 4) // 2)]):
                 found += [{**base, "num_warps": warps, "block_sizes": [rows * inner, inner]} for rows in (2, 4, 8, 16)]
-        policies, live = self.defaults.get("load_eviction_policies") or [], sorted(self.live["load_eviction_policies"])
-        for choices in (["first"] + ["last"] * len(live), ["first"] * len(live)) if live else ():
-            chosen = dict(zip(live, choices, strict=False))
+        policies, used = self.defaults.get("load_eviction_policies") or [], sorted(self.used["load_eviction_policies"])
+        for choices in (["first"] + ["last"] * len(used), ["first"] * len(used)) if used else ():
+            chosen = dict(zip(used, choices, strict=False))
             found.append({**base, "load_eviction_policies": [chosen.get(i, "") for i in range(len(policies))]})
         return _unique(config for config in map(self.whole, found) if config and self.fits(config))
 
@@ -147,7 +147,7 @@ class Space:
             except ValueError:  # a list of another length than Helion counts
                 continue
             for value in values:
-                if name in self.live and not self.live[name] & _where(flat[index], value):
+                if name in self.used and not self.used[name] & _where(flat[index], value):
                     continue
                 changed = [*flat[:index], value, *flat[index + 1 :]]
                 try:
@@ -164,7 +164,7 @@ class Moves:
     def __init__(self) -> None:
         self.tried: dict[str, int] = defaultdict(int)
         self.gain: dict[str, float] = defaultdict(float)
-        self.idle: set[str] = set()
+        self.unchanged: set[str] = set()
 
     def note(self, step: str, gain: float) -> None:
         self.tried[step] += 1
@@ -172,7 +172,7 @@ class Moves:
 
     def same_code(self, step: str) -> None:
         """The step changed nothing in the generated code."""
-        self.idle.add(step)
+        self.unchanged.add(step)
 
     def failed(self, step: str) -> None:
         """The step gave a config that does not compile or run."""
@@ -181,15 +181,15 @@ class Moves:
     def order(self, steps: Iterable[tuple[str, Any]], most: int, patient: bool) -> list[tuple[str, Any]]:
         """The most promising first: those that helped, by how much; then the untried; then what did not help so far."""
 
-        def hopeless(step: str) -> bool:
-            return step in self.idle or (not patient and self.tried[step] >= 6 and self.gain[step] < 0.01)
+        def is_pruned(step: str) -> bool:
+            return step in self.unchanged or (not patient and self.tried[step] >= 6 and self.gain[step] < 0.01)
 
         def rank(step: str) -> tuple[int, float]:
             if not self.tried[step]:
                 return 1, 0.0
             return (0, -self.gain[step]) if self.gain[step] >= 0.01 else (2, float(self.tried[step]))
 
-        return sorted((entry for entry in steps if not hopeless(entry[0])), key=lambda entry: rank(entry[0]))[:most]
+        return sorted((entry for entry in steps if not is_pruned(entry[0])), key=lambda entry: rank(entry[0]))[:most]
 
 
 # What usually matters most comes first; a step that helped in another case comes before all of them.

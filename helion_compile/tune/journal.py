@@ -47,7 +47,7 @@ class Journal:
         self.has_run = False
         self._lock = threading.Lock()
         self.path = folder / f"{run}.{rank}.jsonl"
-        with self._told():
+        with self._raise_tune_errors():
             folder.mkdir(parents=True, exist_ok=True)
             for path in sorted(folder.glob(f"{run}.*.jsonl")):
                 for line in path.read_bytes().split(b"\n"):
@@ -75,12 +75,12 @@ class Journal:
         line = json.dumps(entry).encode()
         with self._lock:
             self._take(line)
-            with self._told():
+            with self._raise_tune_errors():
                 if os.write(self._file, line + b"\n") <= len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _raise_tune_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

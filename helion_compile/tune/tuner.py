@@ -117,19 +117,19 @@ class Tuner:
         self._won: dict[str, list[Mapping[str, Any]]] = {}
         self._kernels = {kernel.short_name: kernel for kernel, _ in work}
         self._work = [(kernel, case) for kernel, case in work]
-        self.skipped = [item for item in self._work if self._is_done(*item)]
+        self.tuned_before = [item for item in self._work if self._is_done(*item)]
         self.failed: dict[tuple[str, Case], str] = {}
-        self.left_out: list[tuple[str, Case]] = []
+        self.skipped: list[tuple[str, Case]] = []
 
     def run(self) -> list[Row]:
         """Until all is tuned or the time is used up; the rows of this run."""
         todo = share(
-            [item for item in self._work if item not in self.skipped],
+            [item for item in self._work if item not in self.tuned_before],
             {name: kernel.configs.bucketed for name, kernel in self._kernels.items()},
             self.settings.rank,
             self.settings.ranks,
         )
-        self.advance(len(self.skipped))
+        self.advance(len(self.tuned_before))
         cases = [(kernel.short_name, case) for kernel, group in todo for case in group]
         open_baselines = [
             (name, case, self._journal(name))
@@ -163,7 +163,7 @@ class Tuner:
             while waiting and len(active) < ACTIVE and not self._is_late() and (not active or self._spaces[0].done()):
                 active.append(self._start(len(todo) - len(waiting), *waiting.pop(0)))
             if not active:
-                self.left_out = [(kernel.short_name, case) for kernel, group in waiting for case in group]
+                self.skipped = [(kernel.short_name, case) for kernel, group in waiting for case in group]
                 return
             allowed = self._allowed(len(active) + len(waiting))
             late = [self._is_late() or spent.get(id(family), 0.0) > allowed for family in active]
@@ -262,16 +262,10 @@ class Tuner:
 
     def _table(self, kernel: KernelSpec) -> ConfigTable:
         if kernel.short_name not in self._tables:
-            folders = kernel.table.folders
-            if self.settings.out is not None:
-                folders = (self.settings.out, *folders)
-            self._tables[kernel.short_name] = ConfigTable(
-                kernel.short_name,
-                kernel.configs.bucketed,
-                folders=folders,
-                kernel_fingerprint=kernel.config_fingerprint,
-                nearest=kernel.configs.nearest,
-            )
+            out = self.settings.out
+            table = kernel.table if out is None else kernel.new_table((out, *kernel.table.folders))
+            table.reload()  # another process may have written since it was read
+            self._tables[kernel.short_name] = table
         return self._tables[kernel.short_name]
 
     def _write(self) -> list[Row]:

@@ -160,7 +160,7 @@ class FakeSpace(Space):
 
     def __init__(self, kernel, case):
         self.defaults = {"block_sizes": [1], "num_warps": 4, "pid_type": "flat"}
-        self.live = {}
+        self.used = {}
         self.tunables = {}
 
     def code(self, config):

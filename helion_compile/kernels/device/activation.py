@@ -12,19 +12,19 @@ import math
 import helion.language as hl
 import torch
 
-from helion_compile.kernels.device.rounding import rounded
+from helion_compile.kernels.device.rounding import round_to
 
-__all__ = ["FUNCTIONS", "ROUNDINGS", "activated", "activated_reference"]
+__all__ = ["FUNCTIONS", "ROUNDINGS", "activate", "activate_reference"]
 
-FUNCTIONS = ("silu", "silu by sigmoid", "gelu", "gelu tanh", "relu squared")
-ROUNDINGS = ("function", "result", "every step")
+FUNCTIONS = ("silu", "silu_sigmoid", "gelu", "gelu_tanh", "relu_squared")
+ROUNDINGS = ("function", "result", "every_step")
 
 HALF_ROOT = math.sqrt(0.5)
 TANH_FACTOR = math.sqrt(2 / math.pi)
 CUBE_FACTOR = 0.044715
 
 
-def activated(
+def activate(
     x: torch.Tensor, up: torch.Tensor | None, dtype: torch.dtype, function: str, rounding: str, exact: bool
 ) -> torch.Tensor:
     """In a kernel: f(``x``), times ``up`` if there is one; fp32 values of ``dtype`` in, fp32 out.
@@ -33,27 +33,27 @@ def activated(
         dtype: what the model rounds to.
         function: one of ``FUNCTIONS``, as :class:`helion_compile.passes.semantics.ActivationFunction` spells them.
         rounding: what is rounded to ``dtype`` besides the result, with ``exact``: "function" (f(x) before the product),
-            "every step" (each operation), or "result" (nothing else).
+            "every_step" (each operation), or "result" (nothing else).
     """
-    steps = exact and rounding == "every step"
+    steps = exact and rounding == "every_step"
     values = _exact(x, dtype, function, steps) if exact else _fast(x, function)
     if up is not None:
         if exact and rounding == "function":
-            values = rounded(values, dtype)
+            values = round_to(values, dtype)
         values = values * up
     if exact:
-        values = rounded(values, dtype)
+        values = round_to(values, dtype)
     return values
 
 
 def _fast(x: torch.Tensor, function: str) -> torch.Tensor:
     if function == "gelu":
         return x * 0.5 * (1.0 + torch.erf(x * HALF_ROOT))
-    if function == "relu squared":
+    if function == "relu_squared":
         values = torch.where(x < 0.0, 0.0, x)  # NaN is not below 0 and stays
         return values * values
     exponent = x
-    if function == "gelu tanh":
+    if function == "gelu_tanh":
         # (1 + tanh u) / 2 = 1 / (1 + exp(-2u)), without the cancellation for negative u.
         exponent = (x + x * x * x * CUBE_FACTOR) * (2.0 * TANH_FACTOR)
     return x / (1.0 + torch.exp(-exponent))
@@ -61,41 +61,41 @@ def _fast(x: torch.Tensor, function: str) -> torch.Tensor:
 
 def _exact(x: torch.Tensor, dtype: torch.dtype, function: str, steps: bool) -> torch.Tensor:
     if function == "silu":
-        values = _step(exp_of(-x), dtype, steps)
-        return _step(divided(x, _step(values + 1.0, dtype, steps)), dtype, steps)
-    if function == "silu by sigmoid":
-        values = 1.0 + exp_of(-x)
-        return _step(x * _step(divided(torch.ones_like(values), values), dtype, steps), dtype, steps)
+        values = _step(compute_exp(-x), dtype, steps)
+        return _step(divide(x, _step(values + 1.0, dtype, steps)), dtype, steps)
+    if function == "silu_sigmoid":
+        values = 1.0 + compute_exp(-x)
+        return _step(x * _step(divide(torch.ones_like(values), values), dtype, steps), dtype, steps)
     if function == "gelu":
         scaled = _step(x * HALF_ROOT, dtype, steps)
-        values = _step(erf_of(scaled), dtype, steps)
+        values = _step(compute_erf(scaled), dtype, steps)
         return _step(_step(x * 0.5, dtype, steps) * _step(values + 1.0, dtype, steps), dtype, steps)
-    if function == "gelu tanh":
+    if function == "gelu_tanh":
         inner = (x + x * x * x * CUBE_FACTOR) * TANH_FACTOR
-        values = tanh_of(inner)
+        values = compute_tanh(inner)
         return x * 0.5 * (values + 1.0)
     values = torch.where(x < 0.0, 0.0, x)
     return values * values
 
 
 def _step(values: torch.Tensor, dtype: torch.dtype, steps: bool) -> torch.Tensor:
-    return rounded(values, dtype) if steps else values
+    return round_to(values, dtype) if steps else values
 
 
-def exp_of(x: torch.Tensor) -> torch.Tensor:
+def compute_exp(x: torch.Tensor) -> torch.Tensor:
     """exp as CUDA computes it, where Triton's own is the fast one."""
     return hl.inline_triton("libdevice.exp({0})", (x,), output_like=x)
 
 
-def erf_of(x: torch.Tensor) -> torch.Tensor:
+def compute_erf(x: torch.Tensor) -> torch.Tensor:
     return hl.inline_triton("libdevice.erf({0})", (x,), output_like=x)
 
 
-def tanh_of(x: torch.Tensor) -> torch.Tensor:
+def compute_tanh(x: torch.Tensor) -> torch.Tensor:
     return hl.inline_triton("libdevice.tanh({0})", (x,), output_like=x)
 
 
-def divided(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+def divide(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """``left`` / ``right``, correctly rounded, for ``right`` >= 1 and a quotient of at most ``left``; fp32."""
     return hl.inline_asm_elementwise(_DIVIDE, "=f,f,f", [left, right], dtype=torch.float32, is_pure=True, pack=1)
 
@@ -121,16 +121,16 @@ selp.f32 $0, r, q, p;
 }"""
 
 
-def activated_reference(x: torch.Tensor, up: torch.Tensor | None, function: str, rounding: str, exact: bool) -> torch.Tensor:
-    """:func:`activated` in plain torch, of ``x`` and ``up`` in the model's dtype; with ``exact`` torch's own operations."""
-    wide = x if exact and rounding == "every step" else x.float()
+def activate_reference(x: torch.Tensor, up: torch.Tensor | None, function: str, rounding: str, exact: bool) -> torch.Tensor:
+    """:func:`activate` in plain torch, of ``x`` and ``up`` in the model's dtype; with ``exact`` torch's own operations."""
+    wide = x if exact and rounding == "every_step" else x.float()
     if function == "silu":
         values = wide / (torch.exp(-wide) + 1)
-    elif function == "silu by sigmoid":
+    elif function == "silu_sigmoid":
         values = wide * torch.sigmoid(wide)
     elif function == "gelu":
         values = (wide * 0.5) * (torch.erf(wide * HALF_ROOT) + 1)
-    elif function == "gelu tanh":
+    elif function == "gelu_tanh":
         cube = wide.pow(3) if wide.dtype != torch.float32 else wide * wide * wide
         values = (wide * 0.5) * (torch.tanh((wide + cube * CUBE_FACTOR) * TANH_FACTOR) + 1)
     else:

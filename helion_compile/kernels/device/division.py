@@ -10,18 +10,18 @@ from __future__ import annotations
 import helion.language as hl
 import torch
 
-__all__ = ["divide_rows", "divide_rows_fast", "reciprocal_of", "root_of"]
+__all__ = ["divide_rows", "divide_rows_fast", "compute_reciprocal", "compute_sqrt"]
 
 TINY = 2.0**-100  # below it a reciprocal or a remainder could leave the normal range of fp32
 LIFT = 2.0**64  # exact to multiply by, and enough to bring the smallest fp32 above TINY
 
 
-def reciprocal_of(x: torch.Tensor) -> torch.Tensor:
+def compute_reciprocal(x: torch.Tensor) -> torch.Tensor:
     """1 / ``x``, correctly rounded; fp32."""
     return hl.inline_triton("tl.div_rn(tl.full({0}.shape, 1.0, tl.float32), {0})", (x,), output_like=x)
 
 
-def root_of(x: torch.Tensor) -> torch.Tensor:
+def compute_sqrt(x: torch.Tensor) -> torch.Tensor:
     """The square root of ``x``, correctly rounded; fp32."""
     return hl.inline_triton("tl.sqrt_rn({0})", (x,), output_like=x)
 
@@ -36,7 +36,7 @@ def divide_rows(values: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
     """
     lift = torch.where(divisor < TINY, LIFT, 1.0)
     divisor = divisor * lift
-    arguments = [values, lift, divisor, reciprocal_of(divisor)]
+    arguments = [values, lift, divisor, compute_reciprocal(divisor)]
     return hl.inline_asm_elementwise(_DIVIDE, "=f,f,f,f,f", arguments, dtype=torch.float32, is_pure=True, pack=1)
 
 

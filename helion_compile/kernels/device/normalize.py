@@ -3,35 +3,29 @@
 Letters: ``M`` rows (tokens), ``K`` hidden size.  In kernels rows are [M, K], or [M, K / group, group] where groups share a
 scale later on.
 
-Numerics.  With ``exact`` every rounding step of the spelled form is kept, so that only the order of summation in the means can
+Numerics.  With ``exact`` every rounding step of the written form is kept, so that only the order of summation in the means can
 differ from eager PyTorch.  Without it everything stays in fp32, as in the code that Inductor makes of the same chain.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 
-from helion_compile.kernels.device.attribute_text import dtype_named, read, write
-from helion_compile.kernels.device.division import divide_rows, reciprocal_of, root_of
-from helion_compile.kernels.device.rounding import rounded
+from helion_compile.kernels.device.attribute_text import Attributes, find_unknown_word
+from helion_compile.kernels.device.division import compute_reciprocal, compute_sqrt, divide_rows
+from helion_compile.kernels.device.rounding import round_to
 
-__all__ = ["Normalization", "add_residual", "norm_like", "normalization", "normalize_reference", "normalize_rows"]
+__all__ = ["NormAttrs", "add_residual", "check_norm", "new_norm", "normalize_reference", "normalize_rows"]
 
 
-def normalization(
-    kind: str = "rms",
-    *,
-    cast_then_scale: bool = False,
-    dtype: torch.dtype | None = None,
-    root: str = "rsqrt",
-    factor_dtype: torch.dtype = torch.float32,
-    weight_offset: float = 0.0,
-    residual_multiplier: float = 1.0,
-    unrounded_sum: bool = False,
-) -> str:
-    """The text of these attributes.
+@dataclass(frozen=True)
+class NormAttrs(Attributes):
+    """The attributes of a norm; words are the names of :mod:`helion_compile.passes.semantics`' enumerations, in lower case.
 
-    Args:
+    Attributes:
         kind: "rms", x / sqrt(mean(x²) + eps), or "layer", the same of x - mean(x).
         cast_then_scale: whether the model rounds to ``x``'s dtype before the weight (Llama) or after it (nn.RMSNorm).
         dtype: of the norm's result, ``x``'s by default.
@@ -42,64 +36,40 @@ def normalization(
         residual_multiplier: ``x`` is multiplied by it before the residual is added (Granite).
         unrounded_sum: the norm reads the sum with the residual before it is rounded (vLLM).
     """
-    return write(
-        kind,
-        cast_then_scale=cast_then_scale,
-        dtype=dtype,
-        root=None if root == "rsqrt" else root,
-        factor_dtype=None if factor_dtype == torch.float32 else factor_dtype,
-        weight_offset=weight_offset or None,
-        residual_multiplier=None if residual_multiplier == 1 else residual_multiplier,
-        unrounded_sum=unrounded_sum,
-    )
+
+    kind: Literal["rms", "layer"] = "rms"
+    cast_then_scale: bool = False
+    dtype: torch.dtype | None = None
+    root: Literal["rsqrt", "sqrt", "reciprocal_sqrt"] = "rsqrt"
+    factor_dtype: torch.dtype = torch.float32
+    weight_offset: float = 0.0
+    residual_multiplier: float = 1.0
+    unrounded_sum: bool = False
 
 
-_FIELDS = (
-    *("cast_then_scale", "dtype", "root", "factor_dtype", "weight_offset"),
-    *("residual_multiplier", "unrounded_sum"),
-)
+def check_norm(text: str) -> str | None:
+    """Why no kernel computes this norm, as a sentence, or None."""
+    unknown = find_unknown_word(NormAttrs.parse(text))
+    return f"the norm's {unknown}" if unknown else None
 
 
-class Normalization:
-    """What a text of :func:`normalization` says; its parameters as attributes."""
-
-    # Written out, where a dataclass would be shorter, as kernels.quantization says.
-    def __init__(self, text: str) -> None:
-        self.kind, fields = read(text, *_FIELDS)
-        self.cast_then_scale = "cast_then_scale" in fields
-        self.dtype = dtype_named(fields["dtype"]) if "dtype" in fields else None
-        self.root = fields.get("root", "rsqrt")
-        self.factor_dtype = dtype_named(fields.get("factor_dtype", "float32"))
-        self.weight_offset = float(fields.get("weight_offset", 0.0))
-        self.residual_multiplier = float(fields.get("residual_multiplier", 1.0))
-        self.unrounded_sum = "unrounded_sum" in fields
-
-    def refuse(self) -> str | None:
-        """Why no kernel computes this, as a sentence, or None."""
-        if self.kind not in ("rms", "layer"):
-            return f"the norm is {self.kind!r}; the kernel knows 'rms' and 'layer'"
-        if self.root not in ("rsqrt", "sqrt", "reciprocal_sqrt"):
-            return f"the norm's root is {self.root!r}; the kernel knows 'rsqrt', 'sqrt' and 'reciprocal_sqrt'"
-        return None
-
-
-def norm_like(x: torch.Tensor, text: str) -> torch.Tensor:
+def new_norm(x: torch.Tensor, text: str) -> torch.Tensor:
     """Memory for the norm of ``x`` [M, K]."""
-    return torch.empty([x.size(0), x.size(1)], dtype=Normalization(text).dtype or x.dtype, device=x.device)
+    return torch.empty([x.size(0), x.size(1)], dtype=NormAttrs.parse(text).dtype or x.dtype, device=x.device)
 
 
 def add_residual(
     values: torch.Tensor, residual: torch.Tensor, dtype: torch.dtype, norm: str, exact: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """In a kernel: what the norm of ``values * residual_multiplier + residual`` reads, fp32, and the sum in ``dtype``."""
-    how = Normalization(norm)
-    if how.residual_multiplier != 1.0:
-        values = values * how.residual_multiplier
+    attrs = NormAttrs.parse(norm)
+    if attrs.residual_multiplier != 1.0:
+        values = values * attrs.residual_multiplier
         if exact:
-            values = rounded(values, dtype)
+            values = round_to(values, dtype)
     values = values + residual
     total = values.to(dtype)
-    return rounded(values, dtype) if exact and not how.unrounded_sum else values, total
+    return round_to(values, dtype) if exact and not attrs.unrounded_sum else values, total
 
 
 def normalize_rows(
@@ -112,31 +82,31 @@ def normalize_rows(
     exact: bool,
 ) -> torch.Tensor:
     """In a kernel: the norm of ``values``, fp32; ``weight`` and ``bias`` are fp32 that broadcasts, ``dtype`` is x's."""
-    how = Normalization(norm)
-    if how.kind == "layer":
+    attrs = NormAttrs.parse(norm)
+    if attrs.kind == "layer":
         # From the row in registers: the mean of squares minus the squared mean would cancel.
         values = values - _mean(values)
-    values = _over_root(values, _mean(values * values) + eps, how, exact)
+    values = _divide_by_root(values, _mean(values * values) + eps, attrs, exact)
     if weight is not None:
-        if how.cast_then_scale and exact:
-            values = rounded(values, dtype)
-        values = values * (weight + how.weight_offset if how.weight_offset else weight)
+        if attrs.cast_then_scale and exact:
+            values = round_to(values, dtype)
+        values = values * (weight + attrs.weight_offset if attrs.weight_offset else weight)
     if bias is not None:
-        if how.cast_then_scale and exact:
-            values = rounded(values, how.dtype or dtype)
+        if attrs.cast_then_scale and exact:
+            values = round_to(values, attrs.dtype or dtype)
         values = values + bias
-    return rounded(values, how.dtype or dtype) if exact else values
+    return round_to(values, attrs.dtype or dtype) if exact else values
 
 
-def _over_root(values: torch.Tensor, squared: torch.Tensor, how: Normalization, exact: bool) -> torch.Tensor:
-    if how.root == "rsqrt" or not exact:
+def _divide_by_root(values: torch.Tensor, squared: torch.Tensor, attrs: NormAttrs, exact: bool) -> torch.Tensor:
+    if attrs.root == "rsqrt" or not exact:
         factor = torch.rsqrt(squared)
     else:
-        factor = root_of(squared)
-        if how.root == "sqrt":
-            return divide_rows(values, rounded(factor, how.factor_dtype))
-        factor = reciprocal_of(factor)
-    return values * (rounded(factor, how.factor_dtype) if exact else factor)
+        factor = compute_sqrt(squared)
+        if attrs.root == "sqrt":
+            return divide_rows(values, round_to(factor, attrs.factor_dtype))
+        factor = compute_reciprocal(factor)
+    return values * (round_to(factor, attrs.factor_dtype) if exact else factor)
 
 
 def _mean(values: torch.Tensor) -> torch.Tensor:
@@ -156,38 +126,38 @@ def normalize_reference(
     exact: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The norm of ``x`` (+ ``residual``) in plain torch, fp32 [M, K], and the rounded sum if there is a residual."""
-    how = Normalization(norm)
-    dtype = how.dtype or x.dtype
+    attrs = NormAttrs.parse(norm)
+    dtype = attrs.dtype or x.dtype
 
-    def maybe_rounded(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    def maybe_round(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         return values.to(dtype).float() if exact else values
 
     values, total = x.float(), None
     if residual is not None:
-        if how.residual_multiplier != 1.0:
-            values = maybe_rounded(values * how.residual_multiplier, x.dtype)
+        if attrs.residual_multiplier != 1.0:
+            values = maybe_round(values * attrs.residual_multiplier, x.dtype)
         values = values + residual.float()
         total = values.to(x.dtype)
-        if not how.unrounded_sum:
-            values = maybe_rounded(values, x.dtype)
-    if how.kind == "layer":
+        if not attrs.unrounded_sum:
+            values = maybe_round(values, x.dtype)
+    if attrs.kind == "layer":
         # As torch's LayerNorm is decomposed, in its order of summation; models that write their own sum twice.
         variance, mean = torch.var_mean(values, -1, correction=0, keepdim=True)
         values, squared = values - mean, variance + eps
     else:
         squared = values.pow(2).mean(-1, keepdim=True) + eps
-    if how.root == "sqrt":
-        values = values / maybe_rounded(torch.sqrt(squared), how.factor_dtype)
+    if attrs.root == "sqrt":
+        values = values / maybe_round(torch.sqrt(squared), attrs.factor_dtype)
     else:
-        factor = torch.rsqrt(squared) if how.root == "rsqrt" else torch.sqrt(squared).reciprocal()
-        values = values * maybe_rounded(factor, how.factor_dtype)
+        factor = torch.rsqrt(squared) if attrs.root == "rsqrt" else torch.sqrt(squared).reciprocal()
+        values = values * maybe_round(factor, attrs.factor_dtype)
     if weight is not None:
-        if how.cast_then_scale:
-            values = maybe_rounded(values, x.dtype)
+        if attrs.cast_then_scale:
+            values = maybe_round(values, x.dtype)
         weight = weight.float()
-        values = values * (weight + how.weight_offset if how.weight_offset else weight)
+        values = values * (weight + attrs.weight_offset if attrs.weight_offset else weight)
     if bias is not None:
-        if how.cast_then_scale:
-            values = maybe_rounded(values, dtype)
+        if attrs.cast_then_scale:
+            values = maybe_round(values, dtype)
         values = values + bias.float()
-    return maybe_rounded(values, dtype), total
+    return maybe_round(values, dtype), total

@@ -1,7 +1,7 @@
-"""Dependent launch: a kernel begins while the one before it ends, and waits before it reads what that one writes.
+"""Programmatic dependent launch (PDL): a kernel begins while the one before it ends, and waits before it reads its results.
 
-Programmatic dependent launch.  Both are no operation in a kernel launched without it, and nothing at all before compute
-capability 9.0, whose assemblers do not know the instructions.
+Both are no operation in a kernel launched without it, and nothing at all before compute capability 9.0, whose assemblers do
+not know the instructions.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import helion.language as hl
 
 __all__ = ["launch_dependents", "grid_dependency_wait"]
 
-_LET_NEXT_BEGIN = """
+_LAUNCH_DEPENDENTS = """
 if tl.target_info.cuda_capability_geq(9, 0):
     tl.extra.cuda.gdc_launch_dependents()
 0
 """
-_WAIT = """
+_GRID_DEPENDENCY_WAIT = """
 if tl.target_info.cuda_capability_geq(9, 0):
     tl.extra.cuda.gdc_wait()
 0
@@ -24,9 +24,9 @@ if tl.target_info.cuda_capability_geq(9, 0):
 
 def launch_dependents() -> None:
     """In a kernel: allow the next kernel to be put on the GPU; what it reads it waits for until this one has ended."""
-    hl.inline_triton(_LET_NEXT_BEGIN, args=(), output_like=None)
+    hl.inline_triton(_LAUNCH_DEPENDENTS, args=(), output_like=None)
 
 
 def grid_dependency_wait() -> None:
     """In a kernel: wait until the kernel before has ended and its writes can be seen; stands before the first access."""
-    hl.inline_triton(_WAIT, args=(), output_like=None)
+    hl.inline_triton(_GRID_DEPENDENCY_WAIT, args=(), output_like=None)

@@ -10,18 +10,18 @@ import torch
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from helion_compile.configs.case import Case
-from helion_compile.kernels.device.rounding import rounded
-from helion_compile.kernels.device.rows import dtype_of
+from helion_compile.kernels.device.rounding import round_to
+from helion_compile.kernels.device.rows import FLOATS, find_dtype
 
-__all__ = ["case_of", "default_config", "laid_out", "made_for", "refuse_heads", "shapes", "turned_pair", "turned_reference"]
+__all__ = ["make_case", "default_config", "lay_out", "make_inputs", "check_heads", "shapes", "rotate_pair", "rotate_reference"]
 
+TABLES = ("cos1", "sin1", "cos2", "sin2")
 PAIRS = ("halves", "neighbours")
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 _MULTIPLY = "mul.rn.f32 $0, $1, $2;"
 MAX_TOKEN = 65536  # elements of all heads of a token: they are held in registers
 
 
-def turned_pair(
+def rotate_pair(
     x1: torch.Tensor,
     x2: torch.Tensor,
     cos1: torch.Tensor,
@@ -33,43 +33,44 @@ def turned_pair(
     exact: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """In a kernel: (x1 cos1 - x2 sin1, x2 cos2 + x1 sin2), all fp32; tables broadcast over the heads."""
-    first = _product(x1, cos1, dtype, stepwise, exact) - _product(x2, sin1, dtype, stepwise, exact)
-    second = _product(x2, cos2, dtype, stepwise, exact) + _product(x1, sin2, dtype, stepwise, exact)
+    first = _multiply_step(x1, cos1, dtype, stepwise, exact) - _multiply_step(x2, sin1, dtype, stepwise, exact)
+    second = _multiply_step(x2, cos2, dtype, stepwise, exact) + _multiply_step(x1, sin2, dtype, stepwise, exact)
     return first, second
 
 
-def _product(left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype, stepwise: bool, exact: bool) -> torch.Tensor:
+def _multiply_step(left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype, stepwise: bool, exact: bool) -> torch.Tensor:
     if not exact:
         return left * right
     if stepwise:
-        return rounded(left * right, dtype)
-    return multiplied(left, right)
+        return round_to(left * right, dtype)
+    return multiply(left, right)
 
 
-def multiplied(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+def multiply(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """``left * right`` as an instruction of its own: a * b + c would become one multiply-add, which rounds once, not twice."""
     return hl.inline_asm_elementwise(_MULTIPLY, "=f,f,f", [left, right], dtype=torch.float32, is_pure=True, pack=1)
 
 
-def turned_reference(x, cos1, sin1, cos2, sin2, pairs, stepwise, exact):
-    """``x`` [B, S, H, D], its first elements turned, in plain torch: fp32, or ``x``'s dtype if stepwise and exact."""
+def rotate_reference(x, tables, pairs, stepwise, exact):
+    """``x`` [B, S, H, D], its first elements rotated, in plain torch: fp32, or ``x``'s dtype if stepwise and exact."""
     wide = x if exact and stepwise else x.float()
-    cos1, sin1, cos2, sin2 = (table.unsqueeze(2).to(wide.dtype) for table in (cos1, sin1, cos2, sin2))
-    turned = 2 * cos1.size(-1)
-    head, rest = wide[..., :turned], wide[..., turned:]
+    cos1, sin1, cos2, sin2 = (getattr(tables, name).unsqueeze(2).to(wide.dtype) for name in TABLES)
+    rotary_dim = 2 * cos1.size(-1)
+    head, rest = wide[..., :rotary_dim], wide[..., rotary_dim:]
     x1, x2 = (head[..., 0::2], head[..., 1::2]) if pairs == "neighbours" else head.chunk(2, -1)
     both = x1 * cos1 - x2 * sin1, x2 * cos2 + x1 * sin2
     head = torch.stack(both, -1).flatten(-2) if pairs == "neighbours" else torch.cat(both, -1)
     return torch.cat((head, rest), -1)
 
 
-def laid_out(out, heads_first):
+def lay_out(out, heads_first):
     """``out`` [B, S, H, D], contiguous as such or as [B, H, S, D]."""
     return (out.transpose(1, 2) if heads_first else out).contiguous()
 
 
-def refuse_heads(x, tables, pairs):
-    """Why ``x`` and its tables are none that a kernel takes."""
+def check_heads(args):
+    """Why x and its tables, among the arguments of a kernel, are none that it takes."""
+    x, tables, pairs = args.x, {name: getattr(args, name) for name in TABLES}, args.pairs
     if pairs not in PAIRS:
         return f"pairs is {pairs!r}; it is one of {PAIRS}"
     if x.dim() != 4:
@@ -77,14 +78,14 @@ def refuse_heads(x, tables, pairs):
     if x.stride(-1) != 1:
         return f"the last dimension of x is not contiguous (strides {tuple(x.stride())}); call .contiguous() on it before"
     for name, tensor in (("x", x), *tables.items()):
-        if tensor.dtype not in DTYPES:
-            return f"{name} is {tensor.dtype}; it takes {', '.join(map(str, DTYPES))}"
+        if tensor.dtype not in FLOATS:
+            return f"{name} is {tensor.dtype}; it takes {', '.join(map(str, FLOATS))}"
     cos1 = tables["cos1"]
     if any(isinstance(size, torch.SymInt) for size in (x.size(2), x.size(3), cos1.size(-1))):
         return "the number of heads or the size of a head is symbolic; mark it static"
-    turned = 2 * cos1.size(-1)
-    if not 0 < turned <= x.size(3):
-        found = f"tables of {cos1.size(-1)} numbers turn {turned} elements, and a head has {x.size(3)}"
+    rotary_dim = 2 * cos1.size(-1)
+    if not 0 < rotary_dim <= x.size(3):
+        found = f"tables of {cos1.size(-1)} numbers rotate {rotary_dim} elements, and a head has {x.size(3)}"
         return f"{found}; it takes tables for a head or less"
     for name, table in tables.items():
         if table.dim() != 3 or table.dtype != cos1.dtype or table.size(-1) != cos1.size(-1):
@@ -101,7 +102,7 @@ def refuse_heads(x, tables, pairs):
     return None
 
 
-def case_of(x, cos1, pairs):
+def make_case(x, cos1, pairs):
     """The case under which configs for these arguments are stored."""
     tokens = x.size(0) * x.size(1)
     return Case(
@@ -118,13 +119,14 @@ def default_config(case):
     return {"block_sizes": [1, 1], "num_warps": warps}
 
 
-def made_for(case, device):
-    """x, cos1, sin1, cos2, sin2 of a case, fresh and random."""
-    dtype, tokens = dtype_of(case), case["num_tokens"]
+def make_inputs(case, device):
+    """x and its tables, by name, of a case, fresh and random."""
+    dtype, tokens = find_dtype(case), case["num_tokens"]
     angles = torch.randn(1, tokens, case["turned"] // 2, device=device)
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
     x = torch.randn(1, tokens, case["num_heads"], case["head_dim"], device=device).to(dtype)
-    return x, cos, sin, cos.clone(), sin.clone()  # four tensors, as the halves of a table have four addresses
+    # Four tables, as the halves of a table have four addresses.
+    return {"x": x, "cos1": cos, "sin1": sin, "cos2": cos.clone(), "sin2": sin.clone()}
 
 
 def shapes(layer):

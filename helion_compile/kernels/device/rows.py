@@ -9,29 +9,30 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from helion_compile.configs.case import Case
 
 __all__ = [
-    "as_row",
-    "by_group",
-    "dtype_of",
+    "FLOATS",
+    "view_as_row",
+    "view_by_group",
+    "find_dtype",
     "load_rows",
-    "of_every_row",
-    "present",
-    "refuse_number",
-    "refuse_rows",
+    "expand_to_rows",
+    "drop_missing",
+    "check_scalar",
+    "check_rows",
     "store_rows",
-    "warps_of",
+    "choose_warps",
 ]
 
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+FLOATS = (torch.bfloat16, torch.float16, torch.float32)  # what kernels take of activations and give back
 MAX_ROW = 65536  # elements: the whole row is held in registers
 
 
-def refuse_rows(**tensors: torch.Tensor | None) -> str | None:
+def check_rows(**tensors: torch.Tensor | None) -> str | None:
     """Why these tensors [M, K], or [K] for weights, cannot be taken row by row, as a sentence; None if they can."""
     for name, tensor in tensors.items():
         if tensor is None:
             continue
-        if tensor.dtype not in DTYPES:
-            return f"{name} is {_text(tensor.dtype)}; it takes {', '.join(map(_text, DTYPES))}"
+        if tensor.dtype not in FLOATS:
+            return f"{name} is {_text(tensor.dtype)}; it takes {', '.join(map(_text, FLOATS))}"
         if tensor.stride(-1) != 1:
             return (
                 f"the last dimension of {name} is not contiguous (strides {tuple(tensor.stride())}); "
@@ -53,7 +54,7 @@ def refuse_rows(**tensors: torch.Tensor | None) -> str | None:
     return None
 
 
-def refuse_number(**tensors: torch.Tensor | None) -> str | None:
+def check_scalar(**tensors: torch.Tensor | None) -> str | None:
     """Why these tensors cannot be taken as one number of fp32, as a sentence; None if they can."""
     for name, tensor in tensors.items():
         if tensor is not None and (tensor.dtype != torch.float32 or not statically_known_true(tensor.numel() == 1)):
@@ -62,17 +63,17 @@ def refuse_number(**tensors: torch.Tensor | None) -> str | None:
     return None
 
 
-def as_row(vector: torch.Tensor | None) -> torch.Tensor | None:
+def view_as_row(vector: torch.Tensor | None) -> torch.Tensor | None:
     """[K] as [1, K]."""
     return None if vector is None else vector.view(1, vector.size(0))
 
 
-def by_group(rows: torch.Tensor | None, group: int | None) -> torch.Tensor | None:
+def view_by_group(rows: torch.Tensor | None, group: int | None) -> torch.Tensor | None:
     """[M, K] as [M, K / group, group], or as it is without a group."""
     return rows if rows is None or group is None else rows.view(rows.size(0), rows.size(1) // group, group)
 
 
-def of_every_row(number: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor | None:
+def expand_to_rows(number: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor | None:
     """A tensor of one element seen as one for each of ``rows`` [M, ...]: [M, 1, ...]."""
     return None if number is None else number.as_strided([rows.size(0)] + [1] * (rows.dim() - 1), [0] * rows.dim())
 
@@ -88,18 +89,18 @@ def store_rows(tensor: torch.Tensor | None, rows: torch.Tensor, values: torch.Te
         hl.store(tensor, [rows, *[slice(None)] * (tensor.dim() - 1)], values)
 
 
-def present(*results: torch.Tensor | None) -> torch.Tensor | tuple[torch.Tensor, ...]:
+def drop_missing(*results: torch.Tensor | None) -> torch.Tensor | tuple[torch.Tensor, ...]:
     """What a kernel returns: those results that there are, a single one by itself."""
     found = tuple(result for result in results if result is not None)
     return found if len(found) > 1 else found[0]
 
 
-def dtype_of(case: Case) -> torch.dtype:
+def find_dtype(case: Case) -> torch.dtype:
     """The dtype that a case names: the inverse of how :class:`Case` shortens it."""
-    return next(dtype for dtype in DTYPES if Case(dtype=dtype)["dtype"] == case["dtype"])
+    return next(dtype for dtype in FLOATS if Case(dtype=dtype)["dtype"] == case["dtype"])
 
 
-def warps_of(case: Case) -> int:
+def choose_warps(case: Case) -> int:
     """Warps that hold one row a program with about 16 elements a thread: what to use when no table has the case."""
     hidden_size = int(case.fields.get("hidden_size", 4096))
     warps = 1

@@ -8,60 +8,82 @@ Without it everything up to the quantised value stays in fp32, as in the code th
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import helion.language as hl
 import torch
 
 from helion_compile.configs.case import Case
 from helion_compile.helion_kernel import Configs, Tuning, kernel
-from helion_compile.kernels.device.activation import FUNCTIONS, ROUNDINGS, activated, activated_reference
+from helion_compile.kernels.arguments import takes
+from helion_compile.kernels.device.activation import FUNCTIONS, ROUNDINGS, activate, activate_reference
 from helion_compile.kernels.device.pdl import grid_dependency_wait, launch_dependents
 from helion_compile.kernels.device.quantize import quantize_rows, quantize_rows_reference
-from helion_compile.kernels.device.quantize_attrs import Quantization, group_of, new_results
+from helion_compile.kernels.device.quantize_attrs import check_quantizer, get_group, new_results
 from helion_compile.kernels.device.rows import (
-    by_group,
-    dtype_of,
+    check_rows,
+    check_scalar,
+    drop_missing,
+    expand_to_rows,
+    find_dtype,
     load_rows,
-    of_every_row,
-    present,
-    refuse_number,
-    refuse_rows,
     store_rows,
+    view_by_group,
 )
-from helion_compile.kernels.families.quant import quantizer_facts, quantizer_of
+from helion_compile.kernels.families.quant import get_quantizer_fields, make_quantizer
 
-__all__ = ["activation_quant"]
-
-
-def _reference(x, up, scale, scale_ub, function, rounding, quantizer, exact, keep):
-    values = activated_reference(x, up, function, rounding, exact)
-    kept = values.to(x.dtype) if keep else None
-    return present(*quantize_rows_reference(values, scale, scale_ub, quantizer, exact), kept)
+__all__ = ["ActivationQuantArgs", "activation_quant"]
 
 
-def _case(x, up, scale, scale_ub, function, rounding, quantizer, *_):
+class ActivationQuantArgs(NamedTuple):
+    """What ``activation_quant`` takes; see there."""
+
+    x: torch.Tensor
+    up: torch.Tensor | None
+    scale: torch.Tensor | None
+    scale_ub: torch.Tensor | None
+    function: str
+    rounding: str
+    quantizer: str
+    exact: bool
+    keep: bool
+
+
+@takes(ActivationQuantArgs)
+def _reference(args):
+    values = activate_reference(args.x, args.up, args.function, args.rounding, args.exact)
+    kept = values.to(args.x.dtype) if args.keep else None
+    quantized = quantize_rows_reference(values, args.scale, args.scale_ub, args.quantizer, args.exact)
+    return drop_missing(*quantized, kept)
+
+
+@takes(ActivationQuantArgs)
+def _case(args):
     return Case(
-        hidden_size=x.size(-1),
-        num_tokens=x.size(0),
-        dtype=x.dtype,
-        gated=up is not None,
-        **quantizer_facts(scale, quantizer),
+        hidden_size=args.x.size(-1),
+        num_tokens=args.x.size(0),
+        dtype=args.x.dtype,
+        gated=args.up is not None,
+        **get_quantizer_fields(args.scale, args.quantizer),
     )
 
 
-def _check_supported(x, up, scale, scale_ub, function, rounding, quantizer, exact, keep):
+@takes(ActivationQuantArgs)
+def _check_supported(args):
+    x, up, function, rounding, exact = args.x, args.up, args.function, args.rounding, args.exact
     if function not in FUNCTIONS or rounding not in ROUNDINGS:
         return f"function {function!r} rounded {rounding!r} is none of {FUNCTIONS} and {ROUNDINGS}"
     if exact and function.startswith("gelu") and x.is_cuda:
         # 1 + erf(x) and 1 + tanh(x) cancel for negative x, so that one ulp of erf moves one bf16 result in seventy.
         return f"{function} in CUDA's libraries and in Triton's differs in last bits; use numerics='default'"
-    if exact and function == "gelu tanh" and rounding == "every step" and x.dtype != torch.float32:
+    if exact and function == "gelu_tanh" and rounding == "every_step" and x.dtype != torch.float32:
         return f"each step of gelu's cube is rounded to {x.dtype}, which the kernel does not keep; use numerics='default'"
     if up is not None and (up.dtype != x.dtype or up.shape != x.shape):
         return f"up is {up.dtype} {tuple(up.shape)} and x is {x.dtype} {tuple(x.shape)}; both must be alike"
     return (
-        refuse_rows(x=x, up=up)
-        or refuse_number(scale=scale, scale_ub=scale_ub)
-        or Quantization(quantizer).refuse(x.size(-1), exact)
+        check_rows(x=x, up=up)
+        or check_scalar(scale=args.scale, scale_ub=args.scale_ub)
+        or check_quantizer(args.quantizer, x.size(-1), exact)
     )
 
 
@@ -77,10 +99,20 @@ def _default_config(case):
 
 
 def _inputs(case, device):
-    x = torch.randn(case["num_tokens"], case["hidden_size"], device=device).to(dtype_of(case))
+    x = torch.randn(case["num_tokens"], case["hidden_size"], device=device).to(find_dtype(case))
     up = torch.randn_like(x) if case["gated"] else None
-    scale, quantizer = quantizer_of(case, device)
-    return x, up, scale, None, "silu", "function", quantizer, False, False
+    scale, quantizer = make_quantizer(case, device)
+    return ActivationQuantArgs(
+        x=x,
+        up=up,
+        scale=scale,
+        scale_ub=None,
+        function="silu",
+        rounding="function",
+        quantizer=quantizer,
+        exact=False,
+        keep=False,
+    )
 
 
 def _shapes(layer):
@@ -111,9 +143,9 @@ def activation_quant(
         x, up: [M, K] bf16, fp16 or fp32, last dimension contiguous, as the halves of one matmul's result are; ``up`` may be
             None.
         scale, scale_ub, quantizer: as for ``quant``.
-        function: "silu", "silu by sigmoid", "gelu", "gelu tanh" or "relu squared".
+        function: "silu", "silu_sigmoid", "gelu", "gelu_tanh" or "relu_squared".
         rounding: where the model rounds to ``x``'s dtype: "function" (f(x), then the product), "result" (at the end) or
-            "every step".
+            "every_step".
         exact: keep every rounding step of the model (see the module's text).
         keep: return the activation too.
 
@@ -123,16 +155,21 @@ def activation_quant(
     """
     m, k = x.size()
     k = hl.specialize(k)
-    group = group_of(quantizer)
+    group = get_group(quantizer)
     q, scales, zero = new_results(x, scale, quantizer)
     kept = torch.empty([m, k], dtype=x.dtype, device=x.device) if keep else None
-    x_rows, up_rows, q_rows, kept_rows = by_group(x, group), by_group(up, group), by_group(q, group), by_group(kept, group)
-    scale_rows = by_group(scales, None if group is None else 1)
-    static, bound = of_every_row(scale, x_rows), of_every_row(scale_ub, x_rows)
+    x_rows, up_rows, q_rows, kept_rows = (
+        view_by_group(x, group),
+        view_by_group(up, group),
+        view_by_group(q, group),
+        view_by_group(kept, group),
+    )
+    scale_rows = view_by_group(scales, None if group is None else 1)
+    static, bound = expand_to_rows(scale, x_rows), expand_to_rows(scale_ub, x_rows)
     for rows in hl.tile(m):
         launch_dependents()
         grid_dependency_wait()
-        values = activated(load_rows(x_rows, rows), load_rows(up_rows, rows), x.dtype, function, rounding, exact)
+        values = activate(load_rows(x_rows, rows), load_rows(up_rows, rows), x.dtype, function, rounding, exact)
         if keep:
             store_rows(kept_rows, rows, values.to(x.dtype))
         bits, scale_of_rows, zero_of_rows = quantize_rows(
@@ -141,4 +178,4 @@ def activation_quant(
         store_rows(q_rows, rows, bits)
         store_rows(scale_rows, rows, scale_of_rows)
         store_rows(zero, rows, zero_of_rows)
-    return present(q, scales, zero, kept)
+    return drop_missing(q, scales, zero, kept)

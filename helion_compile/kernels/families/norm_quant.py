@@ -5,82 +5,119 @@ Letters: ``M`` rows (tokens), ``K`` hidden size.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import helion.language as hl
 import torch
 
 from helion_compile.configs.case import Case
 from helion_compile.helion_kernel import Configs, Tuning, kernel
+from helion_compile.kernels.arguments import takes
 from helion_compile.kernels.device.normalize import (
-    Normalization,
+    NormAttrs,
     add_residual,
-    norm_like,
-    normalization,
+    check_norm,
+    new_norm,
     normalize_reference,
     normalize_rows,
 )
 from helion_compile.kernels.device.pdl import grid_dependency_wait, launch_dependents
 from helion_compile.kernels.device.quantize import quantize_rows, quantize_rows_reference
-from helion_compile.kernels.device.quantize_attrs import Quantization, group_of, new_results
+from helion_compile.kernels.device.quantize_attrs import check_quantizer, get_group, new_results
 from helion_compile.kernels.device.rows import (
-    as_row,
-    by_group,
-    dtype_of,
+    check_rows,
+    check_scalar,
+    choose_warps,
+    drop_missing,
+    expand_to_rows,
+    find_dtype,
     load_rows,
-    of_every_row,
-    present,
-    refuse_number,
-    refuse_rows,
     store_rows,
-    warps_of,
+    view_as_row,
+    view_by_group,
 )
-from helion_compile.kernels.families.quant import quantizer_facts, quantizer_of
+from helion_compile.kernels.families.quant import get_quantizer_fields, make_quantizer
 
-__all__ = ["norm_quant"]
-
-
-def _reference(x, weight, bias, residual, scale, scale_ub, eps, norm, quantizer, exact, keep_norm):
-    values, total = normalize_reference(x, weight, bias, residual, eps, norm, exact)
-    kept = values.to(Normalization(norm).dtype or x.dtype) if keep_norm else None
-    return present(*quantize_rows_reference(values, scale, scale_ub, quantizer, exact), total, kept)
+__all__ = ["NormQuantArgs", "norm_quant"]
 
 
-def _case(x, weight, bias, residual, scale, scale_ub, eps, norm, quantizer, *_):
-    kind = Normalization(norm).kind
+class NormQuantArgs(NamedTuple):
+    """What ``norm_quant`` takes; see there."""
+
+    x: torch.Tensor
+    weight: torch.Tensor | None
+    bias: torch.Tensor | None
+    residual: torch.Tensor | None
+    scale: torch.Tensor | None
+    scale_ub: torch.Tensor | None
+    eps: float
+    norm: str
+    quantizer: str
+    exact: bool
+    keep_norm: bool
+
+
+@takes(NormQuantArgs)
+def _reference(args):
+    x = args.x
+    values, total = normalize_reference(x, args.weight, args.bias, args.residual, args.eps, args.norm, args.exact)
+    kept = values.to(NormAttrs.parse(args.norm).dtype or x.dtype) if args.keep_norm else None
+    quantized = quantize_rows_reference(values, args.scale, args.scale_ub, args.quantizer, args.exact)
+    return drop_missing(*quantized, total, kept)
+
+
+@takes(NormQuantArgs)
+def _case(args):
+    kind = NormAttrs.parse(args.norm).kind
     return Case(
-        hidden_size=x.size(-1),
-        num_tokens=x.size(0),
-        dtype=x.dtype,
-        residual=residual is not None,
+        hidden_size=args.x.size(-1),
+        num_tokens=args.x.size(0),
+        dtype=args.x.dtype,
+        residual=args.residual is not None,
         **({} if kind == "rms" else {"kind": kind}),
-        **quantizer_facts(scale, quantizer),
+        **get_quantizer_fields(args.scale, args.quantizer),
     )
 
 
-def _check_supported(x, weight, bias, residual, scale, scale_ub, eps, norm, quantizer, exact, keep_norm):
+@takes(NormQuantArgs)
+def _check_supported(args):
+    x, residual = args.x, args.residual
     if residual is not None and residual.dtype != x.dtype:
         return f"residual is {residual.dtype} and x is {x.dtype}; both must have one dtype"
     return (
-        refuse_rows(x=x, weight=weight, bias=bias, residual=residual)
-        or refuse_number(scale=scale, scale_ub=scale_ub)
-        or Normalization(norm).refuse()
-        or Quantization(quantizer).refuse(x.size(-1), exact)
+        check_rows(x=x, weight=args.weight, bias=args.bias, residual=residual)
+        or check_scalar(scale=args.scale, scale_ub=args.scale_ub)
+        or check_norm(args.norm)
+        or check_quantizer(args.quantizer, x.size(-1), args.exact)
     )
 
 
 def _inputs(case, device):
-    dtype = dtype_of(case)
+    dtype = find_dtype(case)
     x = torch.randn(case["num_tokens"], case["hidden_size"], device=device).to(dtype)
     weight = torch.randn(case["hidden_size"], device=device).to(dtype)
     layer = case.fields.get("kind") == "layer"
     bias = torch.randn_like(weight) if layer else None
     residual = torch.randn_like(x) if case["residual"] else None
-    scale, quantizer = quantizer_of(case, device)
-    norm = normalization("layer") if layer else normalization(cast_then_scale=True)
-    return x, weight, bias, residual, scale, None, 1e-6, norm, quantizer, False, False
+    scale, quantizer = make_quantizer(case, device)
+    norm = NormAttrs("layer").text if layer else NormAttrs(cast_then_scale=True).text
+    return NormQuantArgs(
+        x=x,
+        weight=weight,
+        bias=bias,
+        residual=residual,
+        scale=scale,
+        scale_ub=None,
+        eps=1e-6,
+        norm=norm,
+        quantizer=quantizer,
+        exact=False,
+        keep_norm=False,
+    )
 
 
 def _default_config(case):
-    return {"block_sizes": [1, 1], "num_warps": warps_of(case)}
+    return {"block_sizes": [1, 1], "num_warps": choose_warps(case)}
 
 
 def _shapes(layer):
@@ -114,8 +151,8 @@ def norm_quant(
         weight, bias: [K] bf16, fp16 or fp32, each or None.
         scale, scale_ub, quantizer: as for ``quant``.
         eps: added to the mean square.
-        norm: text of :func:`helion_compile.kernels.device.normalize.normalization`.
-        exact: keep every rounding step of the model (see kernels/normalization.py and quantizing.py).
+        norm: text of :class:`helion_compile.kernels.device.normalize.NormAttrs`.
+        exact: keep every rounding step of the model (see kernels/device/normalize.py and quantize.py).
         keep_norm: return the normalised value too.
 
     Returns:
@@ -125,15 +162,15 @@ def norm_quant(
     """
     m, k = x.size()
     k = hl.specialize(k)
-    group = group_of(quantizer)
+    group = get_group(quantizer)
     q, scales, zero = new_results(x, scale, quantizer)
     total = torch.empty([m, k], dtype=x.dtype, device=x.device) if residual is not None else None
-    kept = norm_like(x, norm) if keep_norm else None
-    x_rows, residual_rows, q_rows = by_group(x, group), by_group(residual, group), by_group(q, group)
-    total_rows, kept_rows = by_group(total, group), by_group(kept, group)
-    scale_rows = by_group(scales, None if group is None else 1)
-    static, bound = of_every_row(scale, x_rows), of_every_row(scale_ub, x_rows)
-    weight_row, bias_row = by_group(as_row(weight), group), by_group(as_row(bias), group)
+    kept = new_norm(x, norm) if keep_norm else None
+    x_rows, residual_rows, q_rows = view_by_group(x, group), view_by_group(residual, group), view_by_group(q, group)
+    total_rows, kept_rows = view_by_group(total, group), view_by_group(kept, group)
+    scale_rows = view_by_group(scales, None if group is None else 1)
+    static, bound = expand_to_rows(scale, x_rows), expand_to_rows(scale_ub, x_rows)
+    weight_row, bias_row = view_by_group(view_as_row(weight), group), view_by_group(view_as_row(bias), group)
     # A program takes a block of rows and holds the weight in registers meanwhile.  The weight is loaded as a row: as a vector
     # it would be converted through shared memory, for which Triton 3.6 at times picks a layout that gives every thread the
     # whole row, and minutes of ptxas.
@@ -157,4 +194,4 @@ def norm_quant(
             store_rows(q_rows, rows, bits)
             store_rows(scale_rows, rows, scale_of_rows)
             store_rows(zero, rows, zero_of_rows)
-    return present(q, scales, zero, total, kept)
+    return drop_missing(q, scales, zero, total, kept)

@@ -8,77 +8,99 @@ differ.  Without it everything up to the result stays in fp32, as in the code th
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import helion.language as hl
 import torch
 
 from helion_compile.helion_kernel import Configs, Tuning, kernel
+from helion_compile.kernels.arguments import takes
 from helion_compile.kernels.device.pdl import grid_dependency_wait, launch_dependents
 from helion_compile.kernels.device.rope import (
-    case_of,
+    check_heads,
     default_config,
-    laid_out,
-    made_for,
-    refuse_heads,
+    lay_out,
+    make_case,
+    make_inputs,
+    rotate_pair,
+    rotate_reference,
     shapes,
-    turned_pair,
-    turned_reference,
 )
-from helion_compile.kernels.device.rounding import rounded
+from helion_compile.kernels.device.rounding import round_to
 
-__all__ = ["norm_rope"]
-
-
-def _reference(
-    x,
-    weight,
-    cos1,
-    sin1,
-    cos2,
-    sin2,
-    eps,
-    weight_offset,
-    cast_then_scale,
-    over_heads,
-    pairs,
-    stepwise,
-    heads_first,
-    exact,
-):
-    def maybe_rounded(values):
-        return values.to(x.dtype).float() if exact else values
-
-    values = x.float().flatten(2) if over_heads else x.float()
-    values = values * torch.rsqrt(values.pow(2).mean(-1, keepdim=True) + eps)
-    if weight is not None:
-        if cast_then_scale:
-            values = maybe_rounded(values)
-        values = values * (weight.float() + weight_offset)
-    values = maybe_rounded(values.view(x.shape))
-    out = turned_reference(values.to(x.dtype) if exact else values, cos1, sin1, cos2, sin2, pairs, stepwise, exact)
-    return laid_out(out.to(x.dtype), heads_first)
+__all__ = ["NormRopeArgs", "norm_rope"]
 
 
-def _case(x, weight, cos1, sin1, cos2, sin2, eps, weight_offset, cast_then_scale, over_heads, pairs, *_):
-    return case_of(x, cos1, pairs).replace(over_heads=over_heads)
+class NormRopeArgs(NamedTuple):
+    """What ``norm_rope`` takes; see there."""
+
+    x: torch.Tensor
+    weight: torch.Tensor | None
+    cos1: torch.Tensor
+    sin1: torch.Tensor
+    cos2: torch.Tensor
+    sin2: torch.Tensor
+    eps: float
+    weight_offset: float
+    cast_then_scale: bool
+    over_heads: bool
+    pairs: str
+    stepwise: bool
+    heads_first: bool
+    exact: bool
 
 
-def _check_supported(x, weight, cos1, sin1, cos2, sin2, eps, weight_offset, cast_then_scale, over_heads, pairs, *_):
-    if reason := refuse_heads(x, {"cos1": cos1, "sin1": sin1, "cos2": cos2, "sin2": sin2}, pairs):
+@takes(NormRopeArgs)
+def _reference(args):
+    x = args.x
+
+    def maybe_round(values):
+        return values.to(x.dtype).float() if args.exact else values
+
+    values = x.float().flatten(2) if args.over_heads else x.float()
+    values = values * torch.rsqrt(values.pow(2).mean(-1, keepdim=True) + args.eps)
+    if args.weight is not None:
+        if args.cast_then_scale:
+            values = maybe_round(values)
+        values = values * (args.weight.float() + args.weight_offset)
+    values = maybe_round(values.view(x.shape))
+    out = rotate_reference(values.to(x.dtype) if args.exact else values, args, args.pairs, args.stepwise, args.exact)
+    return lay_out(out.to(x.dtype), args.heads_first)
+
+
+@takes(NormRopeArgs)
+def _case(args):
+    return make_case(args.x, args.cos1, args.pairs).replace(over_heads=args.over_heads)
+
+
+@takes(NormRopeArgs)
+def _check_supported(args):
+    if reason := check_heads(args):
         return reason
-    if 2 * cos1.size(-1) != x.size(3):
-        return f"{2 * cos1.size(-1)} of {x.size(3)} elements are turned; behind a norm the kernel turns all"
-    size = x.size(2) * x.size(3) if over_heads else x.size(3)
+    x, weight, rotary_dim = args.x, args.weight, 2 * args.cos1.size(-1)
+    if rotary_dim != x.size(3):
+        return f"{rotary_dim} of {x.size(3)} elements are rotated; behind a norm the kernel rotates all"
+    size = x.size(2) * x.size(3) if args.over_heads else x.size(3)
     if weight is not None and (weight.dtype != x.dtype or tuple(weight.shape) != (size,) or weight.stride(0) != 1):
         return f"weight is {weight.dtype} {tuple(weight.shape)}; it takes {x.dtype} ({size},), contiguous"
     return None
 
 
 def _inputs(case, device):
-    x, *tables = made_for(case, device)
-    over_heads = case["over_heads"]
-    size = case["head_dim"] * (case["num_heads"] if over_heads else 1)
-    weight = torch.randn(size, device=device).to(x.dtype)
-    return x, weight, *tables, 1e-6, 0.0, True, over_heads, case["pairs"], True, False, False
+    tensors = make_inputs(case, device)
+    size = case["head_dim"] * (case["num_heads"] if case["over_heads"] else 1)
+    return NormRopeArgs(
+        **tensors,
+        weight=torch.randn(size, device=device).to(tensors["x"].dtype),
+        eps=1e-6,
+        weight_offset=0.0,
+        cast_then_scale=True,
+        over_heads=case["over_heads"],
+        pairs=case["pairs"],
+        stepwise=True,
+        heads_first=False,
+        exact=False,
+    )
 
 
 @kernel(
@@ -161,14 +183,14 @@ def norm_rope(
         x2 = x2 * rstd
         if weight is not None:
             if cast_then_scale and exact:
-                x1 = rounded(x1, x.dtype)
-                x2 = rounded(x2, x.dtype)
+                x1 = round_to(x1, x.dtype)
+                x2 = round_to(x2, x.dtype)
             x1 = x1 * (w1 + weight_offset)
             x2 = x2 * (w2 + weight_offset)
         if exact:
-            x1 = rounded(x1, x.dtype)
-            x2 = rounded(x2, x.dtype)
-        first, second = turned_pair(x1, x2, c1, s1, c2, s2, x.dtype, stepwise, exact)
+            x1 = round_to(x1, x.dtype)
+            x2 = round_to(x2, x.dtype)
+        first, second = rotate_pair(x1, x2, c1, s1, c2, s2, x.dtype, stepwise, exact)
         if pairs == "neighbours":
             out_both[sequence, token, :, :, :] = hl.join(first, second).to(x.dtype)
         else:

@@ -5,70 +5,89 @@ Letters: ``M`` rows (tokens), ``K`` elements of a row.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import helion.language as hl
 import torch
 
 from helion_compile.configs.case import Case
 from helion_compile.helion_kernel import Configs, Tuning, kernel
+from helion_compile.kernels.arguments import takes
 from helion_compile.kernels.device.pdl import grid_dependency_wait, launch_dependents
 from helion_compile.kernels.device.quantize import quantize_rows, quantize_rows_reference
-from helion_compile.kernels.device.quantize_attrs import Quantization, group_of, new_results, quantization
+from helion_compile.kernels.device.quantize_attrs import QuantizeAttrs, check_quantizer, get_group, new_results
 from helion_compile.kernels.device.rows import (
-    by_group,
-    dtype_of,
+    check_rows,
+    check_scalar,
+    choose_warps,
+    drop_missing,
+    expand_to_rows,
+    find_dtype,
     load_rows,
-    of_every_row,
-    present,
-    refuse_number,
-    refuse_rows,
     store_rows,
-    warps_of,
+    view_by_group,
 )
 
-__all__ = ["quant", "quantizer_facts", "quantizer_of"]
+__all__ = ["QuantArgs", "get_quantizer_fields", "make_quantizer", "quant"]
 
 
-def quantizer_facts(scale: torch.Tensor | None, quantizer: str) -> dict[str, object]:
+class QuantArgs(NamedTuple):
+    """What ``quant`` takes; see there."""
+
+    x: torch.Tensor
+    scale: torch.Tensor | None
+    scale_ub: torch.Tensor | None
+    quantizer: str
+    exact: bool
+
+
+def get_quantizer_fields(scale: torch.Tensor | None, quantizer: str) -> dict[str, object]:
     """What of a quantiser a config depends on: see docs/tuning.md.  Empty for dynamic scales a token."""
     facts: dict[str, object] = {}
     if scale is not None:
         facts["static"] = True
-    if group := Quantization(quantizer).group:
+    if group := QuantizeAttrs.parse(quantizer).group:
         facts["group"] = group
     return facts
 
 
-def quantizer_of(case: Case, device: torch.device) -> tuple[torch.Tensor | None, str]:
+def make_quantizer(case: Case, device: torch.device) -> tuple[torch.Tensor | None, str]:
     """A static scale, if the case has one, and a quantiser of the case: torchao's to fp8."""
     scale = torch.full((1,), 0.01, device=device) if case.fields.get("static") else None
     group = case.fields.get("group")
-    return scale, quantization(
+    return scale, QuantizeAttrs(
         torch.float8_e4m3fn, clamp=(-448.0, 448.0), scale_dtype=torch.bfloat16, group=None if group is None else int(group)
-    )
+    ).text
 
 
-def _reference(x, scale, scale_ub, quantizer, exact):
-    return present(*quantize_rows_reference(x.float(), scale, scale_ub, quantizer, exact))
+@takes(QuantArgs)
+def _reference(args):
+    return drop_missing(*quantize_rows_reference(args.x.float(), args.scale, args.scale_ub, args.quantizer, args.exact))
 
 
-def _case(x, scale, scale_ub, quantizer, *_):
-    return Case(hidden_size=x.size(-1), num_tokens=x.size(0), dtype=x.dtype, **quantizer_facts(scale, quantizer))
+@takes(QuantArgs)
+def _case(args):
+    x, fields = args.x, get_quantizer_fields(args.scale, args.quantizer)
+    return Case(hidden_size=x.size(-1), num_tokens=x.size(0), dtype=x.dtype, **fields)
 
 
-def _check_supported(x, scale, scale_ub, quantizer, exact):
+@takes(QuantArgs)
+def _check_supported(args):
     return (
-        refuse_rows(x=x) or refuse_number(scale=scale, scale_ub=scale_ub) or Quantization(quantizer).refuse(x.size(-1), exact)
+        check_rows(x=args.x)
+        or check_scalar(scale=args.scale, scale_ub=args.scale_ub)
+        or check_quantizer(args.quantizer, args.x.size(-1), args.exact)
     )
 
 
 def _inputs(case, device):
-    x = torch.randn(case["num_tokens"], case["hidden_size"], device=device).to(dtype_of(case))
-    scale, quantizer = quantizer_of(case, device)
-    return x, scale, None, quantizer, False
+    x = torch.randn(case["num_tokens"], case["hidden_size"], device=device).to(find_dtype(case))
+    scale, quantizer = make_quantizer(case, device)
+    return QuantArgs(x=x, scale=scale, scale_ub=None, quantizer=quantizer, exact=False)
 
 
 def _default_config(case):
-    config = {"block_sizes": [1], "num_warps": warps_of(case)}
+    config = {"block_sizes": [1], "num_warps": choose_warps(case)}
     # For rows that are no power of two Helion would loop over pieces and read each row three times; groups are powers of two.
     return config if "group" in case.fields else config | {"reduction_loops": [None]}
 
@@ -98,19 +117,19 @@ def quant(
         x: [M, K] bf16, fp16 or fp32, last dimension contiguous.
         scale: fp32 of one element, a static scale for all; None for one taken from each row or group.
         scale_ub: fp32 of one element, upper bound of the largest magnitudes, or None.
-        quantizer: text of :func:`helion_compile.kernels.device.quantize_attrs.quantization`.
-        exact: keep every rounding step of the model (see kernels/quantizing.py).
+        quantizer: text of :class:`helion_compile.kernels.device.quantize_attrs.QuantizeAttrs`.
+        exact: keep every rounding step of the model (see kernels/device/quantize.py).
 
     Returns:
         8 bits [M, K]; unless static, fp32 scales [M, 1] or [M, K / group]; then, with a zero point, int8 [M, 1].
     """
     m, k = x.size()
     k = hl.specialize(k)
-    group = group_of(quantizer)
+    group = get_group(quantizer)
     q, scales, zero = new_results(x, scale, quantizer)
-    x_rows, q_rows = by_group(x, group), by_group(q, group)
-    scale_rows = by_group(scales, None if group is None else 1)
-    static, bound = of_every_row(scale, x_rows), of_every_row(scale_ub, x_rows)
+    x_rows, q_rows = view_by_group(x, group), view_by_group(q, group)
+    scale_rows = view_by_group(scales, None if group is None else 1)
+    static, bound = expand_to_rows(scale, x_rows), expand_to_rows(scale_ub, x_rows)
     for rows in hl.tile(m):
         launch_dependents()
         grid_dependency_wait()
@@ -121,4 +140,4 @@ def quant(
         store_rows(q_rows, rows, bits)
         store_rows(scale_rows, rows, scale_of_rows)
         store_rows(zero, rows, zero_of_rows)
-    return present(q, scales, zero)
+    return drop_missing(q, scales, zero)

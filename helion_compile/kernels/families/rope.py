@@ -8,40 +8,60 @@ Without it everything up to the result stays in fp32, as in the code that Induct
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import helion.language as hl
 import torch
 
 from helion_compile.helion_kernel import Configs, Tuning, kernel
+from helion_compile.kernels.arguments import takes
 from helion_compile.kernels.device.pdl import grid_dependency_wait, launch_dependents
 from helion_compile.kernels.device.rope import (
-    case_of,
+    check_heads,
     default_config,
-    laid_out,
-    made_for,
-    refuse_heads,
+    lay_out,
+    make_case,
+    make_inputs,
+    rotate_pair,
+    rotate_reference,
     shapes,
-    turned_pair,
-    turned_reference,
 )
 
-__all__ = ["rope"]
+__all__ = ["RopeArgs", "rope"]
 
 
-def _reference(x, cos1, sin1, cos2, sin2, pairs, stepwise, heads_first, exact):
-    out = turned_reference(x, cos1, sin1, cos2, sin2, pairs, stepwise, exact)
-    return laid_out(out.to(x.dtype), heads_first)
+class RopeArgs(NamedTuple):
+    """What ``rope`` takes; see there."""
+
+    x: torch.Tensor
+    cos1: torch.Tensor
+    sin1: torch.Tensor
+    cos2: torch.Tensor
+    sin2: torch.Tensor
+    pairs: str
+    stepwise: bool
+    heads_first: bool
+    exact: bool
 
 
-def _case(x, cos1, sin1, cos2, sin2, pairs, *_):
-    return case_of(x, cos1, pairs)
+@takes(RopeArgs)
+def _reference(args):
+    out = rotate_reference(args.x, args, args.pairs, args.stepwise, args.exact)
+    return lay_out(out.to(args.x.dtype), args.heads_first)
 
 
-def _check_supported(x, cos1, sin1, cos2, sin2, pairs, *_):
-    return refuse_heads(x, {"cos1": cos1, "sin1": sin1, "cos2": cos2, "sin2": sin2}, pairs)
+@takes(RopeArgs)
+def _case(args):
+    return make_case(args.x, args.cos1, args.pairs)
+
+
+@takes(RopeArgs)
+def _check_supported(args):
+    return check_heads(args)
 
 
 def _inputs(case, device):
-    return *made_for(case, device), case["pairs"], True, False, False
+    return RopeArgs(**make_inputs(case, device), pairs=case["pairs"], stepwise=True, heads_first=False, exact=False)
 
 
 @kernel(
@@ -99,12 +119,12 @@ def rope(
         s2 = sin2[sequence, token, :].to(torch.float32)[:, :, None, :]
         if pairs == "neighbours":
             x1, x2 = hl.split(both[sequence, token, :, :, :].to(torch.float32))
-            first, second = turned_pair(x1, x2, c1, s1, c2, s2, x.dtype, stepwise, exact)
+            first, second = rotate_pair(x1, x2, c1, s1, c2, s2, x.dtype, stepwise, exact)
             out_both[sequence, token, :, :, :] = hl.join(first, second).to(x.dtype)
         else:
             x1 = left[sequence, token, :, :].to(torch.float32)
             x2 = right[sequence, token, :, :].to(torch.float32)
-            first, second = turned_pair(x1, x2, c1, s1, c2, s2, x.dtype, stepwise, exact)
+            first, second = rotate_pair(x1, x2, c1, s1, c2, s2, x.dtype, stepwise, exact)
             out_left[sequence, token, :, :] = first.to(x.dtype)
             out_right[sequence, token, :, :] = second.to(x.dtype)
         if 2 * half < d:

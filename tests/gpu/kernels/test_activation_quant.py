@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from helion_compile.errors import KernelArgumentError
 from helion_compile.kernels import activation_quant
-from helion_compile.kernels.device.quantize_attrs import quantization
+from helion_compile.kernels.device.quantize_attrs import QuantizeAttrs
 from tests.support.numerics import fp8_steps, relative_error, rows_with_special_values
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -33,11 +33,11 @@ def relu_squared(x):
 # spelled in torch -> function and rounding of the kernel
 FUNCTIONS = {
     F.silu: ("silu", "function"),
-    silu_by_sigmoid: ("silu by sigmoid", "function"),
-    silu_by_sigmoid_step_by_step: ("silu by sigmoid", "every step"),
+    silu_by_sigmoid: ("silu_sigmoid", "function"),
+    silu_by_sigmoid_step_by_step: ("silu_sigmoid", "every_step"),
     F.gelu: ("gelu", "function"),
-    gelu_tanh: ("gelu tanh", "function"),
-    relu_squared: ("relu squared", "function"),
+    gelu_tanh: ("gelu_tanh", "function"),
+    relu_squared: ("relu_squared", "function"),
 }
 
 
@@ -47,7 +47,7 @@ def torchao(x):
 
 
 def arguments(x, up, function, *, exact, keep=False):
-    quantizer = quantization(torch.float8_e4m3fn, clamp=(-448.0, 448.0), scale_dtype=x.dtype)
+    quantizer = QuantizeAttrs(torch.float8_e4m3fn, clamp=(-448.0, 448.0), scale_dtype=x.dtype).text
     return x, up, None, None, *FUNCTIONS[function], quantizer, exact, keep
 
 

@@ -154,7 +154,9 @@ def test_bytes_and_operations_are_those_of_the_arguments_and_the_reference():
     work = work_of_case(scaled_mm, Case(k=64, n=32, **fields))
     assert work.bytes == 4 * 64 + 32 * 64 + 4 * 4 + 32 * 4 + 4 * 32 * 2 and work.products == 2 * 4 * 64 * 32
     x = torch.ones(4, 4)
-    adding = type("Adding", (), {"reference": staticmethod(torch.add), "results": staticmethod(lambda value: (value,))})
+    adding = type(
+        "Adding", (), {"reference": staticmethod(torch.add), "flatten_results": staticmethod(lambda value: (value,))}
+    )
     assert work_of(adding, (x, x)) == Work(2 * x.nbytes, 16)  # one tensor, read once
 
 
@@ -177,8 +179,8 @@ def test_a_layer_is_compared_with_every_mode_and_with_its_products():
 
 def test_names_that_fit_no_kernel_are_answered_with_those_there_are(capsys):
     with pytest.raises(SystemExit):
-        kernels.main(["--kernels", "norm_*quant"])
-    assert "no kernel is called norm_*quant; there are norm_quant, " in capsys.readouterr().err
+        kernels.main(["--kernels", "norms_*quant"])
+    assert "no kernel is called norms_*quant; there are norm_quant, " in capsys.readouterr().err
 
 
 def test_a_library_that_is_missing_is_a_sentence(monkeypatch, tmp_path):

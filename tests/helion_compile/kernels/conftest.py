@@ -19,15 +19,15 @@ FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 def bodies(monkeypatch):
     """``bodies[norm_quant](*args)`` runs the kernel's own code on CPU tensors, rounding steps included."""
     replaced = {
-        "rounded": lambda values, dtype: values.to(dtype).float(),
+        "round_to": lambda values, dtype: values.to(dtype).float(),
         "divide_rows": lambda values, divisor: values / divisor,
-        "reciprocal_of": torch.reciprocal,
-        "root_of": torch.sqrt,
-        "exp_of": torch.exp,
-        "erf_of": torch.erf,
-        "tanh_of": torch.tanh,
-        "divided": torch.div,
-        "multiplied": torch.mul,
+        "compute_reciprocal": torch.reciprocal,
+        "compute_sqrt": torch.sqrt,
+        "compute_exp": torch.exp,
+        "compute_erf": torch.erf,
+        "compute_tanh": torch.tanh,
+        "divide": torch.div,
+        "multiply": torch.mul,
         "ordered_bits": lambda values: (bits := values.view(torch.int32)) ^ ((bits >> 31) & 0x7FFFFFFF),
     }
     replaced |= dict.fromkeys(("launch_dependents", "grid_dependency_wait"), lambda: None)

@@ -30,7 +30,7 @@ from helion_compile.configs.table import ConfigTable, Gpu
 from helion_compile.definitions.registry import find_kernel
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.kernels import quant
-from helion_compile.kernels.device.quantize_attrs import quantization
+from helion_compile.kernels.device.quantize_attrs import QuantizeAttrs
 from helion_compile.passes.compat import VLLM
 from helion_compile.passes.patterns.custom_ops.vllm_table import OPERATORS
 from helion_compile.vllm import fusion_pass as module
@@ -314,7 +314,7 @@ def test_our_node_is_no_write_to_vllms_clone_elimination():
     hooks.install()
     calls = Calls()
     clone = calls.call(torch.ops.aten.clone.default, calls.input(4, 64))
-    text = quantization(torch.float8_e4m3fn)
+    text = QuantizeAttrs(torch.float8_e4m3fn).text
     kernels = [calls.call(helion_kernel, clone, None, None, text, False, kernel=quant.key) for _ in range(2)]
     calls.output(*kernels)
     assert not any(clone_elimination.user_writes_to_node(kernel, clone) for kernel in kernels)

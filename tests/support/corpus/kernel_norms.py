@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from helion_compile.kernels.device.normalize import normalization
+from helion_compile.kernels.device.normalize import NormAttrs
 
 __all__ = ["EPS", "NORMS", "SpelledNorm"]
 
@@ -100,36 +100,36 @@ def _fixed(kind, spelled, *, text=None, **attributes):
     return kind(spelled, lambda dtype: text, **attributes)
 
 
-CAST = normalization(cast_then_scale=True)
+CAST = NormAttrs(cast_then_scale=True).text
 NORMS = {
     "llama": _fixed(SpelledNorm, llama, text=CAST),
-    "nn.RMSNorm": _fixed(SpelledNorm, nn_rms_norm, text=normalization()),
-    "gemma": _fixed(SpelledNorm, gemma, text=normalization(weight_offset=1.0)),
-    "weightless": _fixed(SpelledNorm, weightless, text=normalization(), weight=False),
-    "granite": _fixed(SpelledNorm, llama, text=normalization(cast_then_scale=True, residual_multiplier=0.22), add=granite),
+    "nn.RMSNorm": _fixed(SpelledNorm, nn_rms_norm, text=NormAttrs().text),
+    "gemma": _fixed(SpelledNorm, gemma, text=NormAttrs(weight_offset=1.0).text),
+    "weightless": _fixed(SpelledNorm, weightless, text=NormAttrs().text, weight=False),
+    "granite": _fixed(SpelledNorm, llama, text=NormAttrs(cast_then_scale=True, residual_multiplier=0.22).text, add=granite),
     "an fp32 weight, rounded with the result": _fixed(
-        SpelledNorm, nn_rms_norm, text=normalization(), weight_dtype=torch.float32
+        SpelledNorm, nn_rms_norm, text=NormAttrs().text, weight_dtype=torch.float32
     ),
     "an fp32 weight": _fixed(
-        SpelledNorm, llama, text=normalization(cast_then_scale=True, dtype=torch.float32), weight_dtype=torch.float32
+        SpelledNorm, llama, text=NormAttrs(cast_then_scale=True, dtype=torch.float32).text, weight_dtype=torch.float32
     ),
-    "over the root": _fixed(SpelledNorm, over_root, text=normalization(cast_then_scale=True, root="sqrt"), root=torch.sqrt),
+    "over the root": _fixed(SpelledNorm, over_root, text=NormAttrs(cast_then_scale=True, root="sqrt").text, root=torch.sqrt),
     "times 1 / root": _fixed(
         SpelledNorm,
         llama,
-        text=normalization(cast_then_scale=True, root="reciprocal_sqrt"),
+        text=NormAttrs(cast_then_scale=True, root="reciprocal_sqrt").text,
         root=lambda squared: torch.sqrt(squared).reciprocal(),
     ),
-    "t5": SpelledNorm(t5, lambda dtype: normalization(cast_then_scale=True, factor_dtype=dtype)),
-    "layer": _fixed(_Layer, layer, text=normalization("layer"), bias=True),
+    "t5": SpelledNorm(t5, lambda dtype: NormAttrs(cast_then_scale=True, factor_dtype=dtype).text),
+    "layer": _fixed(_Layer, layer, text=NormAttrs("layer").text, bias=True),
     "layer, cast then scale": _fixed(
-        _Layer, layer_cast_then_scale, text=normalization("layer", cast_then_scale=True), bias=True
+        _Layer, layer_cast_then_scale, text=NormAttrs("layer", cast_then_scale=True).text, bias=True
     ),
 }
 # What the norm reads is not of x's dtype, as the sum is not rounded before.
 UNROUNDED = _fixed(
     SpelledNorm,
     lambda total, weight, _, rstd: (total * rstd * weight.float()).to(weight.dtype),
-    text=normalization(unrounded_sum=True),
+    text=NormAttrs(unrounded_sum=True).text,
     add=vllm,
 )

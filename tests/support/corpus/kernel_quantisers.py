@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from helion_compile.kernels.device.quantize_attrs import quantization
+from helion_compile.kernels.device.quantize_attrs import QuantizeAttrs
 
 __all__ = ["QUANTISERS", "Quantiser"]
 
@@ -129,29 +129,29 @@ def groups(size, layout="row_major", ue8m0=False):
         step = (x.size(0) + 3) // 4 * 4 if layout == "tma_aligned" else x.size(0)
         return q, torch.empty_strided(scale.shape, (1, step), device=x.device).copy_(scale)
 
-    text = quantization(E4M3, clamp=FP8, group=size, layout=layout, ue8m0=ue8m0, amax_floor=1e-4)
+    text = QuantizeAttrs(E4M3, clamp=FP8, group=size, layout=layout, ue8m0=ue8m0, amax_floor=1e-4).text
     return Quantiser(spelled, lambda dtype: text)
 
 
 def _fixed(spelled, dtype, clamp, *, static=False, bounded=False, **attributes):
-    text = quantization(dtype, clamp=clamp, **attributes)
+    text = QuantizeAttrs(dtype, clamp=clamp, **attributes).text
     return Quantiser(spelled, lambda dtype: text, static, bounded)
 
 
 QUANTISERS = {
-    "torchao": Quantiser(torchao, lambda dtype: quantization(E4M3, clamp=FP8, scale_dtype=dtype)),
-    "vllm": _fixed(vllm, E4M3, FP8, use="reciprocal", scale_floor=FLOOR),
+    "torchao": Quantiser(torchao, lambda dtype: QuantizeAttrs(E4M3, clamp=FP8, scale_dtype=dtype).text),
+    "vllm": _fixed(vllm, E4M3, FP8, use="multiply_reciprocal", scale_floor=FLOOR),
     "plain": _fixed(plain, E4M3, None, amax_floor=1e-12),
-    "bounded": _fixed(bounded, E4M3, FP8, use="reciprocal", scale_floor=FLOOR, bounded=True),
+    "bounded": _fixed(bounded, E4M3, FP8, use="multiply_reciprocal", scale_floor=FLOOR, bounded=True),
     "e5m2": _fixed(e5m2, E5M2, (-57344.0, 57344.0)),
     "narrow": _fixed(narrow, E4M3, (-240.0, 240.0), qmax=240.0),
     "divided by a tensor": _fixed(divided_by_a_tensor, E4M3, FP8, division="tensor"),
-    "factor": _fixed(factor, E4M3, FP8, use="factor", amax_ceiling=64.0, amax_floor=1e-4),
-    "factor inverse": _fixed(factor_inverse, E4M3, FP8, use="factor_inverse", amax_floor=1e-12),
+    "factor": _fixed(factor, E4M3, FP8, use="multiply_factor", amax_ceiling=64.0, amax_floor=1e-4),
+    "factor inverse": _fixed(factor_inverse, E4M3, FP8, use="multiply_factor_inverse", amax_floor=1e-12),
     "static": _fixed(static, E4M3, FP8, static=True),
-    "static reciprocal": _fixed(static_reciprocal, E4M3, FP8, static=True, use="reciprocal"),
+    "static reciprocal": _fixed(static_reciprocal, E4M3, FP8, static=True, use="multiply_reciprocal"),
     "static int8": _fixed(static_int8, torch.int8, INT8, static=True),
-    "int8": Quantiser(int8, lambda dtype: quantization(torch.int8, clamp=(-127.0, 127.0), scale_dtype=dtype)),
+    "int8": Quantiser(int8, lambda dtype: QuantizeAttrs(torch.int8, clamp=(-127.0, 127.0), scale_dtype=dtype).text),
     "int8 asymmetric": _fixed(asymmetric, torch.int8, INT8, zero_point=True, scale_floor=1e-5),
     "groups of 128": groups(128),
     "groups of 64, column-major": groups(64, "column_major"),

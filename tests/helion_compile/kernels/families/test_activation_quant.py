@@ -6,18 +6,18 @@ import torch.nn.functional as F
 
 from helion_compile.configs.case import Case
 from helion_compile.kernels import activation_quant
-from helion_compile.kernels.device.quantize_attrs import quantization
+from helion_compile.kernels.device.quantize_attrs import QuantizeAttrs
 from helion_compile.tune.compiling import Target
 from helion_compile.tune.pool import CompilePool
 from tests.support.numerics import fp8_steps
 
-TORCHAO = quantization(torch.float8_e4m3fn, clamp=(-448.0, 448.0), scale_dtype=torch.bfloat16)
+TORCHAO = QuantizeAttrs(torch.float8_e4m3fn, clamp=(-448.0, 448.0), scale_dtype=torch.bfloat16).text
 FUNCTIONS = {
     "silu": F.silu,
-    "silu by sigmoid": lambda x: x * torch.sigmoid(x),
+    "silu_sigmoid": lambda x: x * torch.sigmoid(x),
     "gelu": F.gelu,
-    "gelu tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu squared": lambda x: F.relu(x).square(),
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu_squared": lambda x: F.relu(x).square(),
 }
 # Rows of the MLPs of Qwen3 and Llama 3, and one that is no power of two.
 ROWS = [3072, 8192, 12288, 14336, 25600, 28672]
@@ -34,7 +34,7 @@ def test_the_body_computes_the_reference(bodies, function, dtype, gated, exact):
     arguments = x, up if gated else None, None, None, function, "function", TORCHAO, exact, True
     (q, scale, out), expected = bodies[activation_quant](*arguments), activation_quant.reference(*arguments)
     # torch.sigmoid on a CPU is another 1 / (1 + exp(-x)) in fp32's last bit; a GPU's is not.
-    bits = exact and (function, dtype) != ("silu by sigmoid", torch.float32)
+    bits = exact and (function, dtype) != ("silu_sigmoid", torch.float32)
     if bits:
         assert torch.equal(out, expected[2])
     assert fp8_steps(q, expected[0]).max() <= 1  # a CPU divides amax by 448, a GPU multiplies by 1 / 448
@@ -45,16 +45,16 @@ def test_the_body_computes_the_reference(bodies, function, dtype, gated, exact):
     torch.testing.assert_close(out.double(), spelled, rtol=2**-7 if dtype != torch.float32 else 1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("function", ["silu", "silu by sigmoid", "gelu"])
+@pytest.mark.parametrize("function", ["silu", "silu_sigmoid", "gelu"])
 def test_every_step_rounded(bodies, function):
     x = torch.randn(13, 256).bfloat16() * 2
-    arguments = x, None, None, None, function, "every step", TORCHAO, True, True
+    arguments = x, None, None, None, function, "every_step", TORCHAO, True, True
     assert torch.equal(bodies[activation_quant](*arguments)[2], activation_quant.reference(*arguments)[2])
 
 
 def test_a_scale_a_group(bodies):
     x, up = (torch.randn(13, 512).bfloat16() * 2).chunk(2, -1)
-    quantizer = quantization(torch.float8_e4m3fn, clamp=(-448.0, 448.0), group=128)
+    quantizer = QuantizeAttrs(torch.float8_e4m3fn, clamp=(-448.0, 448.0), group=128).text
     arguments = x, up, None, None, "silu", "function", quantizer, True, False
     (q, scale), expected = bodies[activation_quant](*arguments), activation_quant.reference(*arguments)
     assert scale.shape == expected[1].shape == (13, 2)
@@ -73,8 +73,8 @@ def test_arguments_that_it_refuses():
     assert reason(x, x.float()).startswith("up is torch.float32")
     assert "the last dimension of up is not contiguous" in reason(x, torch.randn(64, 8).bfloat16().t())
     assert "is none of" in reason(x, function="swish")
-    assert "each step of gelu's cube" in reason(x, function="gelu tanh", rounding="every step", exact=True)
-    assert reason(x, function="gelu tanh", rounding="every step") is None
+    assert "each step of gelu's cube" in reason(x, function="gelu_tanh", rounding="every_step", exact=True)
+    assert reason(x, function="gelu_tanh", rounding="every_step") is None
 
 
 def test_its_default_config_holds_every_row_in_registers(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helion_compile.kernels import norm_quant
-from helion_compile.kernels.device.normalize import normalization
+from helion_compile.kernels.device.normalize import NormAttrs
 from tests.support.corpus.kernel_norms import EPS, NORMS, UNROUNDED
 from tests.support.corpus.kernel_quantisers import QUANTISERS
 from tests.support.numerics import quantised_steps, relative_error, rows_with_special_values
@@ -115,7 +115,7 @@ def test_default_keeps_every_step_in_fp32():
 def test_a_layer_norm_far_from_zero():
     """The mean of squares minus the squared mean would leave nothing of the variance."""
     x = 1000 + torch.randn(4, K, generator=torch.Generator().manual_seed(0))
-    norm = normalization("layer")
+    norm = NormAttrs("layer").text
     text = QUANTISERS["vllm"].text(torch.float32)
     *_, got = norm_quant.reference(x, None, None, None, None, None, EPS, norm, text, False, True)
     expected = torch.nn.functional.layer_norm(x.double(), (K,), eps=EPS)
@@ -132,7 +132,7 @@ def test_what_no_kernel_computes_is_refused():
     assert reason() is None
     assert "residual is torch.float32 and x is torch.bfloat16" in reason(residual=x.float())
     assert "weight is float64" in reason(weight=weight.double())
-    assert "the norm is 'group'" in reason(norm="group")
+    assert "the norm's kind is 'group'" in reason(norm="group")
     assert "the norm's root is 'cbrt'" in reason(norm="rms root=cbrt")
     assert "a scale is shared by 96 of 256 values" in reason(text="float8_e4m3fn group=96")
     wide = torch.empty(4, 2 * K, dtype=torch.bfloat16)[:, ::2]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helion_compile.kernels import quant
-from helion_compile.kernels.device.quantize_attrs import quantization
+from helion_compile.kernels.device.quantize_attrs import QuantizeAttrs
 from tests.support.corpus.kernel_quantisers import QUANTISERS
 from tests.support.numerics import quantised_steps, rows_with_special_values
 
@@ -90,7 +90,7 @@ def test_what_is_no_number_is_refused():
 def test_a_scale_becomes_a_power_of_two_after_it_was_rounded(exact, bodies):
     """A step there is a factor of two, so default numerics round it to the model's dtype too."""
     x = torch.tensor([[448.0 * (1 + 2**-10), 1.0, 0.0, -3.0]])
-    text = quantization(torch.float8_e4m3fn, clamp=(-448.0, 448.0), scale_dtype=torch.bfloat16, ue8m0=True)
+    text = QuantizeAttrs(torch.float8_e4m3fn, clamp=(-448.0, 448.0), scale_dtype=torch.bfloat16, ue8m0=True).text
     for run in (bodies[quant], quant.reference):
         assert run(x, None, None, text, exact)[1].item() == 1.0
 
@@ -98,7 +98,7 @@ def test_a_scale_becomes_a_power_of_two_after_it_was_rounded(exact, bodies):
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("amax", [0.0, 1e-9])
 def test_a_scale_becomes_a_power_of_two_before_its_floor(amax, exact, bodies):
-    text = quantization(torch.float8_e4m3fn, clamp=(-448.0, 448.0), amax_floor=1e-12, scale_floor=1e-10, ue8m0=True)
+    text = QuantizeAttrs(torch.float8_e4m3fn, clamp=(-448.0, 448.0), amax_floor=1e-12, scale_floor=1e-10, ue8m0=True).text
     for run in (bodies[quant], quant.reference):
         scale = run(torch.tensor([[amax, 0.0, 0.0, -amax]]), None, None, text, exact)[1]
         assert scale.item() == torch.tensor(1e-10).item()

@@ -107,7 +107,7 @@ def test_what_they_refuse():
     assert "has 3 dimensions" in reason(x[0])
     assert "last dimension of x is not contiguous" in reason(x.transpose(1, 3))
     assert reason(x.double()).startswith("x is torch.float64")
-    assert "turn 32 elements, and a head has 16" in reason(four=tables(torch.bfloat16, 16))
+    assert "rotate 32 elements, and a head has 16" in reason(four=tables(torch.bfloat16, 16))
     assert "they are alike" in reason(four=[*four[:3], four[3].float()])
     huge = torch.empty(16, dtype=torch.bfloat16).as_strided((1, 1, 8192, 16), (0, 0, 0, 1))
     assert "it takes at most 65536" in reason(huge)

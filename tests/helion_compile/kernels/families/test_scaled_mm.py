@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from helion_compile.configs.case import Case
 from helion_compile.configs.table import ConfigTable, Gpu, Row
 from helion_compile.kernels import scaled_mm
-from helion_compile.kernels.families.scaled_mm import FEW_TOKENS, MOST_UNPROMOTED, MULTIPROCESSORS
+from helion_compile.kernels.families.scaled_mm_configs import FEW_TOKENS, MOST_UNPROMOTED, MULTIPROCESSORS
 from helion_compile.reports.describing import config_of
 from helion_compile.tune.compiling import Target
 from helion_compile.tune.pool import CompilePool
