@@ -31,7 +31,7 @@ from helion_compile.configs.gpu import Gpu
 from helion_compile.passes import semantics
 from helion_compile.passes.ir.dynamic_sizes import symbols_in
 from helion_compile.passes.ir.source_location import Location
-from helion_compile.passes.ir.values import spelled
+from helion_compile.passes.ir.values import format_target
 from helion_compile.passes.semantics import SemanticOp
 from helion_compile.reports.model import GraphReport
 
@@ -122,7 +122,7 @@ def _forget_oldest(folder: Path) -> None:
 def _nodes(module: GraphModule) -> Iterator[Any]:
     """Every node with its place in the model, and the graphs inside of it."""
     for node in module.graph.nodes:
-        target = node.target if isinstance(node.target, str) else spelled(node.target)
+        target = node.target if isinstance(node.target, str) else format_target(node.target)
         yield node.op, node.name, target, node.args, node.kwargs, Location.of(node)
         if node.op == "get_attr":
             yield from _attribute(node, module)

@@ -13,7 +13,7 @@ import torch
 from torch.fx import Graph, Node
 
 from helion_compile.passes.ir.source_location import Location
-from helion_compile.passes.ir.values import CASTS, cast_dtype, dtype_name, dtype_of, spelled
+from helion_compile.passes.ir.values import CASTS, cast_dtype, dtype_name, dtype_of, format_target
 
 __all__ = ["Found", "inventory"]
 
@@ -58,7 +58,7 @@ def _key(node: Node) -> tuple[str, str, str] | None:
         if dtype_of(source) in _NARROW:
             return "quantize", f"cast from {dtype_name(dtype_of(source))}", "from"
         return None
-    name = spelled(node.target)
+    name = format_target(node.target)
     # Which function a name belongs to is clear, but rsqrt also stands alone, and a product may quantise inside.
     for kind, pattern in (("norm", _NORM), ("matmul", _PRODUCT), ("quantize", _QUANTIZE)):
         if pattern.search(name):

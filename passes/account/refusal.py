@@ -12,7 +12,7 @@ import torch
 from torch.fx import Node
 
 from helion_compile.passes.ir.source_location import Location
-from helion_compile.passes.ir.values import describe, dtype_name, spelled
+from helion_compile.passes.ir.values import describe, dtype_name, format_target
 
 __all__ = ["Detail", "Refusal", "RefusalKind"]
 
@@ -117,6 +117,8 @@ class Refusal:
     def __str__(self) -> str:
         if self.kind is RefusalKind.PATTERN:
             return f"expected {self.remedy}, found {self.found}"
+        if self.kind is RefusalKind.KERNEL:
+            return self.found  # a sentence of the kernel's author, which says all
         return f"{self.found}; {self.remedy}"
 
     def _filled(self, form: str) -> str:
@@ -127,7 +129,7 @@ def _texts(value: Any) -> tuple[str, str]:
     """A value as texts name it, and without names of nodes."""
     if isinstance(value, Node):
         calls = value.op == "call_function"
-        return describe(value), spelled(value.target) if calls else value.op
+        return describe(value), format_target(value.target) if calls else value.op
     if isinstance(value, Location):
         return str(value), value.source
     if isinstance(value, torch.dtype):

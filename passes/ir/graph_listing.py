@@ -11,7 +11,7 @@ import torch
 from torch.fx import Graph, Node
 
 from helion_compile.passes.ir.source_location import Location
-from helion_compile.passes.ir.values import VIEWS, spelled, tensor_text
+from helion_compile.passes.ir.values import VIEWS, format_target, tensor_text
 
 __all__ = ["Line", "bytes_of", "is_view", "listing"]
 
@@ -56,7 +56,7 @@ def _text(node: Node) -> str:
     if node.op == "output":
         return f"return {arguments}"
     result = tensor_text(node)
-    return (f"{result} = " if result != "?" else "") + f"{spelled(node.target)}({arguments})"
+    return (f"{result} = " if result != "?" else "") + f"{format_target(node.target)}({arguments})"
 
 
 def _argument(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -25,11 +25,13 @@ __all__ = [
     "known_equal",
     "lossless",
     "number",
+    "only_reader",
     "origin",
     "rounded",
+    "rounding_casts",
     "same_shape",
     "shape_of",
-    "spelled",
+    "format_target",
     "tensor_text",
     "unshaped",
 ]
@@ -115,6 +117,17 @@ def cast_dtype(node: Node) -> torch.dtype | None:
     return dtype_of(node) if node.target in CASTS else None
 
 
+def rounding_casts(node: Node, dtypes: Collection[torch.dtype]) -> tuple[Node, ...]:
+    """The casts of ``node`` to one of ``dtypes``, if every reader is such a cast, all to one dtype; else none."""
+    found = {cast_dtype(user) for user in node.users}
+    return tuple(node.users) if len(found) == 1 and found <= set(dtypes) else ()
+
+
+def only_reader(node: Node) -> Node | None:
+    """The node that reads ``node``, if it is the only one."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
 def holds_exactly(wide: torch.dtype, narrow: torch.dtype) -> bool:
     """Whether every value of ``narrow`` is a value of ``wide``: a cast that loses nothing."""
     if wide == narrow:
@@ -198,9 +211,9 @@ def describe(value: Any) -> str:
         return f"the graph input {value.name}"
     if value.op == "get_attr":
         return f"the constant {value.name}"
-    return f"{spelled(value.target)} ({value.name})"
+    return f"{format_target(value.target)} ({value.name})"
 
 
-def spelled(target: Any) -> str:
+def format_target(target: Any) -> str:
     """A target as aten spells it: "aten.mul.Tensor"."""
     return str(target) if isinstance(target, OpOverload) else getattr(target, "__name__", str(target))

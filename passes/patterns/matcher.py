@@ -17,11 +17,11 @@ from helion_compile.passes.ir.values import (
     CASTS,
     RESHAPES,
     VIEWS,
+    format_target,
     lossless,
     number,
     same_shape,
     shape_of,
-    spelled,
     unshaped,
 )
 from helion_compile.passes.match.match import Match
@@ -100,7 +100,7 @@ class Matcher:
         """The producer of ``value`` behind views, which must call one of ``targets``."""
         node = self.through_views(value)
         if not isinstance(node, Node) or node.target not in targets:
-            expected = " or ".join(sorted(spelled(target) for target in targets))
+            expected = " or ".join(sorted(format_target(target) for target in targets))
             self.fail(node, RefusalKind.PATTERN, "{node}", "{what} ({expected})", node=node, what=what, expected=expected)
         return self.take(node)
 

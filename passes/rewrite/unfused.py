@@ -8,7 +8,7 @@ from torch.fx import Node
 
 from helion_compile.passes.account.refusal import Detail, Refusal, RefusalKind
 from helion_compile.passes.ir.source_location import Location
-from helion_compile.passes.ir.values import VIEWS, describe, spelled
+from helion_compile.passes.ir.values import VIEWS, describe, format_target
 from helion_compile.passes.match.match import Match
 from helion_compile.passes.match.matched_graph import MatchedGraph
 from helion_compile.passes.rewrite.fusion import Fusion
@@ -63,4 +63,4 @@ def _reader(user: Node, matched: MatchedGraph) -> tuple[str, str]:
         return (owner.op.name,) * 2
     failed = next((refusal for refusal in matched.refusals if refusal.node == user.name), None)
     where = f", which could not be matched as a {failed.candidate}, see there" if failed else f" at {Location.of(user).source}"
-    return describe(user) + where, spelled(user.target) + where
+    return describe(user) + where, format_target(user.target) + where

@@ -9,6 +9,8 @@
     (x32 * 0.5) * (tanh(x32 * √(2/π) * (x32 * 0.044715 * x32 + 1)) + 1)        <- anchor tanh
     relu(x) ** 2                                                  relu squared <- anchor relu
     f(x32).to(x.dtype) * up                                       gated, or (f(x32) * up32).to(x.dtype)
+
+As a graph, silu is ``x → neg → exp → add(1) → div(x, ·) [→ cast] [→ mul(up)]``.  Each gives an ``Activation``.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import torch
 from torch.fx import Node
 
 from helion_compile.passes.account.refusal import RefusalKind
-from helion_compile.passes.ir.values import cast_dtype, dtype_of, lossless, rounded, same_shape, shape_of
+from helion_compile.passes.ir.values import dtype_of, lossless, rounded, rounding_casts, same_shape, shape_of
 from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.matcher import ADD, DIV, MUL, Matcher
 from helion_compile.passes.semantics import Activation, ActivationFunction, ActivationRounding
@@ -321,7 +323,7 @@ def _product_and_casts(
             return (value,), None, narrow
         gated = ActivationRounding.FUNCTION if one_step and x_dtype != torch.float32 else narrow
         return (matcher.take(product),), up, gated
-    if casts := _roundings(value, x_dtype):
+    if casts := rounding_casts(value, (x_dtype,)):
         product, up = _gated(matcher, casts, x)
         if product is None:
             return casts, None, result
@@ -331,12 +333,7 @@ def _product_and_casts(
     product, up = _gated(matcher, (value,), x)
     if product is None:
         return (value,), None, result
-    return _roundings(matcher.take(product), x_dtype) or (product,), up, result
-
-
-def _roundings(node: Node, dtype: torch.dtype) -> tuple[Node, ...]:
-    """The casts of an fp32 node to ``dtype``, if every reader is such a cast."""
-    return tuple(node.users) if {cast_dtype(user) for user in node.users} == {dtype} else ()
+    return rounding_casts(matcher.take(product), (x_dtype,)) or (product,), up, result
 
 
 def _gated(matcher: Matcher, values: tuple[Node, ...], x: Node) -> tuple[Node | None, Node | None]:

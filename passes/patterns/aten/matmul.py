@@ -1,4 +1,4 @@
-"""Scaled products of aten: ``_scaled_mm``, ``_scaled_mm_v2`` and ``_int_mm`` with the scales behind it.
+"""Scaled GEMMs of aten: ``_scaled_mm``, ``_scaled_mm_v2`` and ``_int_mm`` with the scales behind it.
 
 ::
 
@@ -6,6 +6,9 @@
     sums = aten._int_mm(a, b)                                        int32 [M, N]                  <- anchor
     out = (sums.to(dtype) * a_scale * b_scale [+ bias]).to(out_dtype)    either scale first, the cast explicit or promoted
     out = ((sums.to(dtype) * a_scale).to(bf16) * b_scale [+ bias]).to(bf16)                        torchao
+
+As a graph, int8 is ``a, b → _int_mm → cast → mul(a_scale) [→ cast] → mul(b_scale) [→ add(bias)] [→ cast]``.  Each gives a
+``Matmul``.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from helion_compile.passes.ir.values import (
     dtype_of,
     known_equal,
     lossless,
+    only_reader,
     same_shape,
     shape_of,
     unshaped,
@@ -90,7 +94,7 @@ def _scaled_mm(anchor: Node, given: dict[str, Any]) -> Match:
             anchor, RefusalKind.OPERATOR, "a scaled result is in no pattern yet", "a product without scale_result can be read"
         )
     kind = granularity(matcher, shape_of(a)[0], shape_of(b)[1], a_scale, b_scale)
-    return _region(matcher, kind, given, a, b, a_scale, b_scale, bias)
+    return _match_product(matcher, kind, given, a, b, a_scale, b_scale, bias)
 
 
 def _scaled_mm_v2(anchor: Node, given: dict[str, Any]) -> Match:
@@ -121,10 +125,12 @@ def _scaled_mm_v2(anchor: Node, given: dict[str, Any]) -> Match:
             recipe_b=recipes[1],
         )
     (a_scale,), (b_scale,) = given["scale_a"], given["scale_b"]
-    return _region(matcher, kinds.pop(), given, given["self"], given["mat2"], a_scale, b_scale, given.get("bias"))
+    return _match_product(
+        matcher, kinds.pop(), given, given["self"], given["mat2"], a_scale, b_scale, given.get("bias")
+    )
 
 
-def _region(
+def _match_product(
     matcher: Matcher, kind: Granularity, given: dict[str, Any], a: Node, b: Node, a_scale: Node, b_scale: Node, bias: Any
 ) -> Match:
     if dtype_of(a) != dtype_of(b):
@@ -170,7 +176,7 @@ def _int_mm(anchor: Node) -> Match | None:
     dtypes: list[torch.dtype] = []
     value, between = anchor, None
     while len(scales) < 2:
-        value, reader = _only_reader(matcher, value, scales)
+        value, reader = _next_reader(matcher, value, scales)
         if reader is None:
             return None
         if reader.target in CASTS and dtype_of(reader) in _FLOATS:
@@ -227,25 +233,22 @@ def _biased(matcher: Matcher, value: Node, columns: Any) -> tuple[Node, Node | N
     return matcher.take(total), matcher.exact(bias)
 
 
-def _only_reader(matcher: Matcher, value: Node, scales: dict[str, Node]) -> tuple[Node, Node | None]:
+def _next_reader(matcher: Matcher, value: Node, scales: dict[str, Node]) -> tuple[Node, Node | None]:
     """What reads ``value``, alone; and the view of it that is read.  None where several do and no scale was seen yet."""
     while True:
-        users = list(value.users)
-        if len(users) != 1:
-            if scales:
-                matcher.fail(
-                    value,
-                    RefusalKind.READER,
-                    "{value} is read {count} times",
-                    "a value of the product's own fuses",
-                    value=value,
-                    count=len(users),
-                )
-            return value, None
-        if users[0].target in RESHAPES and same_shape(shape_of(users[0]), shape_of(value)):
-            value = matcher.take(users[0])
-            continue
-        return value, users[0]
+        reader = only_reader(value)
+        if reader is None and scales:
+            matcher.fail(
+                value,
+                RefusalKind.READER,
+                "{value} is read {count} times",
+                "a value of the product's own fuses",
+                value=value,
+                count=len(value.users),
+            )
+        if reader is None or reader.target not in RESHAPES or not same_shape(shape_of(reader), shape_of(value)):
+            return value, reader
+        value = matcher.take(reader)
 
 
 def _side(matcher: Matcher, scale: Node, rows: Any, columns: Any, known: dict[str, Node]) -> str:

@@ -8,31 +8,31 @@ With x1 and x2 the two halves of x [..., R], or its even and odd elements, cut b
     out[..., 0::2] = x1 * cos - x2 * sin; out[..., 1::2] = …     strided writes     <- anchor slice_scatter
     view_as_real(view_as_complex(x) * freqs)                     complex            <- anchor view_as_complex
 
-and around any of them a cat with the rest of x, when not all of it is turned.  Sums in fp32 may be rounded one by one, by
+and around any of them a cat with the rest of x, when not all of it is rotated.  As a graph, rotate-half is
+``x → slice, slice → neg → cat → mul(sin) → add(mul(x, cos), ·)``.  Real numbers give a ``Rope``, complex ones a
+``ComplexRope``.  Sums in fp32 may be rounded one by one, by
 casts or by writes to a tensor of 16 bits, or as a whole: the same bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.fx import Node
 
 from helion_compile.passes.account.refusal import RefusalKind
 from helion_compile.passes.ir.values import (
-    RESHAPES,
-    cast_dtype,
     dtype_of,
-    lossless,
+    rounding_casts,
     same_shape,
     shape_of,
 )
 from helion_compile.passes.match.match import Match
-from helion_compile.passes.patterns.matcher import ADD, MUL, Matcher
-from helion_compile.passes.patterns.slices import Part, end_of, part_of, written_part
-from helion_compile.passes.semantics import ComplexRope, Rope, RopePairs, RopeRounding, RopeTable, SemanticOp
+from helion_compile.passes.patterns.aten.rope_forms import FORMS, HALF, PLAIN_FLOATS, take_parts
+from helion_compile.passes.patterns.matcher import Matcher
+from helion_compile.passes.patterns.slices import end_of, part_of
+from helion_compile.passes.semantics import ComplexRope, Rope, RopeRounding, SemanticOp
 
 __all__ = ["ANCHORS", "NAME", "match_at"]
 
@@ -40,21 +40,7 @@ aten = torch.ops.aten
 
 NAME = "rope"
 ANCHORS = frozenset({aten.cat.default, aten.slice_scatter.default, aten.view_as_complex.default})
-_PLAIN_FLOATS = (torch.bfloat16, torch.float16, torch.float32)
-_ROUNDED = {torch.float32: (torch.bfloat16, torch.float16)}  # by a write
-_NEW = frozenset({aten.empty.memory_format, aten.empty_strided.default})
 _SWAP = [0, 2, 1, 3]
-
-
-class _Turned(NamedTuple):
-    """What an anchor was found to compute."""
-
-    x: Node
-    pairs: RopePairs
-    table: RopeTable | None  # None for complex numbers
-    inputs: dict[str, Node]  # cos and sin, or freqs
-    value: Node
-    computed: torch.dtype  # of the products and sums; fp32 ones may be rounded in ``value``
 
 
 def match_at(anchor: Node) -> Match | None:
@@ -62,13 +48,13 @@ def match_at(anchor: Node) -> Match | None:
     if not shape_of(anchor):
         return None
     matcher = Matcher(anchor)
-    found = _FORMS[anchor.target](matcher)
+    found = FORMS[anchor.target](matcher)
     if found is None:
         return None
     x, value = matcher.exact(found.x), found.value
     turned = shape_of(x)[-1]
     table_dtype = dtype_of(found.inputs.get("cos"))
-    if dtype_of(x) not in _PLAIN_FLOATS or found.computed not in _PLAIN_FLOATS:
+    if dtype_of(x) not in PLAIN_FLOATS or found.computed not in PLAIN_FLOATS:
         matcher.fail(
             anchor,
             RefusalKind.DTYPE,
@@ -96,7 +82,10 @@ def match_at(anchor: Node) -> Match | None:
             shape=shape_of(x),
             out_shape=shape_of(value),
         )
-    out = _roundings(matcher, value, dtype_of(x)) if dtype_of(value) == torch.float32 else (value,)
+    out = rounding_casts(value, HALF & {dtype_of(x)}) if dtype_of(value) == torch.float32 else ()
+    if out:
+        matcher.take(value)
+    out = out or (value,)
     x, out = _with_the_rest(matcher, x, out)
     x, swapped = _before_swap(matcher, x)
     facts: dict[str, Any] = dict(turned=turned, x_dtype=dtype_of(x), dtype=dtype_of(out[0]), swapped=swapped)
@@ -106,282 +95,6 @@ def match_at(anchor: Node) -> Match | None:
         rounding = RopeRounding.EVERY_STEP if stepwise else RopeRounding.RESULT
         op = Rope(pairs=found.pairs, table=found.table, table_dtype=table_dtype, rounding=rounding, **facts)
     return matcher.match(op, {"x": x} | found.inputs, {"out": out})
-
-
-# Forms
-
-
-def _of_cat(matcher: Matcher) -> _Turned | None:
-    anchor = matcher.anchor
-    parts, rank = anchor.args[0], len(shape_of(anchor))
-    if len(parts) != 2 or not all(isinstance(part, Node) and shape_of(part) for part in parts) or end_of(anchor, 1) != -1:
-        return None
-    wholes = [user for user in anchor.users if user.target in RESHAPES]
-    if all(part.target is aten.unsqueeze.default and part.args[1] in (-1, rank - 1) for part in parts):
-        if len(wholes) != 1 or len(anchor.users) != 1:
-            return None
-        whole, pairs, steps = wholes[0], RopePairs.NEIGHBOURS, [*parts, *wholes]
-        parts = [part.args[0] for part in parts]
-    else:
-        whole, pairs, steps = anchor, RopePairs.HALVES, []
-    parts, casts = _before_rounding(parts, dtype_of(whole))
-    first, second = (lossless(part) for part in parts)
-    if first.target is aten.neg.default:
-        found = _rotated_times_sin(matcher, whole, pairs, first, parts)
-    elif first.target is aten.sub.Tensor and second.target is aten.add.Tensor and [first, second] == list(parts):
-        found = _two_sums(matcher, pairs, first, second, value=whole)
-    elif second.target is aten.neg.default and _paired(part_of(second.args[0]), part_of(parts[0]), pairs):
-        matcher.fail(
-            anchor, RefusalKind.FUNCTION, "the cat is cat([x2, -x1]), which turns the other way", "cat([-x2, x1]) fuses"
-        )
-    else:
-        return None
-    for step in (*steps, *casts) if found else ():
-        matcher.take(step)
-    return found
-
-
-def _rotated_times_sin(matcher: Matcher, whole: Node, pairs: RopePairs, negated: Node, parts: list[Node]) -> _Turned | None:
-    """x * cos + whole * sin, with ``whole`` = (-x2, x1)."""
-    first, second = part_of(parts[1]), part_of(negated.args[0])
-    source = _paired(first, second, pairs)
-    if source is None or first is None or second is None:
-        if _paired(second, first, pairs) is not None:
-            matcher.fail(matcher.anchor, RefusalKind.FUNCTION, "the cat is cat([-x1, x2])", "cat([-x2, x1]) fuses")
-        return None
-    for rotated in (whole, *(user for user in whole.users if lossless(user) is lossless(whole))):
-        for product in [user for user in rotated.users if user.target in MUL]:
-            sin = matcher.other(product, rotated)
-            for total in product.users:
-                straight = matcher.other(total, product) if total.target in ADD else None
-                if not isinstance(straight, Node) or straight.target not in MUL or total.kwargs.get("alpha", 1) != 1:
-                    continue
-                cos = matcher.other(straight, lossless(source), behind=lossless)
-                if not isinstance(cos, Node) or not isinstance(sin, Node):
-                    continue
-                _take(matcher, first, second)
-                for operand in (*parts, rotated, *(operand for operand in straight.args[:2] if operand is not cos)):
-                    matcher.exact(operand)
-                matcher.take(negated), matcher.take(whole), matcher.take(product), matcher.take(straight)
-                _check_tables(matcher, cos, sin, shape_of(source)[-1])
-                matcher.take(total)
-                return _Turned(source, pairs, RopeTable.ELEMENT, {"cos": cos, "sin": sin}, total, dtype_of(total))
-    matcher.fail(
-        matcher.anchor,
-        RefusalKind.PATTERN,
-        "{readers} of the cat",
-        "x * cos + cat([-x2, x1]) * sin",
-        readers=list(whole.users),
-    )
-
-
-def _two_sums(matcher: Matcher, pairs: RopePairs, difference: Node, total: Node, *, value: Node) -> _Turned | None:
-    """(x1 cos - x2 sin, x2 cos + x1 sin), joined as ``value``."""
-    products = [*difference.args[:2], *total.args[:2]]
-    if any(node.kwargs.get("alpha", 1) != 1 for node in (difference, total)):
-        return None
-    if not all(isinstance(product, Node) and product.target in MUL for product in products):
-        return None
-    for (x1, cos), (x2, sin) in ((a, b) for a in _orders(products[0]) for b in _orders(products[1])):
-        first, second = part_of(x1), part_of(x2)
-        source = _paired(first, second, pairs)
-        if source is None:
-            if _paired(second, first, pairs) is not None:
-                matcher.fail(
-                    difference, RefusalKind.FUNCTION, "the first of a pair is x2 * cos - x1 * sin", "x1 * cos - x2 * sin fuses"
-                )
-            for cut in RopePairs:
-                if _paired(first, second, cut) is not None:
-                    matcher.fail(
-                        difference,
-                        RefusalKind.FUNCTION,
-                        "{cut} are turned and put together as {pairs}",
-                        "put back where they were they fuse",
-                        cut=cut.value,
-                        pairs=pairs.value,
-                    )
-            continue
-        summands = products[2:], products[:1:-1]
-        if not any(_is_product(matcher, a, x2, cos) and _is_product(matcher, b, x1, sin) for a, b in summands):
-            matcher.fail(
-                total,
-                RefusalKind.PATTERN,
-                "{total} of {products}",
-                "x2 * cos + x1 * sin beside x1 * cos - x2 * sin",
-                total=total,
-                products=[product.args[:2] for product in products[2:]],
-            )
-        for product in products:
-            for operand in matcher.take(product).args[:2]:
-                if part := part_of(operand):
-                    _take(matcher, part)
-        matcher.take(difference), matcher.take(total)
-        _check_tables(matcher, cos, sin, shape_of(source)[-1] // 2)
-        computed = dtype_of(difference)
-        if dtype_of(value) not in (computed, *_ROUNDED.get(computed, ())):
-            matcher.fail(
-                value,
-                RefusalKind.DTYPE,
-                "{computed} becomes {dtype}",
-                "fp32 rounded to 16 bits fuses",
-                computed=computed,
-                dtype=dtype_of(value),
-            )
-        return _Turned(source, pairs, RopeTable.PAIR, {"cos": cos, "sin": sin}, matcher.take(value), computed)
-    return None
-
-
-def _of_writes(matcher: Matcher) -> _Turned | None:
-    """Writes to the even and to the odd elements, or to the halves, of one tensor."""
-    outer = matcher.anchor
-    inner = outer.args[0]
-    if inner.target is not aten.slice_scatter.default:
-        return None
-    width = shape_of(outer)[-1]
-    writes = {}
-    for write in (inner, outer):
-        copy = write.args[1]
-        value = copy.args[1] if copy.target is aten.copy.default else copy
-        writes[written_part(write)] = (value, copy)
-    if not isinstance(width, int):
-        return None
-    for pairs, spots in _spots(width).items():
-        if writes.keys() != set(spots):
-            continue
-        (difference, total), casts = _before_rounding([writes[spot][0] for spot in spots], dtype_of(outer))
-        if difference.target is not aten.sub.Tensor or total.target is not aten.add.Tensor:
-            return None
-        found = _two_sums(matcher, pairs, difference, total, value=outer)
-        for step in (inner, *casts):
-            matcher.take(step)
-        for value, copy in writes.values():
-            if copy is not value:
-                matcher.take(matcher.take(copy).args[0], cheap=True)
-        if inner.args[0].target in _NEW:
-            matcher.take(inner.args[0], cheap=True)
-        return found
-    return None
-
-
-def _of_complex(matcher: Matcher) -> _Turned | None:
-    for product in matcher.anchor.users:
-        freqs = matcher.other(product, matcher.anchor) if product.target in MUL else None
-        dtype = dtype_of(freqs)
-        if not isinstance(freqs, Node) or dtype is None or not dtype.is_complex:
-            continue
-        if dtype != torch.complex64:
-            matcher.fail(
-                freqs,
-                RefusalKind.DTYPE,
-                "x is multiplied by numbers of {dtype}",
-                "by those of torch.complex64 it fuses",
-                dtype=dtype,
-            )
-        x = matcher.through_views(matcher.anchor.args[0])
-        real = _only_reader(matcher, product, {aten.view_as_real.default}, "as real numbers")
-        whole = _only_reader(matcher, real, RESHAPES, "in the shape of x")
-        return _Turned(x, RopePairs.NEIGHBOURS, None, {"freqs": freqs}, matcher.take(whole), dtype_of(real))
-    return None
-
-
-def _only_reader(matcher: Matcher, node: Node, targets: Collection[Any], how: str) -> Node:
-    """Who reads ``node``, which belongs to the embedding."""
-    readers = list(node.users)
-    if len(readers) != 1 or readers[0].target not in targets:
-        matcher.fail(
-            node,
-            RefusalKind.READER,
-            "the product of complex numbers is read by {readers}",
-            "read {how} alone it fuses",
-            readers=list(node.users),
-            how=how,
-        )
-    matcher.take(node)
-    return readers[0]
-
-
-_FORMS = {
-    aten.cat.default: _of_cat,
-    aten.slice_scatter.default: _of_writes,
-    aten.view_as_complex.default: _of_complex,
-}
-
-
-def _spots(width: int) -> dict[RopePairs, tuple[tuple[int, int, int], ...]]:
-    """Where the first and the second of each pair are: start, stop and step in the last dimension."""
-    return {
-        RopePairs.HALVES: ((0, width // 2, 1), (width // 2, width, 1)),
-        RopePairs.NEIGHBOURS: ((0, width, 2), (1, width, 2)),
-    }
-
-
-def _before_rounding(parts: list[Node], dtype: torch.dtype) -> tuple[list[Node], list[Node]]:
-    """What is rounded, and the casts, if both parts are casts from fp32 to ``dtype``; else the parts."""
-    if all(cast_dtype(part) == dtype and dtype_of(part.args[0]) == torch.float32 for part in parts):
-        return [part.args[0] for part in parts], parts
-    return parts, []
-
-
-def _paired(first: Part | None, second: Part | None, pairs: RopePairs) -> Node | None:
-    """The tensor whose elements ``first`` and ``second`` are turned together."""
-    if first is None or second is None or lossless(first.source) is not lossless(second.source):
-        return None
-    width = shape_of(first.source)[-1]
-    return first.source if width % 2 == 0 and (first.spot, second.spot) == _spots(width)[pairs] else None
-
-
-def _orders(product: Node) -> Iterator[tuple[Any, Any]]:
-    left, right = product.args[:2]
-    yield left, right
-    yield right, left
-
-
-def _is_product(matcher: Matcher, product: Node, part: Node, table: Node) -> bool:
-    """Whether ``product`` is ``part`` times ``table``; both may be cut out anew for each use."""
-    wanted = part_of(part)
-    for value, factor in _orders(product):
-        found = part_of(value)
-        if found and wanted and found.spot == wanted.spot and lossless(found.source) is lossless(wanted.source):
-            if matcher.same(factor, table):
-                return True
-    return False
-
-
-def _take(matcher: Matcher, *parts: Part) -> None:
-    for part in parts:
-        for view in part.views:
-            matcher.take(view, cheap=True)
-        matcher.exact(part.source)
-
-
-def _check_tables(matcher: Matcher, cos: Node, sin: Node, width: int) -> None:
-    dtypes = dtype_of(cos), dtype_of(sin)
-    if dtypes[0] not in _PLAIN_FLOATS or dtypes[0] != dtypes[1]:
-        matcher.fail(
-            cos, RefusalKind.DTYPE, "cos is {cos} and sin {sin}", "floats of one dtype fuse", cos=dtypes[0], sin=dtypes[1]
-        )
-    for node in (cos, sin):
-        if not shape_of(node) or shape_of(node)[-1] != width:
-            matcher.fail(
-                node,
-                RefusalKind.SHAPE,
-                "{node} has shape {shape}",
-                "cos and sin of [..., {width}] fuse",
-                node=node,
-                shape=shape_of(node) or (),
-                width=width,
-            )
-
-
-# What surrounds a form
-
-
-def _roundings(matcher: Matcher, node: Node, dtype: torch.dtype) -> tuple[Node, ...]:
-    """The casts of ``node`` to a 16-bit ``dtype``, if every reader is such a cast; else the node."""
-    if dtype == torch.float32 or {cast_dtype(user) for user in node.users} != {dtype}:
-        return (node,)
-    matcher.take(node)
-    return tuple(node.users)
 
 
 def _with_the_rest(matcher: Matcher, x: Node, out: tuple[Node, ...]) -> tuple[Node, tuple[Node, ...]]:
@@ -397,7 +110,7 @@ def _with_the_rest(matcher: Matcher, x: Node, out: tuple[Node, ...]) -> tuple[No
     if beginning.spot != (0, turned, 1) or rest.spot != (turned, shape_of(whole)[-1], 1):
         return x, out
     matcher.take(out[0])
-    _take(matcher, beginning, rest)
+    take_parts(matcher, beginning, rest)
     return matcher.exact(whole), (matcher.take(joined),)
 
 

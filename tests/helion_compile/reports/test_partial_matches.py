@@ -161,4 +161,4 @@ def test_weights_alone_are_quantised():
 def test_a_norm_that_feeds_no_quantiser():
     text = " ".join(str(explain(norm, X)).split())
     assert "unfused: RMSNorm in the function itself" in text and "whoever called the graph" in text
-    assert "1 x norm read, and none stands in a chain that a fusion in use takes" in text
+    assert "1 x RMSNorm unfused, the first of them because: the result is read by" in text

@@ -8,7 +8,9 @@
     out = (weight * (x32 * rstd) [+ bias]).to(dtype)             scale then cast
     out = (x32 * rstd).to(dtype)                                 without weight
 
-``statistic`` reads what stands under the root, ``root`` how it divides, ``affine`` what follows, ``residual`` an addition
+As a graph, RMSNorm is ``x → pow → mean → add(eps) → rsqrt → mul → cast → mul(weight)``.  Each gives a ``Norm``.
+
+``statistic`` matches what stands under the root, ``root`` how it divides, ``affine`` what follows, ``residual`` an addition
 in front, ``library`` torch's own operations where a graph keeps them.
 """
 
@@ -19,10 +21,10 @@ from torch.fx import Node
 from helion_compile.passes.ir.values import dtype_of, shape_of
 from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.aten.norm import library
-from helion_compile.passes.patterns.aten.norm.affine import read_affine
+from helion_compile.passes.patterns.aten.norm.affine import match_affine
 from helion_compile.passes.patterns.aten.norm.residual import unrounded_sum, with_residual
-from helion_compile.passes.patterns.aten.norm.root import ROOTS, read_root, roots_of
-from helion_compile.passes.patterns.aten.norm.statistic import read_statistic
+from helion_compile.passes.patterns.aten.norm.root import ROOTS, is_root, match_root
+from helion_compile.passes.patterns.aten.norm.statistic import match_statistic
 from helion_compile.passes.patterns.matcher import Matcher
 from helion_compile.passes.semantics import Norm
 
@@ -37,13 +39,13 @@ def match_at(anchor: Node) -> Match | None:
     if anchor.target in library.OPERATIONS:
         return library.match_at(anchor)
     matcher = Matcher(anchor)
-    statistic = read_statistic(matcher) if shape_of(anchor) and roots_of(anchor) else None
+    statistic = match_statistic(matcher) if shape_of(anchor) and is_root(anchor) else None
     if statistic is None:
         return None
     total = unrounded_sum(matcher, statistic.x)
     x = total.sum if total else statistic.x
-    normalised, root, factor_dtype = read_root(matcher, statistic)
-    affine = read_affine(matcher, normalised, x)
+    normalised, root, factor_dtype = match_root(matcher, statistic)
+    affine = match_affine(matcher, normalised, x)
     inputs = {"x": total.x, "residual": total.residual} if total else {"x": x}
     inputs |= {name: node for name, node in (("weight", affine.weight), ("bias", affine.bias)) if node is not None}
     op = Norm(

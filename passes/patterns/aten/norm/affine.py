@@ -1,4 +1,13 @@
-"""What follows the normalised value of a norm: weight, bias, and the rounding to a 16-bit float."""
+"""What follows the normalised value of a norm: weight, bias, and the rounding to a 16-bit float.
+
+::
+
+    normalised → cast → mul(weight) [→ add(bias)]         cast then scale
+    normalised → mul(weight) [→ add(bias)] → cast         scale then cast; a weight [K], or w.float() + 1
+    normalised → cast                                     without weight
+
+Gives ``weight_dtype``, ``weight_offset``, ``bias_dtype``, ``rounding`` and ``dtype`` of a ``Norm``.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +20,19 @@ from torch.fx import Node
 
 from helion_compile.passes.account.refusal import RefusalKind
 from helion_compile.passes.ir.values import (
-    cast_dtype,
     dtype_of,
     known_equal,
     lossless,
     number,
     rounded,
+    rounding_casts,
     shape_of,
     unshaped,
 )
 from helion_compile.passes.patterns.matcher import ADD, MUL, Matcher
 from helion_compile.passes.semantics import NormRounding
 
-__all__ = ["Affine", "read_affine"]
+__all__ = ["Affine", "match_affine"]
 
 _HALF = (torch.bfloat16, torch.float16)
 _FLOATS = (*_HALF, torch.float32)
@@ -40,16 +49,16 @@ class Affine:
     bias: Node | None = None
 
 
-def read_affine(matcher: Matcher, normalised: Node, x: Node) -> Affine:
+def match_affine(matcher: Matcher, normalised: Node, x: Node) -> Affine:
     """What is done to ``normalised``, of which ``x`` was the origin; as much of it as a Norm can say."""
     rounds_itself = dtype_of(normalised) in _HALF
-    casts = (normalised,) if rounds_itself else _roundings(normalised)
+    casts = (normalised,) if rounds_itself else rounding_casts(normalised, _HALF)
     if not casts:
         product, weight, offset = _scaled(matcher, (normalised,), x)
         if product is None:
             return Affine((normalised,), NormRounding.SCALE_THEN_CAST)
         value, bias = _shifted(matcher, matcher.take(product), x)
-        return Affine(_roundings(value) or (value,), NormRounding.SCALE_THEN_CAST, weight, offset, bias)
+        return Affine(rounding_casts(value, _HALF) or (value,), NormRounding.SCALE_THEN_CAST, weight, offset, bias)
     product, weight, offset = _scaled(matcher, casts, x)
     if product is None:
         return Affine(casts, NormRounding.SCALE_THEN_CAST)
@@ -66,12 +75,6 @@ def read_affine(matcher: Matcher, normalised: Node, x: Node) -> Affine:
         matcher.take(cast)
     value, bias = _shifted(matcher, matcher.take(product), x)
     return Affine((value,), NormRounding.CAST_THEN_SCALE, weight, offset, bias)
-
-
-def _roundings(node: Node) -> tuple[Node, ...]:
-    """The casts of an fp32 node to a 16-bit float, if every reader is such a cast, to one dtype."""
-    dtypes = {cast_dtype(user) for user in node.users}
-    return tuple(node.users) if len(dtypes) == 1 and dtypes <= set(_HALF) else ()
 
 
 def _scaled(matcher: Matcher, values: Iterable[Node], x: Node) -> tuple[Node | None, Node | None, float]:

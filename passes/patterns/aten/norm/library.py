@@ -1,4 +1,12 @@
-"""torch's own norm operations, where a graph keeps them: Inductor takes most of them apart before the pass sees them."""
+"""torch's own norm operations, where a graph keeps them: Inductor takes most of them apart before the pass sees them.
+
+::
+
+    aten._fused_rms_norm(x, [K], weight, eps) → getitem 0              RMSNorm
+    aten.native_layer_norm(x, [K], weight, bias, eps) → getitem 0      LayerNorm
+
+Gives a ``Norm`` with SCALE_THEN_CAST.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,13 @@
-"""The addition in front of a norm, whose sum later layers read too."""
+"""The addition in front of a norm, whose sum later layers read too.
+
+::
+
+    add(x, residual) → norm                                            residual
+    add(mul(x, number), residual) → norm                               residual with a multiplier
+    add(x.float(), residual) → norm, and → cast for other readers      unrounded sum: vLLM
+
+Gives ``residual``, ``residual_multiplier`` and ``unrounded_sum`` of a ``Norm``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,13 @@
-"""How a norm divides by its root."""
+"""How a norm divides by its root.
+
+::
+
+    mean + eps → rsqrt → [cast] → mul(x)                       RSQRT; also pow(-0.5)
+    mean + eps → sqrt → div(x, ·)                              SQRT; also pow(0.5)
+    mean + eps → sqrt → reciprocal [→ mul(1)] → mul(x)         RECIPROCAL_SQRT
+
+Gives ``root`` and ``factor_dtype`` of a ``Norm``.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +20,19 @@ from helion_compile.passes.patterns.aten.norm.statistic import Statistic
 from helion_compile.passes.patterns.matcher import DIV, MUL, RECIPROCAL, Matcher
 from helion_compile.passes.semantics import NormRoot
 
-__all__ = ["ROOTS", "read_root", "roots_of"]
+__all__ = ["ROOTS", "match_root", "is_root"]
 
 aten = torch.ops.aten
 
 ROOTS = frozenset({aten.rsqrt.default, aten.sqrt.default, aten.pow.Tensor_Scalar})
 
 
-def roots_of(anchor: Node) -> bool:
+def is_root(anchor: Node) -> bool:
     """Whether a node takes a square root: rsqrt and sqrt, and the powers -0.5 and 0.5, for which eager calls these."""
     return anchor.target is not aten.pow.Tensor_Scalar or anchor.args[1] in (0.5, -0.5)
 
 
-def read_root(matcher: Matcher, statistic: Statistic) -> tuple[Node, NormRoot, torch.dtype]:
+def match_root(matcher: Matcher, statistic: Statistic) -> tuple[Node, NormRoot, torch.dtype]:
     """The normalised value, how the root divided, and the dtype that the factor or divisor was rounded to."""
     anchor = matcher.anchor
     inverse = anchor.target is aten.rsqrt.default or (anchor.target is aten.pow.Tensor_Scalar and anchor.args[1] < 0)

@@ -1,4 +1,13 @@
-"""What stands under a norm's root: the mean of squares or the variance, plus eps."""
+"""What stands under a norm's root: the mean of squares or the variance, plus eps.
+
+::
+
+    x → pow(2) → mean → add(eps)                               RMS; also mul(x, x)
+    x → sub(mean(x)) → pow(2) → mean → add(eps)                LAYER
+    x → var(correction=0) → add(eps)                           LAYER; also var_mean
+
+Gives ``kind`` and ``eps`` of a ``Norm``.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +24,7 @@ from helion_compile.passes.ir.values import dtype_of, lossless, number, origin, 
 from helion_compile.passes.patterns.matcher import ADD, CLAMP, MEAN, MUL, SUB, Matcher
 from helion_compile.passes.semantics import NormKind
 
-__all__ = ["Statistic", "read_statistic"]
+__all__ = ["Statistic", "match_statistic"]
 
 aten = torch.ops.aten
 
@@ -34,8 +43,8 @@ class Statistic:
     numerator: Callable[[Any], bool]
 
 
-def read_statistic(matcher: Matcher) -> Statistic | None:
-    """What the walk's anchor is the root of; None without a mean or a variance of something."""
+def match_statistic(matcher: Matcher) -> Statistic | None:
+    """What the anchor is the root of; None without a mean or a variance of something."""
     add = matcher.through_views(matcher.anchor.args[0])
     if not isinstance(add, Node):
         return None

@@ -8,8 +8,11 @@
     q = value.clamp(-qmax, qmax).to(fp8)        or without the clamp                                 <- anchor
     q = (value.round() [+ zero]).clamp(-128, 127).to(int8)                                           <- anchor
 
-``narrowing`` reads what stands between the scaled value and the cast, ``use`` how the scale is applied, ``scale`` how it
-is computed and ``extent`` over what, ``zero_point`` its companion, ``layout`` how it lies in memory.
+As a graph, fp8 per token is ``x → abs → amax → div(qmax) → div(x, ·) → clamp → cast``.  Each gives a ``Quantize``.
+
+``clamp_round_cast`` matches what stands between the scaled value and the cast, ``apply_scale`` how the scale is applied,
+``find_scale`` and ``scale`` how it is computed, ``reduction`` and ``granularity`` over what, ``zero_point`` its companion,
+``scale_layout`` how it lies in memory.
 """
 
 from __future__ import annotations
@@ -31,12 +34,18 @@ from helion_compile.passes.ir.values import (
     unshaped,
 )
 from helion_compile.passes.match.match import Match
-from helion_compile.passes.patterns.aten.quantize.apply_scale import Use, read_use
-from helion_compile.passes.patterns.aten.quantize.clamp_round_cast import Narrowing, read_narrowing
-from helion_compile.passes.patterns.aten.quantize.reduction import Grouped, grouped, one_value, repeated
-from helion_compile.passes.patterns.aten.quantize.scale import Scale, factor_scale, read_scale, static_scale
-from helion_compile.passes.patterns.aten.quantize.scale_layout import read_layout
-from helion_compile.passes.patterns.aten.quantize.zero_point import read_zero_point
+from helion_compile.passes.patterns.aten.quantize.apply_scale import AppliedScale, match_applied_scale
+from helion_compile.passes.patterns.aten.quantize.clamp_round_cast import QuantizingCast, match_quantizing_cast
+from helion_compile.passes.patterns.aten.quantize.find_scale import find_factor_scale, find_scale, find_static_scale
+from helion_compile.passes.patterns.aten.quantize.granularity import (
+    Grouped,
+    check_one_value,
+    find_granularity,
+    find_repeated,
+)
+from helion_compile.passes.patterns.aten.quantize.scale import Scale
+from helion_compile.passes.patterns.aten.quantize.scale_layout import match_layout
+from helion_compile.passes.patterns.aten.quantize.zero_point import match_zero_point
 from helion_compile.passes.patterns.matcher import Matcher
 from helion_compile.passes.semantics import Granularity, Quantize, ScaleUse
 
@@ -54,28 +63,28 @@ def match_at(anchor: Node) -> Match | None:
     if dtype not in _FP8 and dtype != torch.int8 or not shape_of(anchor):
         return None
     matcher = Matcher(anchor)
-    narrowing = read_narrowing(matcher)
-    if narrowing is None:
+    cast = match_quantizing_cast(matcher)
+    if cast is None:
         return None
-    use = read_use(matcher, narrowing.scaled)
+    use = match_applied_scale(matcher, cast.scaled)
     x = matcher.exact(use.x)
     if dtype_of(x) not in _PLAIN_FLOATS:
         matcher.fail(x, RefusalKind.DTYPE, "x is {x_dtype}", "bf16, fp16 and fp32 fuse", x_dtype=dtype_of(x))
-    given = static_scale(matcher, use)
+    given = find_static_scale(matcher, use)
     if given is not None:
-        return _static(matcher, narrowing, use, x, given)
-    return _dynamic(matcher, narrowing, use, x)
+        return _static(matcher, cast, use, x, given)
+    return _dynamic(matcher, cast, use, x)
 
 
-def _static(matcher: Matcher, narrowing: Narrowing, use: Use, x: Node, scale: Node) -> Match:
-    if narrowing.zero is not None:
+def _static(matcher: Matcher, cast: QuantizingCast, use: AppliedScale, x: Node, scale: Node) -> Match:
+    if cast.zero is not None:
         matcher.fail(
-            narrowing.zero,
+            cast.zero,
             RefusalKind.FUNCTION,
             "a zero point with a static scale is in no pattern yet",
             "without one, or dynamic, it fuses",
         )
-    one_value(matcher, use.at_use, narrowing.scaled)
+    check_one_value(matcher, use.at_use, cast.scaled)
     dtype = dtype_of(matcher.anchor)
     op = Quantize(
         x_dtype=dtype_of(x),
@@ -85,30 +94,30 @@ def _static(matcher: Matcher, narrowing: Narrowing, use: Use, x: Node, scale: No
         dynamic=False,
         scale_dtype=torch.float32,
         use=use.kind,
-        clamp=narrowing.clamp,
+        clamp=cast.clamp,
     )
     return matcher.match(op, {"x": x, "scale": scale}, {"q": matcher.anchor})
 
 
-def _dynamic(matcher: Matcher, narrowing: Narrowing, use: Use, x: Node) -> Match:
-    scales, extent = repeated(matcher, use.source, x) or (None, None)
+def _dynamic(matcher: Matcher, cast: QuantizingCast, use: AppliedScale, x: Node) -> Match:
+    scales, extent = find_repeated(matcher, use.source, x) or (None, None)
     rows = None
     if scales is not None:
         use, rows = dataclasses.replace(use, at_use=scales, source=scales), shape_of(scales)[:-1]
-    scale = factor_scale(matcher, use) if use.kind is ScaleUse.MULTIPLY_FACTOR else read_scale(matcher, use)
-    extent = extent or grouped(matcher, x, scale, use, narrowing.scaled)
-    _check_measured(matcher, narrowing.scaled, x, extent, scale, rows)
+    scale = find_factor_scale(matcher, use) if use.kind is ScaleUse.MULTIPLY_FACTOR else find_scale(matcher, use)
+    extent = extent or find_granularity(matcher, x, scale.range.whole, use.at_use, cast.scaled)
+    _check_measured(matcher, cast.scaled, x, extent, scale, rows)
     for lossy in (dtype for dtype in scale.amax_dtypes if not holds_exactly(dtype, dtype_of(x))):
         matcher.fail(
-            narrowing.scaled,
+            cast.scaled,
             RefusalKind.DTYPE,
             "the largest magnitude of {x_dtype} values is rounded to {lossy}",
             "kept in {x_dtype} it fuses",
             x_dtype=dtype_of(x),
             lossy=lossy,
         )
-    zero = read_zero_point(matcher, narrowing, scale)
-    layout, copies = read_layout(matcher, scale.out, extent)
+    zero = match_zero_point(matcher, cast, scale)
+    layout, copies = match_layout(matcher, scale.out, extent)
     op = Quantize(
         x_dtype=dtype_of(x),
         dtype=dtype_of(matcher.anchor),
@@ -122,7 +131,7 @@ def _dynamic(matcher: Matcher, narrowing: Narrowing, use: Use, x: Node) -> Match
         scale_layout=layout,
         scale_ub=scale.upper_bound is not None,
         use=scale.use,
-        clamp=narrowing.clamp,
+        clamp=cast.clamp,
         amax_ceiling=scale.amax_ceiling,
         amax_floor=scale.amax_floor,
         amax_of_zeros=scale.amax_of_zeros,

@@ -1,4 +1,13 @@
-"""How a scale is applied to the values."""
+"""How a scale is applied to the values.
+
+::
+
+    x → div(scale)                                             DIVIDE
+    scale → reciprocal [→ mul(1)] → mul(x)                     MULTIPLY_RECIPROCAL
+    amax → reciprocal → mul(qmax) → mul(x)                     MULTIPLY_FACTOR
+
+Gives ``use`` of a ``Quantize``.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +22,11 @@ from helion_compile.passes.ir.values import CASTS, known_equal, number, origin, 
 from helion_compile.passes.patterns.matcher import DIV, MUL, RECIPROCAL, Matcher
 from helion_compile.passes.semantics import ScaleUse
 
-__all__ = ["Use", "read_use"]
+__all__ = ["AppliedScale", "match_applied_scale"]
 
 
 @dataclass(frozen=True)
-class Use:
+class AppliedScale:
     """``source`` is the scale, or with MULTIPLY_FACTOR the factor; ``at_use`` what multiplies or divides, in its shape."""
 
     kind: ScaleUse
@@ -26,7 +35,7 @@ class Use:
     source: Any
 
 
-def read_use(matcher: Matcher, scaled: Node) -> Use:
+def match_applied_scale(matcher: Matcher, scaled: Node) -> AppliedScale:
     """How ``scaled``, a division or multiplication, applies a scale."""
     left, right = scaled.args[:2]
     if scaled.target in DIV:
@@ -38,16 +47,16 @@ def read_use(matcher: Matcher, scaled: Node) -> Use:
                 "a scale that is a tensor fuses",
                 right=right,
             )
-        return Use(ScaleUse.DIVIDE, left, right, right)
+        return AppliedScale(ScaleUse.DIVIDE, left, right, right)
     for x, factor in ((left, right), (right, left)):
         if not isinstance(x, Node):
             continue
         reciprocal = _times_one(factor)
         if isinstance(reciprocal, Node) and reciprocal.target in RECIPROCAL:
             matcher.times_one(factor)
-            return Use(ScaleUse.MULTIPLY_RECIPROCAL, x, factor, matcher.take(reciprocal).args[0])
+            return AppliedScale(ScaleUse.MULTIPLY_RECIPROCAL, x, factor, matcher.take(reciprocal).args[0])
         if _is_factor(factor):
-            return Use(ScaleUse.MULTIPLY_FACTOR, x, factor, factor)
+            return AppliedScale(ScaleUse.MULTIPLY_FACTOR, x, factor, factor)
     for factor in (left, right):
         product = origin(factor)
         if isinstance(product, Node) and product.target in MUL | DIV and known_equal((shape_of(factor) or (0,))[-1], 1):

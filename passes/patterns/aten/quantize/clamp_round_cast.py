@@ -1,4 +1,12 @@
-"""From the scaled value to the cast: clamp, rounding to whole numbers, zero point."""
+"""From the scaled value to the cast: clamp, rounding to whole numbers, zero point.
+
+::
+
+    x / scale [→ clamp] → cast to fp8
+    x / scale → round [→ add(zero)] → clamp → cast to int8
+
+Gives ``dtype`` and ``clamp`` of a ``Quantize``.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +20,7 @@ from helion_compile.passes.account.refusal import RefusalKind
 from helion_compile.passes.ir.values import CASTS, dtype_of, lossless, unshaped
 from helion_compile.passes.patterns.matcher import ADD, CLAMP, DIV, MUL, Matcher
 
-__all__ = ["Narrowing", "read_narrowing"]
+__all__ = ["QuantizingCast", "match_quantizing_cast"]
 
 aten = torch.ops.aten
 
@@ -22,7 +30,7 @@ _EXPECTED = "x / scale or x * (1 / scale)"
 
 
 @dataclass(frozen=True)
-class Narrowing:
+class QuantizingCast:
     """``scaled`` is the division or multiplication; ``zero`` what was added to the rounded value, as it was read."""
 
     scaled: Node
@@ -88,17 +96,17 @@ class _Bounds:
         return self.low, self.high
 
 
-def read_narrowing(matcher: Matcher) -> Narrowing | None:
-    """What the walk's anchor, a cast, does to a scaled value; None for a cast to int8 of something else."""
+def match_quantizing_cast(matcher: Matcher) -> QuantizingCast | None:
+    """What the anchor, a cast, does to a scaled value; None for a cast to int8 of something else."""
     bounds = _Bounds(matcher)
     value = bounds.unclamped(matcher.anchor.args[0])
     if dtype_of(matcher.anchor) == torch.int8:
         return _integer(matcher, bounds, value)
     scaled = _scaled(matcher, value, bounds)
-    return Narrowing(scaled, bounds.interval)
+    return QuantizingCast(scaled, bounds.interval)
 
 
-def _integer(matcher: Matcher, bounds: _Bounds, value: Any) -> Narrowing | None:
+def _integer(matcher: Matcher, bounds: _Bounds, value: Any) -> QuantizingCast | None:
     if not isinstance(value, Node):
         return None
     zero = None
@@ -140,7 +148,7 @@ def _integer(matcher: Matcher, bounds: _Bounds, value: Any) -> Narrowing | None:
                 "whole bounds fuse",
                 bounds=(bounds.low, bounds.high),
             )
-    return Narrowing(_scaled(matcher, value, bounds), bounds.interval, zero)
+    return QuantizingCast(_scaled(matcher, value, bounds), bounds.interval, zero)
 
 
 def _scaled(matcher: Matcher, value: Any, bounds: _Bounds) -> Node:

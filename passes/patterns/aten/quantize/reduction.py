@@ -1,33 +1,30 @@
-"""What a scale is taken from: the largest magnitude, or the range, of a row, of a group of it, or of everything."""
+"""What a scale is taken from: the largest magnitude, or the range.
+
+::
+
+    x → abs → amax                                             magnitude; also max
+    maximum(neg(amin(x)), amax(x))                             magnitude without abs
+    sub(clamp_min(amax(x), 0), clamp_max(amin(x), 0))          range, of a quantiser with a zero point
+"""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.fx import Node
 
 from helion_compile.passes.account.refusal import RefusalKind
 from helion_compile.passes.ir.values import (
-    RESHAPES,
     cast_dtype,
     dtype_of,
-    known_equal,
-    same_shape,
     shape_of,
-    unshaped,
 )
 from helion_compile.passes.patterns.matcher import ABS, SUB, Matcher
-from helion_compile.passes.semantics import Granularity
 
-if TYPE_CHECKING:
-    from helion_compile.passes.patterns.aten.quantize.apply_scale import Use
-    from helion_compile.passes.patterns.aten.quantize.scale import Scale
-
-__all__ = ["EXTREMES", "Grouped", "Range", "grouped", "one_value", "read_range", "repeated"]
+__all__ = ["EXTREMES", "Range", "match_range"]
 
 aten = torch.ops.aten
 
@@ -46,16 +43,7 @@ class Range:
     casts: tuple[torch.dtype, ...] = ()  # of the magnitude, before it is reduced
 
 
-@dataclass(frozen=True)
-class Grouped:
-    """``x`` is what was quantised, before a view put its groups into rows of their own."""
-
-    x: Node
-    granularity: Granularity
-    group: int | None = None
-
-
-def read_range(matcher: Matcher, node: Node) -> Range:
+def match_range(matcher: Matcher, node: Node) -> Range:
     """What ``node`` is the largest magnitude or the range of."""
     if node.target in SUB:
         return _difference(matcher, node)
@@ -167,55 +155,3 @@ def _kind(node: Node) -> str | None:
     if node.target is operator.getitem:
         return {aten.max.dim: "max", aten.min.dim: "min"}.get(node.args[0].target)
     return _REDUCTIONS.get(node.target)
-
-
-def grouped(matcher: Matcher, x: Node, scale: Scale, use: Use, at: Node) -> Grouped:
-    """What shares a scale, once it is checked that the scale is applied to what it is taken from."""
-    if scale.range.whole:
-        one_value(matcher, use.at_use, at)
-        return Grouped(x, Granularity.TENSOR)
-    matcher.one_number_a_row(use.at_use, over=x, what="the scale", at=at)
-    size = (shape_of(x) or (1,))[-1]
-    for source in _sources(x):
-        hidden = (shape_of(source) or (1,))[-1]
-        if isinstance(hidden, int) and isinstance(size, int) and hidden > size and hidden % size == 0:
-            node = x
-            while node is not source:
-                node = matcher.take(node, cheap=True).args[0]
-            return Grouped(matcher.exact(source), Granularity.GROUP, size)
-    return Grouped(x, Granularity.TOKEN)
-
-
-def repeated(matcher: Matcher, value: Any, x: Node) -> tuple[Node, Grouped] | None:
-    """The scales [..., G, 1] of groups that ``value``, in the shape of x, repeats for each value; None if it does not."""
-    copy = unshaped(value)
-    if not isinstance(copy, Node) or copy.target is not aten.clone.default or not same_shape(shape_of(value), shape_of(x)):
-        return None
-    each = copy.args[0]
-    if each.target is not aten.expand.default:
-        return None
-    scales, (*rows, size) = each.args[0], shape_of(each)
-    *tokens, groups = rows
-    as_groups = same_shape(shape_of(x), (*tokens, groups * size)) and same_shape(shape_of(scales), (*rows, 1))
-    if not isinstance(size, int) or not as_groups:
-        return None
-    matcher.through_views(value)
-    for node in (copy, each):
-        matcher.take(node)
-    return scales, Grouped(x, Granularity.GROUP, size)
-
-
-def _sources(x: Node) -> Iterator[Node]:
-    """What ``x`` is a view of, the nearest first."""
-    while x.target in RESHAPES:
-        x = x.args[0]
-        yield x
-
-
-def one_value(matcher: Matcher, value: Any, at: Node) -> None:
-    """Check that ``value`` is of one element."""
-    shape = shape_of(value)
-    if shape is None or not all(known_equal(size, 1) for size in shape):
-        matcher.fail(
-            at, RefusalKind.PATTERN, "{value} of shape {shape}", "one scale for all values", value=value, shape=shape or ()
-        )

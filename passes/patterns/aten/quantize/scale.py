@@ -1,4 +1,13 @@
-"""How a scale is computed from the largest magnitude, read from the scale upwards."""
+"""The steps between the largest magnitude and the scale, from the scale upwards.
+
+::
+
+    amax [→ clamp] → div(qmax) [→ clamp] → scale               also mul(1 / qmax), and in any dtype with casts between
+    where(amax > 0, amax, number) → div(qmax) → scale
+    … → log2 → ceil → exp2 → scale                             UE8M0
+
+Gives ``qmax``, ``division``, ``scale_dtype``, ``scale_format`` and the bounds of a ``Quantize``.
+"""
 
 from __future__ import annotations
 
@@ -19,82 +28,18 @@ from helion_compile.passes.ir.values import (
     rounded,
     shape_of,
 )
-from helion_compile.passes.patterns.aten.quantize.apply_scale import Use
-from helion_compile.passes.patterns.aten.quantize.reduction import EXTREMES, Range, read_range
-from helion_compile.passes.patterns.matcher import ABS, CEILING, CLAMP, DIV, MUL, RECIPROCAL, SUB, Matcher
+from helion_compile.passes.patterns.aten.quantize.reduction import EXTREMES, Range, match_range
+from helion_compile.passes.patterns.matcher import ABS, CEILING, CLAMP, DIV, MUL, SUB, Matcher
 from helion_compile.passes.semantics import ScaleDivision, ScaleFormat, ScaleUse
 
-__all__ = ["Scale", "factor_scale", "read_scale", "static_scale"]
+__all__ = ["Scale", "is_one_element"]
 
 aten = torch.ops.aten
 
 _POWER = frozenset({aten.exp2.default, aten.pow.Scalar})
 
 
-def static_scale(matcher: Matcher, use: Use) -> Node | None:
-    """The scale if it is given to the graph instead of taken from x, in fp32."""
-    if use.kind is ScaleUse.MULTIPLY_FACTOR:
-        return None
-    root = origin(use.source)
-    if not isinstance(root, Node) or root.op == "call_function":
-        return None
-    _fp32(matcher, use.source)
-    if not _one_element(use.source):
-        matcher.fail(
-            matcher.anchor,
-            RefusalKind.SHAPE,
-            "the scale comes from {root} of shape {shape}, and several static scales are in no pattern yet",
-            "one for all values fuses",
-            root=root,
-            shape=shape_of(use.source) or (),
-        )
-    return matcher.through_views(use.source)
-
-
-def read_scale(matcher: Matcher, use: Use) -> Scale:
-    """The scale that divides, or whose reciprocal multiplies."""
-    _fp32(matcher, use.source)
-    scale = Scale(matcher, use.kind)
-    out = matcher.through_views(use.source)
-    scale.read(out)
-    scale.out = out
-    return scale
-
-
-def factor_scale(matcher: Matcher, use: Use) -> Scale:
-    """The scale beside a factor (1 / amax) * qmax: amax / qmax, or 1 / factor."""
-    scale = Scale(matcher, use.kind)
-    factor = matcher.through_views(use.source)
-    _fp32(matcher, factor)
-    amax = scale.read_factor(factor)
-    for reader in matcher.readers(factor):
-        if reader.target in RECIPROCAL:
-            scale.use, scale.out = ScaleUse.MULTIPLY_FACTOR_INVERSE, matcher.take(reader)
-            return scale
-    for reader in matcher.readers(amax):
-        if reader.target in DIV | MUL and (found := scale.division_of(reader)) and found[1] == scale.qmax:
-            _fp32(matcher, reader)
-            if dtype_of(reader) != scale.dtype:
-                break
-            scale.division, scale.out = found[0], matcher.take(reader)
-            return scale
-    matcher.fail(
-        factor,
-        RefusalKind.FUNCTION,
-        "x is multiplied by {factor}, qmax / amax, of which nobody computes a scale",
-        "with scale = amax / qmax or 1 / factor beside it, it fuses",
-        factor=factor,
-    )
-
-
-def _fp32(matcher: Matcher, node: Any) -> None:
-    if dtype_of(node) != torch.float32:
-        matcher.fail(
-            node, RefusalKind.DTYPE, "the scale, {node}, is {dtype}", "a scale in fp32 fuses", node=node, dtype=dtype_of(node)
-        )
-
-
-def _one_element(node: Any) -> bool:
+def is_one_element(node: Any) -> bool:
     return all(known_equal(size, 1) for size in shape_of(node) or ())
 
 
@@ -139,7 +84,7 @@ class Scale:
             if node.target in CASTS:
                 node = self._cast(node)
             elif self.dtype is not None and self._is_extreme(node):
-                self.range = read_range(matcher, node)
+                self.range = match_range(matcher, node)
                 self.amax_dtypes += self.range.casts
                 self._check_range(node)
                 return
@@ -304,7 +249,7 @@ class Scale:
         """What a tensor of one element, given to the graph, bounds above."""
         for value, bound in (node.args[:2], node.args[1::-1]):
             given = origin(bound)
-            if not isinstance(given, Node) or given.op == "call_function" or not _one_element(bound):
+            if not isinstance(given, Node) or given.op == "call_function" or not is_one_element(bound):
                 continue
             if dtype_of(bound) != torch.float32 or dtype_of(node) != torch.float32 or self.upper_bound is not None:
                 self.matcher.fail(node, RefusalKind.PATTERN, "{node}", "one upper bound of amax in fp32", node=node)

@@ -5,6 +5,8 @@
     scale.t().contiguous().t()                                            column-major, strides (1, M)
     F.pad(scale, (0, 0, 0, -M % 4)).t().contiguous().t()[:M]              TMA-aligned, strides (1, M rounded up)
     aligned = torch.empty(groups, M rounded up).t(); aligned[:M] = scale; aligned[:M]
+
+As a graph, the first is ``scale → permute → clone → permute``.  Gives ``scale_layout`` of a ``Quantize``.
 """
 
 from __future__ import annotations
@@ -14,19 +16,19 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from helion_compile.passes.ir.values import known_equal, number, shape_of
-from helion_compile.passes.patterns.aten.quantize.reduction import Grouped
+from helion_compile.passes.ir.values import known_equal, number, only_reader, shape_of
+from helion_compile.passes.patterns.aten.quantize.granularity import Grouped
 from helion_compile.passes.patterns.matcher import Matcher
 from helion_compile.passes.semantics import Granularity, ScaleLayout
 
-__all__ = ["read_layout"]
+__all__ = ["match_layout"]
 
 aten = torch.ops.aten
 
 _ALIGNMENT = 4  # fp32 numbers in 16 bytes, which a tensor memory access wants between columns
 
 
-def read_layout(matcher: Matcher, scale: Node, extent: Grouped) -> tuple[ScaleLayout, tuple[Node, ...]]:
+def match_layout(matcher: Matcher, scale: Node, extent: Grouped) -> tuple[ScaleLayout, tuple[Node, ...]]:
     """The layout of the scales, and the nodes that hold them in it.
 
     Column-major only if all who read the scales outside the match read them so; a second form of them stays outside.
@@ -77,15 +79,11 @@ def _swaps(node: Any) -> bool:
     return node.target is aten.t.default or (node.target is aten.transpose.int and node.args[1] % 2 != node.args[2] % 2)
 
 
-def _only(node: Node) -> Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
-
-
 def _transposed(reader: Node) -> tuple[Node, list[Node]] | None:
     """scale.t().contiguous().t()"""
     steps = [reader]
     for expected in (lambda node: node.target is aten.clone.default, _swaps):
-        following = _only(steps[-1])
+        following = only_reader(steps[-1])
         if following is None or not expected(following):
             return None
         steps.append(following)
@@ -96,11 +94,11 @@ def _padded(reader: Node) -> tuple[Node, list[Node]] | None:
     """F.pad(scale, (0, 0, 0, n)).t().contiguous().t()[:M]"""
     if reader.target is not aten.constant_pad_nd.default or len(shape_of(reader)) != 2:
         return None
-    padding, first = list(reader.args[1]), _only(reader)
+    padding, first = list(reader.args[1]), only_reader(reader)
     if len(padding) != 4 or any(number(n) != 0 for n in padding[:3]) or first is None:
         return None
     inner = _transposed(first)
-    cut = _only(inner[0]) if inner else None
+    cut = only_reader(inner[0]) if inner else None
     if inner is None or cut is None or not _first_rows(cut, shape_of(reader.args[0])[0]):
         return None
     return cut, [reader, *inner[1], cut]
@@ -108,11 +106,11 @@ def _padded(reader: Node) -> tuple[Node, list[Node]] | None:
 
 def _filled(reader: Node) -> tuple[Node, list[Node]] | None:
     """aligned[:M] = scale; aligned[:M], where nothing else of `aligned` is read."""
-    scatter = _only(reader)
+    scatter = only_reader(reader)
     if reader.target is not aten.copy.default or scatter is None or scatter.target is not aten.slice_scatter.default:
         return None
     rows = shape_of(reader)[0]
-    cut = _only(scatter)
+    cut = only_reader(scatter)
     if len(shape_of(scatter)) != 2 or cut is None or not _first_rows(cut, rows) or not _first_rows(reader.args[0], rows):
         return None
     base, target = scatter.args[0], reader.args[0].args[0]

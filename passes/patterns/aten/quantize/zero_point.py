@@ -1,4 +1,11 @@
-"""The zero point beside a scale: low - round(min(x, 0) / scale), clamped."""
+"""The zero point beside a scale.
+
+::
+
+    div(min(x, 0), scale) → round → rsub(low) → clamp → cast to int8 = zero
+
+Gives ``zero_point`` of a ``Quantize``.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +24,22 @@ from helion_compile.passes.ir.values import (
     shape_of,
     unshaped,
 )
-from helion_compile.passes.patterns.aten.quantize.clamp_round_cast import Narrowing
+from helion_compile.passes.patterns.aten.quantize.clamp_round_cast import QuantizingCast
 from helion_compile.passes.patterns.aten.quantize.scale import Scale
 from helion_compile.passes.patterns.matcher import CLAMP, DIV, SUB, Matcher
 
-__all__ = ["read_zero_point"]
+__all__ = ["match_zero_point"]
 
 aten = torch.ops.aten
 
 
-def read_zero_point(matcher: Matcher, narrowing: Narrowing, scale: Scale) -> tuple[Node, ...]:
+def match_zero_point(matcher: Matcher, cast: QuantizingCast, scale: Scale) -> tuple[Node, ...]:
     """The copies of the zero point in int8; none when there is neither a zero point nor a range it would belong to."""
     low = scale.range.low
-    if narrowing.zero is None:
+    if cast.zero is None:
         if low is not None:
             matcher.fail(
-                narrowing.scaled,
+                cast.scaled,
                 RefusalKind.FUNCTION,
                 "the scale is that of a range, but no zero point is added",
                 "with one it fuses",
@@ -40,13 +47,13 @@ def read_zero_point(matcher: Matcher, narrowing: Narrowing, scale: Scale) -> tup
         return ()
     if low is None:
         matcher.fail(
-            narrowing.zero,
+            cast.zero,
             RefusalKind.FUNCTION,
             "{zero} is added to the rounded values, but the scale is that of a magnitude",
             "one of the range max(x, 0) - min(x, 0) fuses",
-            zero=narrowing.zero,
+            zero=cast.zero,
         )
-    bounds = narrowing.clamp
+    bounds = cast.clamp
     if bounds is None or bounds[1] - bounds[0] != scale.qmax:
         matcher.fail(
             matcher.anchor,
@@ -56,7 +63,7 @@ def read_zero_point(matcher: Matcher, narrowing: Narrowing, scale: Scale) -> tup
             qmax=scale.qmax,
             bounds=bounds,
         )
-    zero = _in_int8(matcher, narrowing.zero)
+    zero = _in_int8(matcher, cast.zero)
     value = _unbounded(matcher, zero.args[0], bounds)
     difference = matcher.to(value, SUB, "low - round(min(x, 0) / scale)")
     if difference.args[0] != bounds[0] or difference.kwargs.get("alpha", 1) != 1:

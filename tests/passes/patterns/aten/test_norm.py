@@ -132,7 +132,7 @@ class TestRefused:
             return weight * (x32 * torch.rsqrt(x32.pow(2).mean(0, keepdim=True) + 1e-5)).to(x.dtype)
 
         reason = refused(program, self.x, self.weight)
-        assert reason == "a mean over the last dimension fuses, found aten.mean.dim (mean) over [0] of 2"
+        assert reason == "expected a mean over the last dimension, found aten.mean.dim (mean) over [0] of 2"
 
     def test_several_dimensions(self):
         def program(x, weight):

@@ -194,7 +194,7 @@ class TestRefused:
             x1, x2 = halves(x)
             return x * cos + torch.cat((-x1, x2), -1) * sin
 
-        assert refused(program, *arguments(rotate_half)) == "found cat([-x1, x2]); cat([-x2, x1]) fuses"
+        assert refused(program, *arguments(rotate_half)) == "the cat is cat([-x1, x2]); cat([-x2, x1]) fuses"
 
     def test_a_difference_in_the_place_of_the_sum(self):
         def program(x, cos, sin):
@@ -223,7 +223,7 @@ class TestRefused:
             x1, x2 = halves(x)
             return torch.cat((x2 * cos - x1 * sin, x1 * cos + x2 * sin), -1)
 
-        assert refused(program, *arguments(chunked)).startswith("found x2 * cos - x1 * sin as the first of a pair")
+        assert refused(program, *arguments(chunked)).startswith("the first of a pair is x2 * cos - x1 * sin")
 
     def test_turned_the_other_way(self):
         """As NanoChat."""
@@ -233,7 +233,7 @@ class TestRefused:
             return x * cos + torch.cat((x2, -x1), -1) * sin
 
         reason = refused(program, *arguments(rotate_half))
-        assert reason == "found cat([x2, -x1]), which turns the other way; cat([-x2, x1]) fuses"
+        assert reason == "the cat is cat([x2, -x1]), which turns the other way; cat([-x2, x1]) fuses"
 
     def test_neighbours_put_together_as_halves(self):
         """As DeepSeek V3."""
@@ -284,7 +284,7 @@ class TestRefused:
 
         freqs = torch.polar(torch.ones(1, S, 1, D // 2).double(), torch.randn(1, S, 1, D // 2).double())
         reason = refused(program, programs.tensor(B, S, H, D), freqs)
-        assert reason == "x is multiplied by numbers of torch.complex128; by those of torch.complex64 it fuses"
+        assert reason == "x is multiplied by numbers of complex128; by those of complex64 it fuses"
 
     def test_cos_and_sin_of_two_dtypes(self):
         x, cos, sin = arguments(rotate_half, FP32)
