@@ -43,8 +43,7 @@ def match_at(anchor: Node) -> Match | None:
     if not shape_of(anchor):
         return None
     matcher = Matcher(anchor)
-    found = _FUNCTIONS[anchor.target](matcher)
-    if found is None:
+    if (found := _FUNCTIONS[anchor.target](matcher)) is None:
         return None
     function, value, wide = found
     x = matcher.exact(wide)
@@ -162,8 +161,7 @@ def _gelu_tanh_factored(matcher: Matcher) -> _Found | None:
             coefficient = _times_number(matcher, linear)
             if not coefficient or not _is(coefficient[0], x) or not _is(last, x):
                 continue
-            result = _half_times(matcher, x, "tanh")
-            if result is None:
+            if (result := _half_times(matcher, x, "tanh")) is None:
                 return None
             _ask_for_the_constants(matcher, inner, factor[1], coefficient[1])
             for node in (inner, scaled, total, square, linear):

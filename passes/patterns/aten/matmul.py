@@ -125,9 +125,7 @@ def _scaled_mm_v2(anchor: Node, given: dict[str, Any]) -> Match:
             recipe_b=recipes[1],
         )
     (a_scale,), (b_scale,) = given["scale_a"], given["scale_b"]
-    return _match_product(
-        matcher, kinds.pop(), given, given["self"], given["mat2"], a_scale, b_scale, given.get("bias")
-    )
+    return _match_product(matcher, kinds.pop(), given, given["self"], given["mat2"], a_scale, b_scale, given.get("bias"))
 
 
 def _match_product(
