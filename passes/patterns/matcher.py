@@ -1,7 +1,7 @@
 """The vocabulary in which a pattern is written: steps from a node to its producers and readers.
 
 A matcher remembers every node it steps over; together they are the interior of the match.  A step that
-finds something else raises ``MatchFailed`` with a sentence about what it found.
+finds something else raises ``MatchFailed`` with a refusal that says what it found.
 """
 
 from __future__ import annotations
