@@ -26,6 +26,7 @@ from vllm.platforms import current_platform
 from vllm.utils.import_utils import resolve_obj_by_qualname
 
 import helion_compile.vllm
+from helion_compile import compat
 from helion_compile.configs.table import ConfigTable, Gpu
 from helion_compile.definitions.registry import find_kernel
 from helion_compile.graph.hop import helion_kernel
@@ -230,8 +231,8 @@ def test_an_operator_with_an_argument_that_is_not_known_stays_and_is_told_once(c
     for index in (1, 2):
         assert "quant" not in run(manager(config), recorded.graph("block", index))
     assert warnings(caplog) == [
-        "helion_compile: operators stay as this vLLM has them: _C.per_token_group_fp8_quant is given scale_ue8m0=True: this "
-        "version of it is not known; one that docs/patterns.md names can be read"
+        "helion_compile: operators stay as this vLLM has them: _C.per_token_group_fp8_quant is given scale_ue8m0=True; a "
+        "version of it that docs/patterns.md names can be read"
     ]
 
 
@@ -285,6 +286,12 @@ def test_the_snapshot_is_that_of_this_vllm():
             assert str(defined) == f"vllm_ir::{schema}"
 
 
+@pytest.mark.parametrize("name", [name for name, entry in compat.NAMES.items() if entry.versions is compat.VLLM])
+def test_a_private_name_of_vllm_is_there(name):
+    if name != "vllm_custom_ops":  # loads the CUDA library
+        assert getattr(compat, name) is not None
+
+
 def test_enforce_eager_compiles_nothing_and_warms_nothing(caplog):
     class Runner:
         def _dummy_run(self, tokens, **_):
@@ -302,7 +309,7 @@ def test_a_pass_that_fails_leaves_the_graph_and_says_so_once(config, monkeypatch
     def fail(*args):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("helion_compile.passes.match.matched_graph.match_graph", fail)
+    monkeypatch.setattr("helion_compile.passes.rewrite.rewriting.match_graph", fail)
     plugin.register()
     for graph in recorded.graphs("token"):
         assert not run(manager(config), graph)
