@@ -48,7 +48,8 @@ def _heads(pairs: str, **fields: Any) -> Callable[[int], Iterator[dict[str, Any]
 
 def _weights(k: int) -> Iterator[dict[str, Any]]:
     """The linears of ``LAYERS`` with so many inputs."""
-    seen = {fields["n"]: fields for layer in LAYERS.values() for fields in scaled_mm.tuning.shapes(layer) if fields["k"] == k}
+    shapes = scaled_mm.tuning.shapes or (lambda layer: ())
+    seen = {fields["n"]: dict(fields) for layer in LAYERS.values() for fields in shapes(layer) if fields["k"] == k}
     return (seen[n] for n in sorted(seen))
 
 
@@ -85,7 +86,7 @@ class Subject:
 
     def arguments(self, case: Case, device: torch.device) -> tuple[Any, ...]:
         """Fresh ones with random values."""
-        made = self.kernel.tuning.inputs(case, device)
+        made: Any = self.kernel.tuning.make_inputs(case, device)
         return self.adjust(made._replace(**self.attributes))
 
 

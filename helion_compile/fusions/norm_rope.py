@@ -77,6 +77,7 @@ def _check(chain: Chain, *, exact: bool) -> Refusal | None:
 
 def _build(chain: Chain, emit: Emit, *, exact: bool) -> Outputs:
     heads = heads_of(chain, Rope)
+    assert isinstance(heads, Heads), "checked before"
     result = emit(helion_kernel, *_arguments(chain, exact, heads, Nodes(emit)), kernel=norm_rope.name)
     return {(Rope, "out"): in_the_shape_of(heads, result, emit)}
 

@@ -76,7 +76,7 @@ def into_quantizer(
 
     def build(chain: Chain, emit: Emit) -> Outputs:
         results = unpack(emit, emit(helion_kernel, *arguments(chain, Nodes(emit)), kernel=kernel.name))
-        own = [(*front, name) for name in outputs(chain)] if outputs else []
+        own = [(op, name) for op in front for name in outputs(chain)] if outputs else []
         return dict(zip([*_outputs(chain), *own], results, strict=True))
 
     return Fusion(kernel.short_name, (*front, Quantize), check=check_all, build=build)

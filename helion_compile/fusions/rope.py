@@ -56,6 +56,7 @@ def _check(chain: Chain, *, exact: bool) -> Refusal | None:
 
 def _build(chain: Chain, emit: Emit, *, exact: bool) -> Outputs:
     heads = heads_of(chain, ComplexRope)
+    assert isinstance(heads, Heads), "checked before"
     result = emit(helion_kernel, *_arguments(chain, heads, Nodes(emit)), kernel=rope.name)
     return {(ComplexRope, "out"): in_the_shape_of(heads, result, emit)}
 

@@ -23,7 +23,7 @@ from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.passes.ir.values import RESHAPES, VIEWS, known_equal, shape_of
 from helion_compile.passes.rewrite.fusion import Chain, Emit
-from helion_compile.passes.semantics import ComplexRope, RopePairs, RopeTable, SemanticOp
+from helion_compile.passes.semantics import ComplexRope, Rope, RopePairs, RopeTable
 
 __all__ = ["Heads", "head_arguments", "heads_of", "in_the_shape_of", "check_heads"]
 
@@ -41,7 +41,7 @@ class Heads(NamedTuple):
     heads_first: bool  # the result lies in memory as [B, H, S, D]
 
 
-def heads_of(chain: Chain, op: type[SemanticOp]) -> Heads | Refusal:
+def heads_of(chain: Chain, op: type[Rope | ComplexRope]) -> Heads | Refusal:
     """The layout of a chain that ends in ``op``, a rotary embedding; refused where no kernel takes it."""
     match = chain[op]
     out = value_of(match.outputs["out"][0])
@@ -65,7 +65,7 @@ def heads_of(chain: Chain, op: type[SemanticOp]) -> Heads | Refusal:
     return chain.refuse(RefusalKind.SHAPE, found, remedy, shape=tuple(shape), strides=out.stride())
 
 
-def check_heads(chain: Chain, op: type[SemanticOp]) -> Refusal | None:
+def check_heads(chain: Chain, op: type[Rope | ComplexRope]) -> Refusal | None:
     """Why a kernel of its own would be more work than the code that Inductor makes."""
     match = chain[op]
     if match.op.dtype != match.op.x_dtype:
@@ -97,7 +97,7 @@ def check_heads(chain: Chain, op: type[SemanticOp]) -> Refusal | None:
     return None
 
 
-def head_arguments(chain: Chain, op: type[SemanticOp], heads: Heads, operands: Operands) -> dict[str, Any]:
+def head_arguments(chain: Chain, op: type[Rope | ComplexRope], heads: Heads, operands: Operands) -> dict[str, Any]:
     """x [B, S, H, D] and cos1, sin1, cos2, sin2 [B, S, R / 2], as views, by the names of the kernels' arguments."""
     match, call = chain[op], operands.call
     x = operands.of(chain.inputs["x"])
@@ -124,7 +124,7 @@ def head_arguments(chain: Chain, op: type[SemanticOp], heads: Heads, operands: O
         if not all(known_equal(found[index], size) for index, (_, size) in enumerate(tokens)):
             table = call(aten.expand.default, table, [_size(call, x, index) for index in (0, 1)] + [found[-1]])
         tables.append(table)
-    return {"x": x, **dict(zip(TABLES, _first_and_second(match.op, *tables, call), strict=True))}
+    return {"x": x, **dict(zip(TABLES, _first_and_second(match.op, tables[0], tables[1], call), strict=True))}
 
 
 def in_the_shape_of(heads: Heads, result: Node, emit: Emit) -> Node:
@@ -142,7 +142,7 @@ def _shape(value: Any) -> Any:
     return shape_of(value) if isinstance(value, Node) else value.shape
 
 
-def _first_and_second(op: SemanticOp, cos: Any, sin: Any, call: Callable[..., Any]) -> tuple[Any, ...]:
+def _first_and_second(op: Rope | ComplexRope, cos: Any, sin: Any, call: Callable[..., Any]) -> tuple[Any, ...]:
     """cos1, sin1, cos2, sin2 of tables [B, S, R] or [B, S, R / 2]."""
     if isinstance(op, ComplexRope) or op.table is RopeTable.PAIR:
         return cos, sin, cos, sin

@@ -104,8 +104,8 @@ def _check_faster(chain: Chain, arguments: ScaledMmArgs) -> Refusal | None:
 def _build(chain: Chain, emit: Emit) -> Outputs:
     op, inputs = chain[Matmul].op, chain.inputs
     w = inputs["b"] if op.b_is_rows else emit(aten.permute.default, inputs["b"], [1, 0])
-    scales = [_flat(emit, inputs[name]) for name in ("a_scale", "b_scale")]
-    arguments = _fill_in(op, inputs["a"], w, *scales, inputs.get("bias"))
+    a_scale, w_scale = (_flat(emit, inputs[name]) for name in ("a_scale", "b_scale"))
+    arguments = _fill_in(op, inputs["a"], w, a_scale, w_scale, inputs.get("bias"))
     return {(Matmul, "out"): emit(helion_kernel, *arguments, kernel=scaled_mm.name)}
 
 
@@ -128,9 +128,9 @@ def _values(chain: Chain) -> ScaledMmArgs:
     b, bias = value_of(inputs["b"]), inputs.get("bias")
     scales = [value_of(inputs[name]) for name in ("a_scale", "b_scale")]
     # Scales of other dtypes are those of an int8 product, which are converted.
-    scales = [scale.reshape(-1).to(torch.float32) if scale.is_contiguous() else scale for scale in scales]
+    a_scale, w_scale = (scale.reshape(-1).to(torch.float32) if scale.is_contiguous() else scale for scale in scales)
     w = b if op.b_is_rows else b.t()
-    return _fill_in(op, value_of(inputs["a"]), w, *scales, None if bias is None else value_of(bias))
+    return _fill_in(op, value_of(inputs["a"]), w, a_scale, w_scale, None if bias is None else value_of(bias))
 
 
 def _flat(emit: Emit, scale: Node) -> Node:

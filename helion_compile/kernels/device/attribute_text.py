@@ -47,7 +47,7 @@ class Attributes:
         Raises:
             ValueError: the text has a field that there is not, or a value of another type.
         """
-        return _parse(cls, text)
+        return _parse(cls, text)  # type: ignore[arg-type]  # a class is hashable
 
 
 def copy_fields(op: Any, *names: str) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def copy_fields(op: Any, *names: str) -> dict[str, Any]:
     return {name: word_of(value) if isinstance(value, enum.Enum) else value for name, value in values.items()}
 
 
-def word_of(member: enum.Enum) -> str:
+def word_of(member: enum.Enum) -> Any:  # a Literal, and a type checker cannot see of which field
     """The word for a member of an enumeration: its name, in lower case."""
     return member.name.lower()
 
@@ -101,7 +101,7 @@ def _reader(hint: Any) -> Callable[[str], Any]:
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     if typing.get_origin(hint) is tuple:
         return lambda word: tuple(map(float, word.split(":")))
-    return {bool: lambda word: True, int: int, float: float, torch.dtype: dtype_named}.get(hint, str)
+    return {bool: lambda word: True, int: int, float: float, torch.dtype: dtype_named}.get(hint, str)  # type: ignore[return-value]
 
 
 def _write(value: object) -> str:
