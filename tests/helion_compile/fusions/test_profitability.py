@@ -57,7 +57,7 @@ def call_of(name, case):
     return norm_then_quant, randn(*shape), randn(shape[1], seed=1)
 
 
-ROWS = [(kernel.name, row) for kernel in (norm_quant, quant, activation_quant) for row in kernel.table.rows(H200)]
+ROWS = [(kernel.short_name, row) for kernel in (norm_quant, quant, activation_quant) for row in kernel.table.rows(H200)]
 SHIPPED = [(name, row) for name, row in ROWS if row.case["num_tokens"] <= 2 and row.case["hidden_size"] <= 6144]
 
 

@@ -85,7 +85,7 @@ def said_by_warming(step, caplog, monkeypatch):
 
     def warm_up(run, tokens, inputs, between):
         assert tokens == [40] and between
-        with collect_plan_requests(lambda wanted: called.append((wanted.kernel.name, wanted.arguments[0].shape[0]))):
+        with collect_plan_requests(lambda wanted: called.append((wanted.kernel.bare_name, wanted.arguments[0].shape[0]))):
             for count in (1, 16, 40):
                 run(*inputs(count))
         return "warmed up"
@@ -109,7 +109,7 @@ def test_each_kind_of_call_is_made_once_for_each_number_of_tokens(caplog, monkey
 
     said, called = said_by_warming(step, caplog, monkeypatch)
     assert called == [("scale_rows", count) for count in (1, 16, 40) for _ in range(2)]
-    assert said[0] == "helion_compile: a step of the model calls 72 x scale_rows"
+    assert said[0] == "helion_compile: a step of the model calls 72 x tests.helion_compile.vllm.test_warming::scale_rows"
     assert said[1].startswith("helion_compile: configs for up to 40 tokens: 6 x exact; warmed up; dry runs ")
 
 
