@@ -14,6 +14,7 @@ Private interfaces of Helion (``compat``): ``Kernel._base_specialization_key``, 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -125,7 +126,9 @@ def _circumstances(kernel: KernelSpec) -> str:
     import helion
     import triton
 
-    settings = sorted((name, repr(value)) for name, value in vars(kernel.helion.settings).items())
+    # Those of the autotuner say how a config is looked for, some of them with the time of day.
+    names = [each.name for each in dataclasses.fields(kernel.helion.settings) if not each.name.startswith("autotune")]
+    settings = [(name, repr(getattr(kernel.helion.settings, name))) for name in sorted(names)]
     environment = [item for item in sorted(os.environ.items()) if item[0].startswith(("HELION_", "TRITON_"))]
     environment = [item for item in environment if not item[0].endswith("_DIR")]
     versions = (torch.__version__, triton.__version__, getattr(helion, "__version__", ""), sys.version)

@@ -13,6 +13,7 @@ from helion_compile.graph.hop import helion_kernel
 from tests.support.fusing import assert_bit_equal, fused, randn, refused, run, torchao
 from tests.support.needs import row_wise_products
 from tests.support.numerics import fp8_steps, relative_error, rows_with_special_values
+from tests.support.pairwise import pairwise
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 K = 256
@@ -59,9 +60,11 @@ def quantised(function, gated):
     return (lambda x, up: torchao(function(x) * up)) if gated else (lambda x, up: torchao(function(x)))
 
 
-@pytest.mark.parametrize("gated", [False, True])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+@pytest.mark.parametrize(
+    ("function", "dtype", "gated"),
+    pairwise(FUNCTIONS, DTYPES, (False, True)),
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
 class TestFunctions:
     def test_exact_is_the_graph_bit_for_bit(self, function, dtype, gated):
         """Without the pass the same graph is run node by node."""

@@ -11,6 +11,7 @@ from transformers.models.llama4.modeling_llama4 import apply_rotary_emb
 
 from tests.support.fusing import assert_bit_equal, fused, randn, refused, run
 from tests.support.numerics import relative_error
+from tests.support.pairwise import pairwise
 
 B, S, H, D = 2, 6, 4, 64
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -61,9 +62,11 @@ def arguments(dtype=torch.bfloat16, tables=B, width=D):
     return randn(B, S, H * D, dtype=dtype), weight, *tables, randn(B, H, S, D, dtype=dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("normalise", [norm, olmo_norm, gemma_norm], ids=lambda f: f.__name__)
-@pytest.mark.parametrize("turn", [rotate_half, rotate_pairs], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    ("turn", "normalise", "dtype"),
+    pairwise((rotate_half, rotate_pairs), (norm, olmo_norm, gemma_norm), DTYPES),
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
 class TestNormRope:
     def test_exact_is_the_graph_bit_for_bit(self, turn, normalise, dtype):
         program, args = attention(turn, normalise), arguments(dtype)

@@ -115,3 +115,10 @@ def test_code_that_was_specialised_in_an_unknown_way_is_not_kept(folder, monkeyp
     monkeypatch.setattr(codegen_cache, "_places", lambda bound: None)
     traced()
     assert not list(folder.iterdir())
+
+
+def test_other_settings_of_helion_are_traced_anew(monkeypatch):
+    traced()
+    forget()
+    monkeypatch.setattr(scaled.helion.settings, "fast_math", not scaled.helion.settings.fast_math)
+    assert traced() == 1

@@ -213,6 +213,17 @@ class TestWrites:
         graph.lint()
         assert same_results(before, module, X)
 
+    def test_a_copy_in_another_layout_is_not_shared(self):
+        def program(x):
+            return programs.torchao_quantize(x), programs.torchao_quantize(x)
+
+        graph = capture(program, X).graph
+        q, scale = graph.output_node().args[0][2:]
+        scale.meta["val"] = scale.meta["val"].new_empty_strided((8, 1), (1, 8))
+        FusionPass([dataclasses.replace(stubs.QUANTIZE, refuse=unprofitable)], strict=True)(graph)
+        first, second = graph.output_node().args[0][:2], graph.output_node().args[0][2:]
+        assert first[0] is second[0] and first[1] is not second[1] is scale
+
     def test_of_something_else(self):
         module = capture(lambda other, *args: (program(*args), other.sin()), X + 1, X, RESIDUAL, WEIGHT).modules[0]
         graph = module.graph

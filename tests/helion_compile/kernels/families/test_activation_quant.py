@@ -10,6 +10,7 @@ from helion_compile.kernels.device.quantize_attrs import QuantizeAttrs
 from helion_compile.tune.compiling import Target
 from helion_compile.tune.pool import CompilePool
 from tests.support.numerics import fp8_steps
+from tests.support.pairwise import pairwise
 
 TORCHAO = QuantizeAttrs(torch.float8_e4m3fn, clamp=(-448.0, 448.0), scale_dtype=torch.bfloat16).text
 FUNCTIONS = {
@@ -23,10 +24,11 @@ FUNCTIONS = {
 ROWS = [3072, 8192, 12288, 14336, 25600, 28672]
 
 
-@pytest.mark.parametrize("exact", [False, True])
-@pytest.mark.parametrize("gated", [False, True])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize(
+    ("function", "dtype", "gated", "exact"),
+    pairwise(FUNCTIONS, (torch.bfloat16, torch.float16, torch.float32), (False, True), (False, True)),
+    ids=str,
+)
 def test_the_body_computes_the_reference(bodies, function, dtype, gated, exact):
     torch.manual_seed(0)
     both = torch.randn(13, 500).to(dtype) * 2

@@ -8,6 +8,7 @@ from helion_compile.kernels.device.normalize import NormAttrs
 from tests.support.corpus.kernel_norms import EPS, NORMS, UNROUNDED
 from tests.support.corpus.kernel_quantisers import QUANTISERS
 from tests.support.numerics import quantised_steps, relative_error, rows_with_special_values
+from tests.support.pairwise import pairwise
 
 ALL = {**NORMS, "vLLM's unrounded sum": UNROUNDED}
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -71,9 +72,7 @@ def assert_the_body_is_the_reference(body, arguments):
             assert relative_error(result, value) <= 4 * torch.finfo(result.dtype).eps + 2**-9
 
 
-@pytest.mark.parametrize("exact", [True, False])
-@pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize(("name", "with_residual", "exact"), pairwise(ALL, (False, True), (True, False)), ids=str)
 def test_the_body_is_the_reference(name, with_residual, exact, bodies):
     dtype = torch.bfloat16
     residual = randn(dtype, 1) if with_residual else None
@@ -81,9 +80,7 @@ def test_the_body_is_the_reference(name, with_residual, exact, bodies):
     assert_the_body_is_the_reference(bodies[norm_quant], arguments)
 
 
-@pytest.mark.parametrize("exact", [True, False])
-@pytest.mark.parametrize("norm", ["llama", "layer"])
-@pytest.mark.parametrize("quantiser", QUANTISERS)
+@pytest.mark.parametrize(("quantiser", "norm", "exact"), pairwise(QUANTISERS, ("llama", "layer"), (True, False)), ids=str)
 def test_the_body_with_every_quantiser(quantiser, norm, exact, bodies):
     arguments = call(NORMS[norm], quantiser, torch.bfloat16, randn(torch.bfloat16, 0), None, exact=exact)
     assert_the_body_is_the_reference(bodies[norm_quant], arguments)

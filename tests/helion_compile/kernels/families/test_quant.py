@@ -7,6 +7,7 @@ from helion_compile.kernels import quant
 from helion_compile.kernels.device.quantize_attrs import QuantizeAttrs
 from tests.support.corpus.kernel_quantisers import QUANTISERS
 from tests.support.numerics import quantised_steps, rows_with_special_values
+from tests.support.pairwise import pairwise
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
@@ -32,9 +33,7 @@ def test_the_exact_reference_is_eager_bit_for_bit(name, dtype):
             assert torch.equal(result.double().nan_to_num(9e9), expected.double().nan_to_num(9e9))
 
 
-@pytest.mark.parametrize("name", QUANTISERS)
-@pytest.mark.parametrize("exact", [True, False])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("name", "dtype", "exact"), pairwise(QUANTISERS, DTYPES, (True, False)), ids=str)
 def test_the_body_is_the_reference(name, exact, dtype, bodies):
     quantiser = QUANTISERS[name]
     arguments = quantiser.arguments(dtype, quantiser.number("cpu"))
@@ -102,3 +101,12 @@ def test_a_scale_becomes_a_power_of_two_before_its_floor(amax, exact, bodies):
     for run in (bodies[quant], quant.reference):
         scale = run(torch.tensor([[amax, 0.0, 0.0, -amax]]), None, None, text, exact)[1]
         assert scale.item() == torch.tensor(1e-10).item()
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_int8_is_rounded_half_to_even(exact, bodies):
+    x = torch.tensor([[0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5, -127.5]])
+    text = quantization(torch.int8, clamp=(-128.0, 127.0))
+    for run in (bodies[quant], quant.reference):
+        results = run(x, torch.ones(1), None, text, exact)
+        assert as_tuple(results)[0].tolist() == [[0, 2, 2, 0, -2, -2, 126, -128]]

@@ -10,6 +10,7 @@ from helion_compile.configs.case import Case
 from helion_compile.kernels import norm_rope, rope
 from helion_compile.tune.compiling import Target
 from helion_compile.tune.pool import CompilePool
+from tests.support.pairwise import pairwise
 
 B, S, H = 2, 5, 3
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -43,12 +44,13 @@ def spelled(x, cos1, sin1, cos2, sin2, pairs):
     return out
 
 
-@pytest.mark.parametrize(("d", "turned"), [(16, 16), (24, 16), (24, 24)])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("pairs", ["halves", "neighbours"])
+@pytest.mark.parametrize(
+    ("pairs", "dtype", "sizes"), pairwise(("halves", "neighbours"), DTYPES, ((16, 16), (24, 16), (24, 24))), ids=str
+)
 class TestRope:
     @pytest.mark.parametrize("heads_first", [False, True])
-    def test_exact_is_eager_bit_for_bit(self, bodies, pairs, dtype, d, turned, heads_first):
+    def test_exact_is_eager_bit_for_bit(self, bodies, pairs, dtype, sizes, heads_first):
+        d, turned = sizes
         x, four = heads(dtype, d), tables(dtype, turned // 2)
         arguments = x, *four, pairs, dtype != torch.float32, heads_first, True
         expected = spelled(x, *four, pairs)
@@ -56,14 +58,16 @@ class TestRope:
             assert result.is_contiguous() and result.dtype == dtype
             assert torch.equal(result.transpose(1, 2) if heads_first else result, expected)
 
-    def test_default_is_nearer_to_fp64_than_eager(self, bodies, pairs, dtype, d, turned):
+    def test_default_is_nearer_to_fp64_than_eager(self, bodies, pairs, dtype, sizes):
+        d, turned = sizes
         x, four = heads(dtype, d), tables(dtype, turned // 2)
         truth = spelled(x.double(), *(table.double() for table in four), pairs)
         arguments = x, *four, pairs, True, False, False
         for result in (bodies[rope](*arguments), rope.reference(*arguments)):
             assert (result - truth).norm() <= (spelled(x, *four, pairs) - truth).norm() * (1 + 1e-6)  # equal in fp32
 
-    def test_tables_in_fp32(self, bodies, pairs, dtype, d, turned):
+    def test_tables_in_fp32(self, bodies, pairs, dtype, sizes):
+        d, turned = sizes
         x, four = heads(dtype, d), tables(torch.float32, turned // 2)
         arguments = x, *four, pairs, False, False, True
         expected = spelled(x.float(), *four, pairs).to(dtype)
@@ -71,11 +75,10 @@ class TestRope:
             assert torch.equal(result, expected)
 
 
-@pytest.mark.parametrize("exact", [False, True])
-@pytest.mark.parametrize("over_heads", [False, True])
-@pytest.mark.parametrize("offset", [0.0, 1.0])
-@pytest.mark.parametrize("cast_then_scale", [False, True])
-@pytest.mark.parametrize("pairs", ["halves", "neighbours"])
+@pytest.mark.parametrize(
+    ("pairs", "cast_then_scale", "offset", "over_heads", "exact"),
+    pairwise(("halves", "neighbours"), (False, True), (0.0, 1.0), (False, True), (False, True)),
+)
 def test_the_body_of_norm_rope_computes_the_reference(bodies, pairs, cast_then_scale, offset, over_heads, exact):
     x, four = heads(torch.bfloat16, 16).contiguous(), tables(torch.bfloat16, 8)
     weight = torch.randn(16 * (H if over_heads else 1)).bfloat16()

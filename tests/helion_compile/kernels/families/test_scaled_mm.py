@@ -206,3 +206,8 @@ def test_the_body_is_the_reference(fast_accum, by_tensor, bias, bodies):
     """Of fp8: torch multiplies no int8 as the body does on a CPU."""
     args = arguments(by_tensor=by_tensor, bias=bias, dtype=FP32, fast_accum=fast_accum)
     torch.testing.assert_close(bodies[scaled_mm](*args), scaled_mm.reference(*args), rtol=1e-5, atol=1e-2)
+
+
+@pytest.mark.parametrize(("tokens", "tile"), [(1, 16), (16, 16), (17, 32), (32, 32), (33, 64), (64, 64)])
+def test_the_default_tile_is_the_smallest_that_holds_the_tokens(tokens, tile):
+    assert scaled_mm.configs.default(CASE.replace(num_tokens=tokens))["block_sizes"][1] == tile

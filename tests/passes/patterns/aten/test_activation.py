@@ -287,3 +287,17 @@ def test_a_half_of_another_tensor_is_no_gelu():
     x, y = programs.tensor(8, 64, dtype=FP32), programs.tensor(8, 64, dtype=FP32, seed=1)
     assert not match_graph(capture(program, x, y).graph).matches
     assert only_region(lambda x: program(x, x), x).op.function is GELU
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: (x * 0.5) * (torch.erf(x * 0.7072) + 1),
+        lambda x: (x * 0.5) * (torch.erf(x / 1.4143) + 1),
+        lambda x: (x * 0.5) * (torch.tanh((x + x.pow(3) * 0.044715) * 0.798) + 1),
+        lambda x: (x * 0.5) * (torch.tanh((x + x.pow(3) * 0.0447) * math.sqrt(2 / math.pi)) + 1),
+    ],
+    ids=["erf", "erf of a quotient", "tanh's factor", "tanh's cube"],
+)
+def test_a_constant_of_gelu_in_four_digits_is_another_constant(function):
+    assert refused(function, programs.tensor(8, 64, dtype=FP32))

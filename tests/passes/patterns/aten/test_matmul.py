@@ -81,13 +81,13 @@ def product(graph, a_shape, b_shape, dtype=torch.bfloat16, scale_dtype=torch.flo
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_what_shares_a_scale(a_shape, b_shape, kind, dtype):
     graph = Graph()
-    (match,) = graph.read(product(graph, a_shape, b_shape, dtype)).matches
+    (match,) = graph.match_graph(product(graph, a_shape, b_shape, dtype)).matches
     assert match.op == Matmul(dtype=dtype, a_scales=kind, b_scales=kind)
 
 
 def test_the_dtype_of_the_scales_is_part_of_the_meaning():
     graph = Graph()
-    (match,) = graph.read(product(graph, (M, 2), (2, 3), scale_dtype=torch.float8_e8m0fnu)).matches
+    (match,) = graph.match_graph(product(graph, (M, 2), (2, 3), scale_dtype=torch.float8_e8m0fnu)).matches
     assert match.op.scale_dtype == torch.float8_e8m0fnu
 
 
@@ -101,7 +101,7 @@ def test_the_dtype_of_the_scales_is_part_of_the_meaning():
 )
 def test_other_shapes_are_refused(a_shape, b_shape, reason):
     graph = Graph()
-    matched = graph.read(product(graph, a_shape, b_shape))
+    matched = graph.match_graph(product(graph, a_shape, b_shape))
     assert not matched.matches
     assert re.match(reason, str(matched.refusals[0]))
 
@@ -109,7 +109,7 @@ def test_other_shapes_are_refused(a_shape, b_shape, reason):
 def test_a_scaled_result_is_refused():
     graph = Graph()
     out = product(graph, (M, 1), (1, N), scale_result=graph.tensor(1))
-    matched = graph.read(out)
+    matched = graph.match_graph(out)
     assert not matched.matches
     assert str(matched.refusals[0]).startswith("a scaled result is in no pattern yet")
 
@@ -119,7 +119,7 @@ def test_operands_of_two_dtypes_are_refused():
     a, b = graph.tensor(M, K, dtype=torch.float8_e5m2), graph.operands()[1]
     value = torch.empty(M, N, dtype=torch.bfloat16, device="meta")
     out = graph(aten._scaled_mm.default, a, b, graph.tensor(M, 1), graph.tensor(1, N), value=value)
-    (refusal,) = graph.read(out).refusals
+    (refusal,) = graph.match_graph(out).refusals
     assert str(refusal) == "the operands are fp8 e5m2 and fp8 e4m3; two of one dtype fuse"
 
 
@@ -153,7 +153,7 @@ def second_version(graph, recipes=([1], [1]), scales=1, swizzle=()):
 )
 def test_the_second_version_says_its_recipe(recipe, kind):
     graph = Graph()
-    (match,) = graph.read(second_version(graph, ([recipe], [recipe]))).matches
+    (match,) = graph.match_graph(second_version(graph, ([recipe], [recipe]))).matches
     assert match.op == Matmul(dtype=torch.bfloat16, a_scales=kind, b_scales=kind, fast_accum=True)
 
 
@@ -168,7 +168,7 @@ def test_the_second_version_says_its_recipe(recipe, kind):
 )
 def test_what_the_second_version_says_beyond(options, reason):
     graph = Graph()
-    matched = graph.read(second_version(graph, **options))
+    matched = graph.match_graph(second_version(graph, **options))
     assert not matched.matches and str(matched.refusals[0]).startswith(reason)
 
 
@@ -191,7 +191,7 @@ def test_integer_products(cast, dtype, rows_first):
     graph = Graph()
     scales = [graph.tensor(M, 1, dtype=dtype), graph.tensor(N, dtype=dtype)]
     out = scaled(graph, *(scales if rows_first else scales[::-1]), dtype=dtype, cast=cast, out=torch.float16)
-    (match,) = graph.read(out).matches
+    (match,) = graph.match_graph(out).matches
     assert match.op == Matmul(dtype=torch.float16, operands=INT8, scale_dtype=dtype, a_scale_first=rows_first)
     assert [match.inputs[name] for name in ("a_scale", "b_scale")] == scales
     assert match.outputs == {"out": (out,)}
@@ -199,13 +199,13 @@ def test_integer_products(cast, dtype, rows_first):
 
 def test_integers_that_nothing_scales_belong_to_nobody():
     graph = Graph()
-    matched = graph.read(graph(aten._int_mm.default, *graph.operands(INT8)))
+    matched = graph.match_graph(graph(aten._int_mm.default, *graph.operands(INT8)))
     assert not matched.matches and not matched.refusals
 
 
 def refusal_of(build):
     graph = Graph()
-    matched = graph.read(*build(graph))
+    matched = graph.match_graph(*build(graph))
     assert not matched.matches
     assert matched.refusals[0].found and matched.refusals[0].remedy
     return str(matched.refusals[0])
@@ -262,7 +262,7 @@ def test_mslk_products(libraries, fast_accum, b_shape):
     value = torch.empty(M, N, dtype=torch.bfloat16, device="meta")
     op = torch.ops.mslk.f8f8bf16_rowwise.default
     out = graph(op, a, w, graph.tensor(M, 1), graph.tensor(*b_shape), value=value, use_fast_accum=fast_accum)
-    (match,) = graph.read(out).matches
+    (match,) = graph.match_graph(out).matches
     assert match.op == Matmul(dtype=torch.bfloat16, b_is_rows=True, fast_accum=fast_accum)
     assert match.inputs["b"] is w
 
@@ -272,5 +272,19 @@ def test_scales_of_rows_in_the_shape_of_x_as_torchao_gives_them(libraries):
     a, w = graph.tensor(M, K, dtype=torch.float8_e4m3fn), graph.tensor(N, K, dtype=torch.float8_e4m3fn)
     value = torch.empty(M, N, dtype=torch.bfloat16, device="meta")
     op = torch.ops.mslk.f8f8bf16_rowwise.default
-    (match,) = graph.read(graph(op, a, w, graph.tensor(2, M // 2, 1), graph.tensor(N, 1), value=value)).matches
+    (match,) = graph.match_graph(graph(op, a, w, graph.tensor(2, M // 2, 1), graph.tensor(N, 1), value=value)).matches
     assert match.op.a_scales is match.op.b_scales is Granularity.TOKEN
+
+
+@pytest.mark.parametrize("m", [16, N])
+def test_the_scales_are_those_of_their_own_operands(m):
+    """Also where both operands have as many rows, so that no shape tells one scale from the other."""
+    given = dict(zip(("a", "a_scale", "b", "b_scale"), arguments(m), strict=True))
+    captured = capture(programs.matmul, *given.values())
+    (match,) = match_graph(captured.graph).matches
+    placeholders = captured.graph.find_nodes(op="placeholder")
+    for name, tensor in given.items():
+        node = match.inputs[name]
+        while node.op != "placeholder":
+            (node,) = node.all_input_nodes
+        assert captured.arguments[placeholders.index(node)] is tensor

@@ -262,3 +262,25 @@ class TestLibraryOperations:
         graph = self.graph(aten.native_layer_norm.default, (self.x, None, None), [8, 64], 1e-5)
         (refusal,) = match_graph(graph).refusals
         assert str(refusal).endswith("over [8, 64]")
+
+
+@pytest.mark.parametrize("dtype", [BF16, FP32], ids=str)
+def test_a_sum_of_two_dtypes_is_no_residual(dtype):
+    def program(x, other, weight):
+        total = torch.add(x, other)
+        return programs.olmo_norm(total, weight).to(BF16), total.sin()
+
+    args = programs.tensor(8, 64), programs.tensor(8, 64, dtype=dtype, seed=1), programs.tensor(64)
+    assert only(capture(program, *args).graph).op.residual == (dtype == BF16)
+
+
+@pytest.mark.parametrize("alpha", [1, 2])
+def test_an_unrounded_sum_of_a_multiple_is_no_residual(alpha):
+    def program(x, other, weight):
+        total = torch.add(x.float(), other.float(), alpha=alpha)
+        factor = torch.rsqrt(total.pow(2).mean(-1, keepdim=True) + 1e-5)
+        return weight * (total * factor).to(x.dtype), total.to(x.dtype)
+
+    args = programs.tensor(8, 64), programs.tensor(8, 64, seed=1), programs.tensor(64)
+    matches = match_graph(capture(program, *args).graph).matches
+    assert any(match.op.residual for match in matches) == (alpha == 1)
