@@ -2,7 +2,7 @@
 
 import torch
 
-from helion_compile.passes.match.chain import Chain, find
+from helion_compile.passes.match.chain import Chain, find_chains
 from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.semantics import Matmul, Quantize
 from tests.support import programs
@@ -16,7 +16,7 @@ def quantize_and_multiply(x, *weights):
 
 
 def chains(program, *args):
-    return list(find(match_graph(capture(program, *args).graph), (Quantize, Matmul), used=()))
+    return list(find_chains(match_graph(capture(program, *args).graph), (Quantize, Matmul), used=()))
 
 
 def test_a_matmul_with_the_scale_of_another_quantiser_is_in_no_chain():

@@ -220,7 +220,7 @@ class TestWrites:
         graph = capture(program, X).graph
         q, scale = graph.output_node().args[0][2:]
         scale.meta["val"] = scale.meta["val"].new_empty_strided((8, 1), (1, 8))
-        FusionPass([dataclasses.replace(stubs.QUANTIZE, refuse=unprofitable)], strict=True)(graph)
+        FusionPass([dataclasses.replace(stubs.QUANTIZE, check=unprofitable)], strict=True)(graph)
         first, second = graph.output_node().args[0][:2], graph.output_node().args[0][2:]
         assert first[0] is second[0] and first[1] is not second[1] is scale
 
