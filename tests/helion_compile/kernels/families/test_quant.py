@@ -106,7 +106,7 @@ def test_a_scale_becomes_a_power_of_two_before_its_floor(amax, exact, bodies):
 @pytest.mark.parametrize("exact", [True, False])
 def test_int8_is_rounded_half_to_even(exact, bodies):
     x = torch.tensor([[0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5, -127.5]])
-    text = quantization(torch.int8, clamp=(-128.0, 127.0))
+    text = QuantizeAttrs(torch.int8, clamp=(-128.0, 127.0)).text
     for run in (bodies[quant], quant.reference):
         results = run(x, torch.ones(1), None, text, exact)
         assert as_tuple(results)[0].tolist() == [[0, 2, 2, 0, -2, -2, 126, -128]]
