@@ -122,14 +122,8 @@ def circles(arrows: dict[str, set[str]]) -> list[set[str]]:
     return found
 
 
-# Taken apart next; nothing is added here.
-KNOWN_CIRCLES = [
-    {"helion_compile.passes.patterns.aten.quantize.reduction", "helion_compile.passes.patterns.aten.quantize.scale"},
-]
-
-
 def test_no_files_stand_in_a_circle():
-    assert [circle for circle in circles(ARROWS) if not any(circle <= known for known in KNOWN_CIRCLES)] == []
+    assert circles(ARROWS) == []
 
 
 def test_circles_are_seen():
@@ -148,13 +142,9 @@ def test_the_root_holds_few_files():
     assert len(list(ROOT.glob("*.py"))) <= MOST_FILES_AT_THE_ROOT
 
 
-# Cut next; nothing is added here.
-KNOWN_LONG = {f"helion_compile.passes.patterns.aten.{name}" for name in ("activation", "quantize.scale", "rope")}
-
-
 def test_no_file_is_long():
     lengths = {module: len(path.read_text().splitlines()) for module, path in FILES.items()}
-    assert {module: lines for module, lines in lengths.items() if lines > MOST_LINES and module not in KNOWN_LONG} == {}
+    assert {module: lines for module, lines in lengths.items() if lines > MOST_LINES} == {}
 
 
 def test_no_room_has_the_name_of_an_exported_function():
