@@ -59,9 +59,9 @@ class FusionPass(InductorPass):
     def __call__(self, graph: Graph) -> None:
         hooks.install()
         try:
-            self._sort(graph)
+            self._sort_nodes(graph)
             if self._fuse is None:
-                self._fuse = self._made()
+                self._fuse = self._make_pass()
             self._fuse(graph)
         except Exception as error:
             if self._checked.strict:
@@ -83,13 +83,13 @@ class FusionPass(InductorPass):
     def __deepcopy__(self, memo: dict) -> FusionPass:
         return self
 
-    def _sort(self, graph: Graph) -> None:
+    def _sort_nodes(self, graph: Graph) -> None:
         """vLLM's pattern matcher leaves nodes in front of what they read, and sorts after the last pass only."""
         from helion_compile.compat import stable_topological_sort
 
         stable_topological_sort(graph)
 
-    def _made(self) -> passes.FusionPass:
+    def _make_pass(self) -> passes.FusionPass:
         from helion_compile.fusions import fusions
 
         if vllm.__version__ not in VLLM:
@@ -108,13 +108,16 @@ class FusionPass(InductorPass):
             if fusion.name not in chosen.disable and (chosen.only is None or fusion.name in chosen.only)
         ]
         return passes.FusionPass(
-            [dataclasses.replace(fusion, check=functools.partial(_check, fusion.check)) for fusion in self._covered(wanted)],
+            [
+                dataclasses.replace(fusion, check=functools.partial(_check, fusion.check))
+                for fusion in self._keep_tuned(wanted)
+            ],
             strict=chosen.strict,
             on_record=self._record,
-            log=self._graphs_log(),
+            log=self._make_graph_log(),
         )
 
-    def _covered(self, wanted: list[passes.Fusion]) -> list[passes.Fusion]:
+    def _keep_tuned(self, wanted: list[passes.Fusion]) -> list[passes.Fusion]:
         """Those of the fusions all of whose kernels have configs for the GPU."""
         from helion_compile.fusions import CATALOGUE
 
@@ -144,7 +147,7 @@ class FusionPass(InductorPass):
                 off("operators stay as this vLLM has them", str(refusal))
 
     @staticmethod
-    def _graphs_log() -> logging.Logger:
+    def _make_graph_log() -> logging.Logger:
         """A model has dozens of graphs: only who asks for details is told of each."""
         graphs = log.getChild("graphs")
         graphs.setLevel(logging.NOTSET if log.isEnabledFor(logging.DEBUG) else logging.ERROR)

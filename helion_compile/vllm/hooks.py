@@ -18,8 +18,8 @@ _installed: set[str] = set()
 
 def install() -> None:
     """Hook into those modules of vLLM that are imported by now; to be called whenever vLLM may have imported more."""
-    _hook(compat.VLLM_CLONE_ELIMINATION, _clones, "vLLM's clone elimination may fail on fused graphs")
-    _hook(compat.VLLM_GPU_WORKER, _worker, "the warm-up is off, first calls of some sizes compile while serving")
+    _hook(compat.VLLM_CLONE_ELIMINATION, _patch_clone_elimination, "vLLM's clone elimination may fail on fused graphs")
+    _hook(compat.VLLM_GPU_WORKER, _patch_worker, "the warm-up is off, first calls of some sizes compile while serving")
 
 
 def _hook(name: str, change: Callable[[Any], None], otherwise: str) -> None:
@@ -32,7 +32,7 @@ def _hook(name: str, change: Callable[[Any], None], otherwise: str) -> None:
         off(otherwise, f"{type(error).__name__}: {error}")
 
 
-def _clones(module: Any) -> None:
+def _patch_clone_elimination(module: Any) -> None:
     # It takes every higher-order op for a write, and fails where it finds two writes to one clone.
     original = module.user_writes_to_node
 
@@ -43,7 +43,7 @@ def _clones(module: Any) -> None:
     module.user_writes_to_node = user_writes_to_node
 
 
-def _worker(module: Any) -> None:
+def _patch_worker(module: Any) -> None:
     original = module.Worker.compile_or_warm_up_model
 
     @functools.wraps(original)

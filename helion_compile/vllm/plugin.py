@@ -48,13 +48,13 @@ def _replace_manager() -> None:
     _originals["manager"] = original()
 
     def get_pass_manager_cls(cls: type) -> str:
-        return _manager()
+        return _find_manager()
 
     get_pass_manager_cls.knows_helion_compile = True  # type: ignore[attr-defined]
     platform.get_pass_manager_cls = classmethod(get_pass_manager_cls)
 
 
-def _manager() -> str:
+def _find_manager() -> str:
     """The name of our class, or vLLM's where ours cannot be made of it; asked for when vLLM is about to compile."""
     module, _, name = _MANAGER.rpartition(".")
     try:

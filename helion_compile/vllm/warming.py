@@ -36,7 +36,9 @@ def warm(worker: Any) -> None:
         if not calls:
             log.info("helion_compile: a step of the model calls no kernel of ours")
             return
-        log.info("helion_compile: a step of the model calls %s", _counted(call.kernel.short_name for call in calls.elements()))
+        log.info(
+            "helion_compile: a step of the model calls %s", _format_counts(call.kernel.short_name for call in calls.elements())
+        )
         origins: Counter[str] = Counter()
 
         def run(tokens: int) -> None:
@@ -51,7 +53,7 @@ def warm(worker: Any) -> None:
         log.info(
             "helion_compile: configs for up to %d tokens: %s; %s; dry runs %.1f s, %.1f s in all",
             largest,
-            _counted(origins.elements()),
+            _format_counts(origins.elements()),
             done,
             dry,
             time.perf_counter() - started,
@@ -95,7 +97,7 @@ class Tensor:
     @classmethod
     def of(cls, layouts: tuple[Layout, Layout]) -> Tensor:
         one, other = layouts
-        shape, stride = (tuple(map(Size.of, zip(*pair, strict=True))) for pair in zip(*map(_sizes, layouts), strict=True))
+        shape, stride = (tuple(map(Size.of, zip(*pair, strict=True))) for pair in zip(*map(_get_sizes, layouts), strict=True))
         if dataclasses.replace(one, shape=(), stride=()) != dataclasses.replace(other, shape=(), stride=()):
             raise ValueError(f"an argument is {one} for {_DRY[0]} tokens and {other} for {_DRY[1]}")
         return cls(shape, stride, dataclasses.replace(one, shape=(), stride=()))
@@ -122,28 +124,28 @@ def calls_of(run: Callable[[int], Any]) -> Counter[Call]:
     Raises:
         ValueError: its calls differ between two numbers of tokens in more than sizes.
     """
-    found = tuple(list(_wanted(run, tokens)) for tokens in _DRY)
+    found = tuple(list(_record_requests(run, tokens)) for tokens in _DRY)
     if [wanted.kernel for wanted in found[0]] != [wanted.kernel for wanted in found[1]]:
         raise ValueError(f"the model calls other kernels for {_DRY[0]} tokens than for {_DRY[1]}")
     calls = (
-        Call(one.kernel, tuple(map(_argument, zip(one.arguments, other.arguments, strict=True))))
+        Call(one.kernel, tuple(map(_fit_argument, zip(one.arguments, other.arguments, strict=True))))
         for one, other in zip(*found, strict=True)
     )
     return Counter(calls)
 
 
-def _counted(names: Iterable[str]) -> str:
+def _format_counts(names: Iterable[str]) -> str:
     return ", ".join(f"{count} x {name}" for name, count in Counter(names).most_common())
 
 
-def _wanted(run: Callable[[int], Any], tokens: int) -> Iterator[PlanRequest]:
+def _record_requests(run: Callable[[int], Any], tokens: int) -> Iterator[PlanRequest]:
     found: list[PlanRequest] = []
     with torch.inference_mode(), collect_plan_requests(found.append):
         run(tokens)
     return iter(found)
 
 
-def _argument(pair: tuple[Any, Any]) -> Any:
+def _fit_argument(pair: tuple[Any, Any]) -> Any:
     one, other = pair
     if isinstance(one, Layout):
         return Tensor.of(pair)
@@ -152,5 +154,5 @@ def _argument(pair: tuple[Any, Any]) -> Any:
     return one
 
 
-def _sizes(layout: Layout) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _get_sizes(layout: Layout) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return layout.shape, layout.stride
