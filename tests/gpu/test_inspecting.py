@@ -9,6 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import helion_compile
 from helion_compile import explain, report
+from helion_compile.passes.account.refusal import RefusalKind
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,9 @@ def test_verify_leaves_a_right_model_fused(model, ids):
     compiled = torch.compile(model, backend="helion", options={"verify": True})
     compiled(ids)
     told = report(compiled)
-    assert told.sites and not told.refusals and all(fused.verified for fused in told.sites)
+    assert told.sites and all(fused.verified for fused in told.sites)
+    # Others may stand there: the norm and RoPE of the keys are refused before anything is run.
+    assert not [refusal for refusal in told.refusals if refusal.kind is RefusalKind.VERIFY]
 
 
 @pytest.mark.parametrize(
