@@ -41,7 +41,7 @@ def _heads(pairs: str, **fields: Any) -> Callable[[int], Iterator[dict[str, Any]
 
     def of(k: int) -> Iterator[dict[str, Any]]:
         heads, rest = divmod(k, HEAD)
-        return iter([] if rest else [{"head_dim": HEAD, "num_heads": heads, "turned": HEAD, "pairs": pairs, **fields}])
+        return iter([] if rest else [{"head_dim": HEAD, "num_heads": heads, "rotary_dim": HEAD, "pairs": pairs, **fields}])
 
     return of
 
@@ -115,8 +115,8 @@ def _written_pairs(x, cos, sin):
 
 
 def _complex_pairs(x, frequencies):
-    turned = torch.view_as_complex(x.float().unflatten(-1, (-1, 2))) * frequencies.unsqueeze(2)
-    return torch.view_as_real(turned).flatten(-2).type_as(x)
+    rotated = torch.view_as_complex(x.float().unflatten(-1, (-1, 2))) * frequencies.unsqueeze(2)
+    return torch.view_as_real(rotated).flatten(-2).type_as(x)
 
 
 def _join_tables(args):
@@ -154,8 +154,8 @@ def _make_frequencies(args):
     return args.x, torch.complex(args.cos1, args.sin1)
 
 
-_HALVES: dict[str, Any] = {"written": _rotated_halves, "prepare": _make_rotated_arguments}
-_NEIGHBOURS: dict[str, Any] = {"written": _stacked_pairs, "prepare": _take_first_tables, "adjust": _share_tables}
+_NEOX: dict[str, Any] = {"written": _rotated_halves, "prepare": _make_rotated_arguments}
+_INTERLEAVED: dict[str, Any] = {"written": _stacked_pairs, "prepare": _take_first_tables, "adjust": _share_tables}
 _EXACT: dict[str, Any] = {"attributes": {"exact": True}}
 _SILU_MUL = {"gated": True}
 
@@ -177,24 +177,24 @@ SUBJECTS: dict[str, Subject] = {
     "activation_quant static": Subject(activation_quant, _rows(**_SILU_MUL, static=True)),
     "activation_quant gelu": Subject(activation_quant, _rows(**_SILU_MUL), {"function": "gelu_tanh"}),
     "activation_quant alone": Subject(activation_quant, _rows(gated=False), {"function": "relu_squared"}),
-    "rope": Subject(rope, _heads("halves"), **_HALVES),
-    "rope exact": Subject(rope, _heads("halves"), **_HALVES, **_EXACT, check_eager=True),
-    "rope of neighbours": Subject(rope, _heads("neighbours"), **_NEIGHBOURS),
-    "rope of neighbours, written": Subject(rope, _heads("neighbours"), **_NEIGHBOURS | {"written": _written_pairs}),
+    "rope": Subject(rope, _heads("neox"), **_NEOX),
+    "rope exact": Subject(rope, _heads("neox"), **_NEOX, **_EXACT, check_eager=True),
+    "rope interleaved": Subject(rope, _heads("interleaved"), **_INTERLEAVED),
+    "rope interleaved, written": Subject(rope, _heads("interleaved"), **_INTERLEAVED | {"written": _written_pairs}),
     "rope of complex numbers": Subject(
-        rope, _heads("neighbours"), written=_complex_pairs, prepare=_make_frequencies, adjust=_split_one_tensor
+        rope, _heads("interleaved"), written=_complex_pairs, prepare=_make_frequencies, adjust=_split_one_tensor
     ),
     "norm_rope": Subject(
-        norm_rope, _heads("halves", over_heads=False), written=_norm_rotated, prepare=_make_norm_rotated_arguments
+        norm_rope, _heads("neox", over_heads=False), written=_norm_rotated, prepare=_make_norm_rotated_arguments
     ),
     "norm_rope exact": Subject(
         norm_rope,
-        _heads("halves", over_heads=False),
+        _heads("neox", over_heads=False),
         written=_norm_rotated,
         prepare=_make_norm_rotated_arguments,
         **_EXACT,
         check_eager=True,
     ),
-    "norm_rope over heads": Subject(norm_rope, _heads("halves", over_heads=True)),
+    "norm_rope over heads": Subject(norm_rope, _heads("neox", over_heads=True)),
     "scaled_mm": Subject(scaled_mm, _weights, library=scaled_mm.fallbacks["library"]),
 }

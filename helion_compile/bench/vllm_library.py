@@ -157,7 +157,7 @@ def _flatten_heads(args):
 
 @takes(RopeArgs)
 def _make_rotary_arguments(args):
-    return *_flatten_heads(args), args.pairs == "halves"
+    return *_flatten_heads(args), args.pairs == "neox"
 
 
 @takes(NormRopeArgs)
@@ -179,7 +179,7 @@ OPERATORS: dict[str, tuple[Callable[..., Any], Callable[..., tuple[Any, ...]]]] 
     "activation_quant group": (_silu_group, _join_gate_and_up),
     "activation_quant static": (_silu_static, _join_gate_and_up),
     "rope": (_rotary, _make_rotary_arguments),
-    "rope of neighbours": (_rotary, _make_rotary_arguments),
+    "rope interleaved": (_rotary, _make_rotary_arguments),
     "norm_rope": (_norm_rotary, _make_norm_rotary_arguments),
     "scaled_mm": (_cutlass, _keep_arguments),
 }

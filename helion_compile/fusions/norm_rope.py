@@ -66,7 +66,7 @@ def _check(chain: Chain, *, exact: bool) -> Refusal | None:
     width, out = shape_of(chain.inputs["x"])[-1], shape_of(chain[Rope].outputs["out"][0])
     per_head = not _over_heads(chain) and known_equal(width, out[-1])
     over_heads = _over_heads(chain) and known_equal(width, out[heads.dim - 4] * out[-1])
-    if not (per_head or (over_heads and (rope.swapped or heads.dim == 2))):
+    if not (per_head or (over_heads and (rope.transposed or heads.dim == 2))):
         found, remedy = (
             "the norm is over {width} values, the heads are {heads}",
             "over a head or all heads of a token it fuses",

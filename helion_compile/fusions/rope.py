@@ -64,7 +64,7 @@ def _build(chain: Chain, emit: Emit, *, exact: bool) -> Outputs:
 def _arguments(chain: Chain, heads: Heads, operands: Operands) -> RopeArgs:
     return RopeArgs(
         **head_arguments(chain, ComplexRope, heads, operands),
-        pairs=word_of(RopePairs.NEIGHBOURS),
+        pairs=word_of(RopePairs.INTERLEAVED),
         stepwise=False,
         heads_first=heads.heads_first,
         exact=False,

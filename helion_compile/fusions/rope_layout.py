@@ -1,7 +1,7 @@
-"""What every fusion that turns heads asks of a chain, and the tensors that it hands to its kernel.
+"""What every fusion that rotates heads asks of a chain, and the tensors that it hands to its kernel.
 
-Letters: ``B`` sequences, ``S`` tokens, ``H`` heads, ``D`` elements of a head, ``R`` of them turned.  Where all tokens stand in
-one row, as in vLLM, values have no B: [S, H, D]; they are taken for those of one sequence.
+Letters: ``B`` sequences, ``S`` tokens, ``H`` heads, ``D`` elements of a head, ``R`` of them rotated.  Where all tokens stand
+in one row, as in vLLM, values have no B: [S, H, D]; they are taken for those of one sequence.
 
 Inductor makes one kernel of a rotary embedding too, and puts it into that of a pointwise reader (the write to a KV cache, the
 copy that repeats keys for groups of queries) or producer.  So a fusion pays only where x lies in memory anyway and whoever
@@ -35,9 +35,9 @@ _ATTENTION = "_scaled_dot_product_"
 
 
 class Heads(NamedTuple):
-    """Where heads and tokens are in the value that is turned, seen in four dimensions, and how the result lies in memory."""
+    """Where heads and tokens are in the value that is rotated, seen in four dimensions, and how the result lies in memory."""
 
-    dim: int  # of the heads in the turned value: 1 in [B, H, S, D], 2 in [B, S, H, D]
+    dim: int  # of the heads in the rotated value: 1 in [B, H, S, D], 2 in [B, S, H, D]
     heads_first: bool  # the result lies in memory as [B, H, S, D]
 
 
@@ -52,7 +52,7 @@ def heads_of(chain: Chain, op: type[Rope | ComplexRope]) -> Heads | Refusal:
     out = out.unsqueeze(0) if len(shape) == 3 else out
     tables = [shape_of(match.inputs[name]) for name in ("cos", "sin", "freqs") if name in match.inputs]
     padded = [(*[1] * (4 - len(table)), *table) for table in tables]
-    possible = (1,) if match.op.swapped else (2, 1)
+    possible = (1,) if match.op.transposed else (2, 1)
     fitting = [dim for dim in possible if all(known_equal(table[dim], 1) for table in padded)]
     if not fitting:
         found, remedy = "the angles have shape {angles} for {shape}", "angles that all heads share fuse"
@@ -110,7 +110,7 @@ def head_arguments(chain: Chain, op: type[Rope | ComplexRope], heads: Heads, ope
     if len(shape) == 3:
         shape, x = (1, *shape), call(aten.unsqueeze.default, x, 0)
     tokens = [(dim, shape[dim]) for dim in range(3) if dim != heads.dim]
-    if not match.op.swapped and heads.dim == 1:
+    if not match.op.transposed and heads.dim == 1:
         x = call(aten.permute.default, x, [0, 2, 1, 3])
     elif len(_shape(x)) != 4:  # [B, S, H * D] of a norm over all heads
         sizes = [_size(call, x, 0), _size(call, x, 1), shape[heads.dim], shape[3]]
@@ -129,8 +129,8 @@ def head_arguments(chain: Chain, op: type[Rope | ComplexRope], heads: Heads, ope
 
 def in_the_shape_of(heads: Heads, result: Node, emit: Emit) -> Node:
     """What the kernel returned, in the order of dimensions of the value that it replaces."""
-    turned = heads.heads_first != (heads.dim == 1)
-    return emit(aten.permute.default, result, [0, 2, 1, 3]) if turned else result
+    permuted = heads.heads_first != (heads.dim == 1)
+    return emit(aten.permute.default, result, [0, 2, 1, 3]) if permuted else result
 
 
 def _size(call: Callable[..., Any], x: Any, dim: int) -> Any:
@@ -146,10 +146,10 @@ def _first_and_second(op: Rope | ComplexRope, cos: Any, sin: Any, call: Callable
     """cos1, sin1, cos2, sin2 of tables [B, S, R] or [B, S, R / 2]."""
     if isinstance(op, ComplexRope) or op.table is RopeTable.PAIR:
         return cos, sin, cos, sin
-    turned = op.turned
-    spots = ((0, turned // 2, 1), (turned // 2, turned, 1))
-    if op.pairs is RopePairs.NEIGHBOURS:
-        spots = ((0, turned, 2), (1, turned, 2))
+    rotary_dim = op.rotary_dim
+    spots = ((0, rotary_dim // 2, 1), (rotary_dim // 2, rotary_dim, 1))
+    if op.pairs is RopePairs.INTERLEAVED:
+        spots = ((0, rotary_dim, 2), (1, rotary_dim, 2))
     return tuple(call(aten.slice.Tensor, table, 2, *spot) for spot in spots for table in (cos, sin))
 
 

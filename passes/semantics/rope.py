@@ -14,10 +14,10 @@ __all__ = ["ComplexRope", "Rope", "RopePairs", "RopeRounding", "RopeTable"]
 
 
 class RopePairs(enum.Enum):
-    """Which elements are turned together, of R that are turned at all."""
+    """Which elements are rotated together, of R that are rotated at all."""
 
-    HALVES = "halves"  # i and i + R / 2: Llama and most others
-    NEIGHBOURS = "neighbours"  # 2i and 2i + 1: GPT-J, Cohere, Llama 4, video models
+    NEOX = "neox"  # i and i + R / 2: Llama and most others
+    INTERLEAVED = "interleaved"  # 2i and 2i + 1: GPT-J, Cohere, Llama 4, video models
 
 
 class RopeTable(enum.Enum):
@@ -36,57 +36,57 @@ class RopeRounding(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Rope(SemanticOp):
-    """``x`` with pairs (x1, x2) of its first R elements turned to (x1 cos - x2 sin, x2 cos + x1 sin), the rest as it is.
+    """``x`` with pairs (x1, x2) of its first R elements rotated to (x1 cos - x2 sin, x2 cos + x1 sin), the rest as it is.
 
     Two products and one sum or difference an element, none contracted to a fused multiply-add.
 
     Inputs: ``x`` [..., D]; ``cos`` and ``sin`` as ``table`` says, of size 1 in dimensions over which they are repeated
-    (heads).  ``swapped``: ``x`` is [B, S, H, D], and what is turned, and the result, is its transpose [B, H, S, D].
+    (heads).  ``transposed``: ``x`` is [B, S, H, D], and what is rotated, and the result, is its transpose [B, H, S, D].
     Outputs: ``out`` [..., D] of ``dtype``.
     """
 
     pairs: RopePairs
     table: RopeTable
-    turned: int  # R, in elements
+    rotary_dim: int  # R, in elements
     x_dtype: torch.dtype
     dtype: torch.dtype
     table_dtype: torch.dtype
     rounding: RopeRounding
-    swapped: bool = False
+    transposed: bool = False
 
     def __str__(self) -> str:
         return text(
             "Rope",
             self.pairs.value,
-            f"{self.turned} turned",
+            f"rotary_dim={self.rotary_dim}",
             self.table.value,
             dtype_name(self.x_dtype) + (f" to {dtype_name(self.dtype)}" if self.dtype != self.x_dtype else ""),
             f"{dtype_name(self.table_dtype)} table" if self.table_dtype != self.x_dtype else "",
             f"rounded: {self.rounding.value}" if self.rounding is not RopeRounding.RESULT else "",
-            "heads and tokens swapped" if self.swapped else "",
+            "transposed" if self.transposed else "",
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComplexRope(SemanticOp):
-    """``x`` with its first R elements, as R / 2 complex numbers of neighbours in fp32, times ``freqs``; the rest as it is.
+    """``x`` with its first R elements, as R / 2 interleaved complex numbers in fp32, times ``freqs``; the rest as it is.
 
     How the four real products of a complex one are rounded is the device's own, and so no :class:`Rope`.
 
     Inputs: ``x`` [..., D]; ``freqs`` [..., R / 2] complex64, of size 1 in dimensions over which it is repeated (heads).
-    ``swapped`` as for :class:`Rope`.
+    ``transposed`` as for :class:`Rope`.
     Outputs: ``out`` [..., D] of ``dtype``.
     """
 
-    turned: int  # R, in elements
+    rotary_dim: int  # R, in elements
     x_dtype: torch.dtype
     dtype: torch.dtype
-    swapped: bool = False
+    transposed: bool = False
 
     def __str__(self) -> str:
         return text(
             "ComplexRope",
-            f"{self.turned} turned",
+            f"rotary_dim={self.rotary_dim}",
             dtype_name(self.x_dtype) + (f" to {dtype_name(self.dtype)}" if self.dtype != self.x_dtype else ""),
-            "heads and tokens swapped" if self.swapped else "",
+            "transposed" if self.transposed else "",
         )

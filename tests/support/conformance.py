@@ -96,8 +96,8 @@ def _angles(name: str, row: Spelled, dtype: torch.dtype) -> torch.Tensor:
     """cos or sin of angles that all heads share, with a number of its own for each element; or e to their i-th power."""
     op = row.op(dtype)
     batch, tokens, _, _ = row.sizes
-    width = op.turned if getattr(op, "table", None) is RopeTable.ELEMENT else op.turned // 2
-    angles = programs.tensor(batch, *((1, tokens) if op.swapped else (tokens, 1)), width, dtype=torch.float32, seed=5)
+    width = op.rotary_dim if getattr(op, "table", None) is RopeTable.ELEMENT else op.rotary_dim // 2
+    angles = programs.tensor(batch, *((1, tokens) if op.transposed else (tokens, 1)), width, dtype=torch.float32, seed=5)
     if name == "freqs":
         return torch.polar(torch.ones_like(angles), angles)
     return (angles.cos() if name == "cos" else angles.sin()).to(op.table_dtype)

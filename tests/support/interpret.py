@@ -179,14 +179,14 @@ _FUNCTIONS = {
 def rope(op: Rope | ComplexRope, x, cos=None, sin=None, freqs=None):
     """{"out": …}"""
     if isinstance(op, ComplexRope):
-        pairs, steps, cos, sin = RopePairs.NEIGHBOURS, FP32, freqs.real, freqs.imag
+        pairs, steps, cos, sin = RopePairs.INTERLEAVED, FP32, freqs.real, freqs.imag
     else:
         pairs, steps = op.pairs, op.x_dtype if op.rounding is RopeRounding.EVERY_STEP else FP32
-    if op.swapped:
+    if op.transposed:
         x = x.transpose(1, 2)
-    spots = [slice(0, op.turned // 2), slice(op.turned // 2, op.turned)]
-    if pairs is RopePairs.NEIGHBOURS:
-        spots = [slice(0, op.turned, 2), slice(1, op.turned, 2)]
+    spots = [slice(0, op.rotary_dim // 2), slice(op.rotary_dim // 2, op.rotary_dim)]
+    if pairs is RopePairs.INTERLEAVED:
+        spots = [slice(0, op.rotary_dim, 2), slice(1, op.rotary_dim, 2)]
     x1, x2 = (x[..., spot].to(steps) for spot in spots)
     each = not isinstance(op, ComplexRope) and op.table is RopeTable.ELEMENT
     (cos1, cos2), (sin1, sin2) = ([table[..., spot].to(steps) if each else table for spot in spots] for table in (cos, sin))

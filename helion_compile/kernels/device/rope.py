@@ -1,6 +1,6 @@
-"""What kernels that turn heads share: the turning itself, its reference, what they refuse, and their cases.
+"""What kernels that rotate heads share: the rotation itself, its reference, what they refuse, and their cases.
 
-Letters: ``B`` sequences, ``S`` tokens of each, ``H`` heads, ``D`` elements of a head, ``R`` of them turned.
+Letters: ``B`` sequences, ``S`` tokens of each, ``H`` heads, ``D`` elements of a head, ``R`` of them rotated.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from helion_compile.kernels.device.rows import FLOATS, find_dtype
 __all__ = ["make_case", "default_config", "lay_out", "make_inputs", "check_heads", "shapes", "rotate_pair", "rotate_reference"]
 
 TABLES = ("cos1", "sin1", "cos2", "sin2")
-PAIRS = ("halves", "neighbours")
+PAIRS = ("neox", "interleaved")
 _MULTIPLY = "mul.rn.f32 $0, $1, $2;"
 MAX_TOKEN = 65536  # elements of all heads of a token: they are held in registers
 
@@ -57,9 +57,9 @@ def rotate_reference(x, tables, pairs, stepwise, exact):
     cos1, sin1, cos2, sin2 = (getattr(tables, name).unsqueeze(2).to(wide.dtype) for name in TABLES)
     rotary_dim = 2 * cos1.size(-1)
     head, rest = wide[..., :rotary_dim], wide[..., rotary_dim:]
-    x1, x2 = (head[..., 0::2], head[..., 1::2]) if pairs == "neighbours" else head.chunk(2, -1)
+    x1, x2 = (head[..., 0::2], head[..., 1::2]) if pairs == "interleaved" else head.chunk(2, -1)
     both = x1 * cos1 - x2 * sin1, x2 * cos2 + x1 * sin2
-    head = torch.stack(both, -1).flatten(-2) if pairs == "neighbours" else torch.cat(both, -1)
+    head = torch.stack(both, -1).flatten(-2) if pairs == "interleaved" else torch.cat(both, -1)
     return torch.cat((head, rest), -1)
 
 
@@ -106,7 +106,7 @@ def make_case(x, cos1, pairs):
     """The case under which configs for these arguments are stored."""
     tokens = x.size(0) * x.size(1)
     return Case(
-        head_dim=x.size(3), num_heads=x.size(2), num_tokens=tokens, dtype=x.dtype, turned=2 * cos1.size(-1), pairs=pairs
+        head_dim=x.size(3), num_heads=x.size(2), num_tokens=tokens, dtype=x.dtype, rotary_dim=2 * cos1.size(-1), pairs=pairs
     )
 
 
@@ -122,7 +122,7 @@ def default_config(case):
 def make_inputs(case, device):
     """x and its tables, by name, of a case, fresh and random."""
     dtype, tokens = find_dtype(case), case["num_tokens"]
-    angles = torch.randn(1, tokens, case["turned"] // 2, device=device)
+    angles = torch.randn(1, tokens, case["rotary_dim"] // 2, device=device)
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
     x = torch.randn(1, tokens, case["num_heads"], case["head_dim"], device=device).to(dtype)
     # Four tables, as the halves of a table have four addresses.
@@ -133,5 +133,5 @@ def shapes(layer):
     """The queries' heads and the keys'."""
     if layer.head_dim is None or layer.key_value_heads is None:
         return []
-    base = {"head_dim": layer.head_dim, "turned": layer.head_dim, "pairs": "halves"}
+    base = {"head_dim": layer.head_dim, "rotary_dim": layer.head_dim, "pairs": "neox"}
     return [{**base, "num_heads": count} for count in (layer.attention_size // layer.head_dim, layer.key_value_heads)]

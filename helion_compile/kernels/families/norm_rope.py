@@ -1,6 +1,6 @@
 """``norm_rope``: RMSNorm of each head, or of all heads of a token, and rotary position embedding, in one contiguous pass.
 
-Letters: ``B`` sequences, ``S`` tokens of each, ``H`` heads, ``D`` elements of a head, ``R`` of them turned.
+Letters: ``B`` sequences, ``S`` tokens of each, ``H`` heads, ``D`` elements of a head, ``R`` of them rotated.
 
 Numerics.  With ``exact`` every rounding step of the spelled form is kept; only the order of summation in the mean can
 differ.  Without it everything up to the result stays in fp32, as in the code that Inductor makes of the same chain.
@@ -126,7 +126,7 @@ def norm_rope(
     heads_first: hl.constexpr,
     exact: hl.constexpr,
 ) -> torch.Tensor:
-    """``(weight + weight_offset) * x / sqrt(mean(x²) + eps)`` of each head, all of it then turned as by ``rope``.
+    """``(weight + weight_offset) * x / sqrt(mean(x²) + eps)`` of each head, all of it then rotated as by ``rope``.
 
     Args:
         x: [B, S, H, D] bf16, fp16 or fp32 of any strides with a contiguous last dimension.
@@ -149,7 +149,7 @@ def norm_rope(
     # The weight in the shape of x, with strides of 0, so that it is loaded in x's layout: see norm_quant.
     if weight is not None:
         weights = weight.as_strided([b, s, h, d], [0, 0, d if over_heads else 0, 1])
-    if pairs == "neighbours":
+    if pairs == "interleaved":
         both, out_both = x.unflatten(-1, (half, 2)), out.unflatten(-1, (half, 2))
         if weight is not None:
             weight_both = weights.unflatten(-1, (half, 2))
@@ -160,7 +160,7 @@ def norm_rope(
     for sequence, token in hl.tile([b, s]):
         launch_dependents()
         grid_dependency_wait()
-        if pairs == "neighbours":
+        if pairs == "interleaved":
             x1, x2 = hl.split(both[sequence, token, :, :, :].to(torch.float32))
             if weight is not None:
                 w1, w2 = hl.split(weight_both[sequence, token, :, :, :].to(torch.float32))
@@ -191,7 +191,7 @@ def norm_rope(
             x1 = round_to(x1, x.dtype)
             x2 = round_to(x2, x.dtype)
         first, second = rotate_pair(x1, x2, c1, s1, c2, s2, x.dtype, stepwise, exact)
-        if pairs == "neighbours":
+        if pairs == "interleaved":
             out_both[sequence, token, :, :, :] = hl.join(first, second).to(x.dtype)
         else:
             out_left[sequence, token, :, :] = first.to(x.dtype)

@@ -1,6 +1,6 @@
 """``rope``: rotary position embedding in one contiguous pass.
 
-Letters: ``B`` sequences, ``S`` tokens of each, ``H`` heads, ``D`` elements of a head, ``R`` of them turned.
+Letters: ``B`` sequences, ``S`` tokens of each, ``H`` heads, ``D`` elements of a head, ``R`` of them rotated.
 
 Numerics.  With ``exact`` every rounding step of the spelled form is kept, bit for bit what eager PyTorch gives.
 Without it everything up to the result stays in fp32, as in the code that Inductor makes of the same chain.
@@ -82,13 +82,13 @@ def rope(
     heads_first: hl.constexpr,
     exact: hl.constexpr,
 ) -> torch.Tensor:
-    """Turn the first R elements of each head in pairs: ``(x1 cos1 - x2 sin1, x2 cos2 + x1 sin2)``; the rest is copied.
+    """Rotate the first R elements of each head in pairs: ``(x1 cos1 - x2 sin1, x2 cos2 + x1 sin2)``; the rest is copied.
 
     Args:
         x: [B, S, H, D] bf16, fp16 or fp32 of any strides with a contiguous last dimension.
         cos1, sin1, cos2, sin2: [B, S, R / 2] of any strides, for the first and the second of each pair; a stride of 0 repeats
             what several sequences share.
-        pairs: "halves" (i and i + R / 2) or "neighbours" (2i and 2i + 1).
+        pairs: "neox" (i and i + R / 2) or "interleaved" (2i and 2i + 1).
         stepwise: whether the model rounds both products to ``x``'s dtype before the sum.
         heads_first: return [B, H, S, D] instead of [B, S, H, D].
         exact: keep every rounding step of the model (see the module's text).
@@ -102,8 +102,8 @@ def rope(
     half = hl.specialize(cos1.size(-1))
     result = torch.empty([b, h, s, d] if heads_first else [b, s, h, d], dtype=x.dtype, device=x.device)
     out = result.transpose(1, 2) if heads_first else result
-    # Views that a launch plan can follow.  Neighbours are loaded together and split in registers; halves lie apart.
-    if pairs == "neighbours":
+    # Views that a launch plan can follow.  Interleaved pairs are loaded together and split in registers; halves lie apart.
+    if pairs == "interleaved":
         both, out_both = x[:, :, :, : 2 * half].unflatten(-1, (half, 2)), out[:, :, :, : 2 * half].unflatten(-1, (half, 2))
     else:
         left, right = x[:, :, :, :half], x[:, :, :, half : 2 * half]
@@ -117,7 +117,7 @@ def rope(
         c2 = cos2[sequence, token, :].to(torch.float32)[:, :, None, :]
         s1 = sin1[sequence, token, :].to(torch.float32)[:, :, None, :]
         s2 = sin2[sequence, token, :].to(torch.float32)[:, :, None, :]
-        if pairs == "neighbours":
+        if pairs == "interleaved":
             x1, x2 = hl.split(both[sequence, token, :, :, :].to(torch.float32))
             first, second = rotate_pair(x1, x2, c1, s1, c2, s2, x.dtype, stepwise, exact)
             out_both[sequence, token, :, :, :] = hl.join(first, second).to(x.dtype)

@@ -40,7 +40,7 @@ aten = torch.ops.aten
 
 NAME = "rope"
 ANCHORS = frozenset({aten.cat.default, aten.slice_scatter.default, aten.view_as_complex.default})
-_SWAP = [0, 2, 1, 3]
+_TRANSPOSE = [0, 2, 1, 3]
 
 
 def match_at(anchor: Node) -> Match | None:
@@ -52,13 +52,13 @@ def match_at(anchor: Node) -> Match | None:
     if found is None:
         return None
     x, value = matcher.exact(found.x), found.value
-    turned = shape_of(x)[-1]
+    rotary_dim = shape_of(x)[-1]
     table_dtype = dtype_of(found.inputs.get("cos"))
     if dtype_of(x) not in PLAIN_FLOATS or found.computed not in PLAIN_FLOATS:
         matcher.fail(
             anchor,
             RefusalKind.DTYPE,
-            "{x_dtype} is turned in {computed}",
+            "{x_dtype} is rotated in {computed}",
             "bf16, fp16 and fp32 fuse",
             x_dtype=dtype_of(x),
             computed=found.computed,
@@ -77,7 +77,7 @@ def match_at(anchor: Node) -> Match | None:
         matcher.fail(
             value,
             RefusalKind.SHAPE,
-            "x {shape} turned by cos and sin becomes {out_shape}",
+            "x {shape} rotated by cos and sin becomes {out_shape}",
             "of one shape it fuses",
             shape=shape_of(x),
             out_shape=shape_of(value),
@@ -87,8 +87,8 @@ def match_at(anchor: Node) -> Match | None:
         matcher.take(value)
     out = out or (value,)
     x, out = _with_the_rest(matcher, x, out)
-    x, swapped = _before_swap(matcher, x)
-    facts: dict[str, Any] = dict(turned=turned, x_dtype=dtype_of(x), dtype=dtype_of(out[0]), swapped=swapped)
+    x, transposed = _before_transpose(matcher, x)
+    facts: dict[str, Any] = dict(rotary_dim=rotary_dim, x_dtype=dtype_of(x), dtype=dtype_of(out[0]), transposed=transposed)
     if found.table is None:
         op: SemanticOp = ComplexRope(**facts)
     else:
@@ -98,7 +98,7 @@ def match_at(anchor: Node) -> Match | None:
 
 
 def _with_the_rest(matcher: Matcher, x: Node, out: tuple[Node, ...]) -> tuple[Node, tuple[Node, ...]]:
-    """The whole x and result, if ``x`` is the beginning of one and a cat puts the rest behind the turned part."""
+    """The whole x and result, if ``x`` is the beginning of one and a cat puts the rest behind the rotated part."""
     beginning, joined = part_of(x), next(iter(out[0].users), None)
     if beginning is None or joined is None or len(out) != 1 or len(out[0].users) != 1 or joined.target is not aten.cat.default:
         return x, out
@@ -106,16 +106,16 @@ def _with_the_rest(matcher: Matcher, x: Node, out: tuple[Node, ...]) -> tuple[No
     rest = part_of(pieces[1]) if len(pieces) == 2 and pieces[0] is out[0] and end_of(joined, 1) == -1 else None
     if rest is None or rest.source is not whole or dtype_of(joined) != dtype_of(whole):
         return x, out
-    turned = shape_of(x)[-1]
-    if beginning.spot != (0, turned, 1) or rest.spot != (turned, shape_of(whole)[-1], 1):
+    rotary_dim = shape_of(x)[-1]
+    if beginning.spot != (0, rotary_dim, 1) or rest.spot != (rotary_dim, shape_of(whole)[-1], 1):
         return x, out
     matcher.take(out[0])
     take_parts(matcher, beginning, rest)
     return matcher.exact(whole), (matcher.take(joined),)
 
 
-def _before_swap(matcher: Matcher, x: Node) -> tuple[Node, bool]:
-    swapped = x.target is aten.permute.default and list(x.args[1]) == _SWAP
+def _before_transpose(matcher: Matcher, x: Node) -> tuple[Node, bool]:
+    transposed = x.target is aten.permute.default and list(x.args[1]) == _TRANSPOSE
     if x.target is aten.transpose.int and len(shape_of(x)) == 4:
-        swapped = sorted(dim % 4 for dim in x.args[1:3]) == [1, 2]
-    return (matcher.take(x, cheap=True).args[0], True) if swapped else (x, False)
+        transposed = sorted(dim % 4 for dim in x.args[1:3]) == [1, 2]
+    return (matcher.take(x, cheap=True).args[0], True) if transposed else (x, False)

@@ -58,10 +58,10 @@ def _of_cat(matcher: Matcher) -> Rotated | None:
     if all(part.target is aten.unsqueeze.default and part.args[1] in (-1, rank - 1) for part in parts):
         if len(wholes) != 1 or len(anchor.users) != 1:
             return None
-        whole, pairs, steps = wholes[0], RopePairs.NEIGHBOURS, [*parts, *wholes]
+        whole, pairs, steps = wholes[0], RopePairs.INTERLEAVED, [*parts, *wholes]
         parts = [part.args[0] for part in parts]
     else:
-        whole, pairs, steps = anchor, RopePairs.HALVES, []
+        whole, pairs, steps = anchor, RopePairs.NEOX, []
     parts, casts = _before_rounding(parts, dtype_of(whole))
     first, second = (lossless(part) for part in parts)
     if first.target is aten.neg.default:
@@ -70,7 +70,7 @@ def _of_cat(matcher: Matcher) -> Rotated | None:
         found = _two_sums(matcher, pairs, first, second, value=whole)
     elif second.target is aten.neg.default and _paired(part_of(second.args[0]), part_of(parts[0]), pairs):
         matcher.fail(
-            anchor, RefusalKind.FUNCTION, "the cat is cat([x2, -x1]), which turns the other way", "cat([-x2, x1]) fuses"
+            anchor, RefusalKind.FUNCTION, "the cat is cat([x2, -x1]), which rotates the other way", "cat([-x2, x1]) fuses"
         )
     else:
         return None
@@ -133,7 +133,7 @@ def _two_sums(matcher: Matcher, pairs: RopePairs, difference: Node, total: Node,
                     matcher.fail(
                         difference,
                         RefusalKind.FUNCTION,
-                        "{cut} are turned and put together as {pairs}",
+                        "{cut} pairs are rotated and put together as {pairs}",
                         "put back where they were they fuse",
                         cut=cut.value,
                         pairs=pairs.value,
@@ -218,7 +218,7 @@ def _of_complex(matcher: Matcher) -> Rotated | None:
         x = matcher.through_views(matcher.anchor.args[0])
         real = _step_to_reader(matcher, product, {aten.view_as_real.default}, "as real numbers")
         whole = _step_to_reader(matcher, real, RESHAPES, "in the shape of x")
-        return Rotated(x, RopePairs.NEIGHBOURS, None, {"freqs": freqs}, matcher.take(whole), dtype_of(real))
+        return Rotated(x, RopePairs.INTERLEAVED, None, {"freqs": freqs}, matcher.take(whole), dtype_of(real))
     return None
 
 
@@ -248,8 +248,8 @@ FORMS = {
 def _spots(width: int) -> dict[RopePairs, tuple[tuple[int, int, int], ...]]:
     """Where the first and the second of each pair are: start, stop and step in the last dimension."""
     return {
-        RopePairs.HALVES: ((0, width // 2, 1), (width // 2, width, 1)),
-        RopePairs.NEIGHBOURS: ((0, width, 2), (1, width, 2)),
+        RopePairs.NEOX: ((0, width // 2, 1), (width // 2, width, 1)),
+        RopePairs.INTERLEAVED: ((0, width, 2), (1, width, 2)),
     }
 
 
@@ -261,7 +261,7 @@ def _before_rounding(parts: list[Node], dtype: torch.dtype) -> tuple[list[Node],
 
 
 def _paired(first: Part | None, second: Part | None, pairs: RopePairs) -> Node | None:
-    """The tensor whose elements ``first`` and ``second`` are turned together."""
+    """The tensor whose elements ``first`` and ``second`` are rotated together."""
     if first is None or second is None or lossless(first.source) is not lossless(second.source):
         return None
     width = shape_of(first.source)[-1]

@@ -42,7 +42,7 @@ _GROUPS = "group_size eps fp8_min fp8_max"
 _quantized_norm = partial(build_norm, x="input", out=INSIDE)
 _rope_in_place = partial(
     refuse_operator,
-    found="turns queries and keys in one call, where they lie, and is one kernel as it is",
+    found="rotates queries and keys in one call, where they lie, and is one kernel as it is",
     remedy="vLLM's native code, without custom operators, can be read",
 )
 

@@ -1,6 +1,6 @@
 """``rope`` and ``norm_rope`` on the GPU against eager PyTorch, fp64 and Inductor.
 
-Letters: B sequences, S tokens, H heads, D elements of a head, R of them turned.
+Letters: B sequences, S tokens, H heads, D elements of a head, R of them rotated.
 """
 
 import pytest
@@ -40,26 +40,26 @@ def chunked(x, cos, sin):
     return torch.cat((x1 * cos1 - x2 * sin1, x2 * cos2 + x1 * sin2), -1)
 
 
-FORMS = {rotate_half: "halves", chunked: "halves", rotate_pairs: "neighbours", strided_writes: "neighbours"}
+FORMS = {rotate_half: "neox", chunked: "neox", rotate_pairs: "interleaved", strided_writes: "interleaved"}
 
 
 def spelled(form, x, cos, sin):
     """``form`` of the first elements of ``x`` [B, S, H, D], as many as ``cos`` [B, S, R] has."""
-    turned = cos.size(-1)
-    out = form(x[..., :turned], cos.unsqueeze(2), sin.unsqueeze(2))
-    return torch.cat((out, x[..., turned:].to(out.dtype)), -1)
+    rotary_dim = cos.size(-1)
+    out = form(x[..., :rotary_dim], cos.unsqueeze(2), sin.unsqueeze(2))
+    return torch.cat((out, x[..., rotary_dim:].to(out.dtype)), -1)
 
 
 def inputs(shape, dtype, table_dtype=None):
-    b, s, h, d, turned = shape
+    b, s, h, d, rotary_dim = shape
     torch.manual_seed(0)
     x = torch.randn(b, s, h, d, device="cuda").to(dtype)
-    cos, sin = (torch.randn(b, s, turned, device="cuda").to(table_dtype or dtype) for _ in range(2))
+    cos, sin = (torch.randn(b, s, rotary_dim, device="cuda").to(table_dtype or dtype) for _ in range(2))
     return x, cos, sin
 
 
 def tables(cos, sin, pairs):
-    if pairs == "neighbours":
+    if pairs == "interleaved":
         return cos[..., ::2], sin[..., ::2], cos[..., 1::2], sin[..., 1::2]
     half = cos.size(-1) // 2
     return cos[..., :half], sin[..., :half], cos[..., half:], sin[..., half:]
@@ -163,7 +163,7 @@ def test_default_norm_rope_is_as_near_to_fp64_as_inductor(dtype):
     def inductor(x, weight, cos, sin):
         return spelled(rotate_half, llama(x, weight, 0, factor_of(x)), cos, sin)
 
-    result = norm_rope(x, weight, *tables(cos, sin, "halves"), EPS, 0.0, True, False, "halves", dtype != FP32, False, False)
+    result = norm_rope(x, weight, *tables(cos, sin, "neox"), EPS, 0.0, True, False, "neox", dtype != FP32, False, False)
     x64 = x.double()
     x64 = weight.double() * x64 * torch.rsqrt(x64.pow(2).mean(-1, keepdim=True) + EPS)
     truth = spelled(rotate_half, x64, cos.double(), sin.double())

@@ -28,7 +28,7 @@ REFUSED = {
     "torchao_int8_range": "the zero point comes from a division in torch.",
     "int8_token_reciprocal": "nothing bounds the values before the cast to torch.int8",
     "compressed_tensors": "rows of zeros have a scale of their own",  # which the graph returns; test_compressed_tensors
-    "partial": "32 of 64 elements are turned; behind a norm the kernel turns all",
+    "partial": "32 of 64 elements are rotated; behind a norm the kernel rotates all",
     "complex_products": "how a complex product is rounded is the device's own",
 }
 IN_DEFAULT_TOO = {name for name, reason in REFUSED.items() if reason == A_TENSOR} | {

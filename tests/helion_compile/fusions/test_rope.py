@@ -45,12 +45,12 @@ def rotate_pairs(x, cos, sin):
     return x * cos + torch.stack((-x2, x1), -1).flatten(-2) * sin
 
 
-def attention(turn, normalise=norm):
+def attention(rotate, normalise=norm):
     """Queries as HF makes them of a projection, keys and values given: [B, S, H * D] -> attention's result."""
 
     def program(hidden, weight, cos, sin, kv):
         q = normalise(hidden.view(*hidden.shape[:2], H, D), weight).transpose(1, 2)
-        return F.scaled_dot_product_attention(turn(q, cos.unsqueeze(1), sin.unsqueeze(1)), kv, kv)
+        return F.scaled_dot_product_attention(rotate(q, cos.unsqueeze(1), sin.unsqueeze(1)), kv, kv)
 
     return program
 
@@ -63,21 +63,21 @@ def arguments(dtype=torch.bfloat16, tables=B, width=D):
 
 
 @pytest.mark.parametrize(
-    ("turn", "normalise", "dtype"),
+    ("rotate", "normalise", "dtype"),
     pairwise((rotate_half, rotate_pairs), (norm, olmo_norm, gemma_norm), DTYPES),
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
 class TestNormRope:
-    def test_exact_is_the_graph_bit_for_bit(self, turn, normalise, dtype):
-        program, args = attention(turn, normalise), arguments(dtype)
+    def test_exact_is_the_graph_bit_for_bit(self, rotate, normalise, dtype):
+        program, args = attention(rotate, normalise), arguments(dtype)
         result, record = run(program, *args, numerics="exact")
         assert fused(record) == ["norm_rope"]
         assert_bit_equal([result], [run(program, *args, only=[])[0]])
 
-    def test_default_is_as_near_to_fp64_as_inductor(self, turn, normalise, dtype):
+    def test_default_is_as_near_to_fp64_as_inductor(self, rotate, normalise, dtype):
         def program(hidden, weight, cos, sin):
             q = normalise(hidden.view(B, S, H, D), weight).transpose(1, 2)
-            return turn(q, cos.unsqueeze(1), sin.unsqueeze(1))
+            return rotate(q, cos.unsqueeze(1), sin.unsqueeze(1))
 
         args = arguments(dtype)[:-1]
         result, record = run(program, *args)
@@ -86,7 +86,7 @@ class TestNormRope:
         x, weight, cos, sin = (tensor.double() for tensor in args)
         x = x.view(B, S, H, D)
         x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * (weight + (normalise is gemma_norm))
-        truth = turn(x.transpose(1, 2), cos.unsqueeze(1), sin.unsqueeze(1))
+        truth = rotate(x.transpose(1, 2), cos.unsqueeze(1), sin.unsqueeze(1))
         ours, theirs = relative_error(result, truth), relative_error(inductor, truth)
         # In fp32 there is but the last bit: the C++ compiler contracts products and sums, plain torch, which stands in for
         # the kernel on a CPU, does not.
@@ -225,8 +225,8 @@ class TestLeftAlone:
     def test_a_norm_that_is_read_without_the_embedding(self):
         def program(hidden, weight, cos, sin, kv):
             q = norm(hidden.view(B, S, H, D), weight)
-            turned = rotate_half(q.transpose(1, 2), cos.unsqueeze(1), sin.unsqueeze(1))
-            return F.scaled_dot_product_attention(turned, kv, kv), q
+            rotated = rotate_half(q.transpose(1, 2), cos.unsqueeze(1), sin.unsqueeze(1))
+            return F.scaled_dot_product_attention(rotated, kv, kv), q
 
         self.refused(program, *arguments(), reason="the norm is also read without the embedding")
 
@@ -241,10 +241,12 @@ class TestLeftAlone:
     def test_a_part_of_a_head(self):
         def program(hidden, weight, cos, sin, kv):
             q = norm(hidden.view(B, S, H, D), weight).transpose(1, 2)
-            turned = rotate_half(q[..., :32], cos.unsqueeze(1), sin.unsqueeze(1))
-            return F.scaled_dot_product_attention(torch.cat((turned, q[..., 32:]), -1), kv, kv)
+            rotated = rotate_half(q[..., :32], cos.unsqueeze(1), sin.unsqueeze(1))
+            return F.scaled_dot_product_attention(torch.cat((rotated, q[..., 32:]), -1), kv, kv)
 
-        self.refused(program, *arguments(width=32), reason="32 of 64 elements are turned; behind a norm the kernel turns all")
+        self.refused(
+            program, *arguments(width=32), reason="32 of 64 elements are rotated; behind a norm the kernel rotates all"
+        )
 
     def test_angles_of_each_head(self):
         def program(hidden, weight, cos, sin, kv):

@@ -30,9 +30,9 @@ NORM = Norm(eps=1e-6, x_dtype=BF16, dtype=BF16, weight_dtype=BF16, rounding=Norm
 MATMUL = Matmul(dtype=BF16)
 GELU = Activation(function=ActivationFunction.GELU, gated=False, x_dtype=BF16, dtype=BF16, rounding=ActivationRounding.RESULT)
 ROPE = Rope(
-    pairs=RopePairs.HALVES,
+    pairs=RopePairs.NEOX,
     table=RopeTable.PAIR,
-    turned=64,
+    rotary_dim=64,
     x_dtype=BF16,
     dtype=BF16,
     table_dtype=BF16,

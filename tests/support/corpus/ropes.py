@@ -11,7 +11,7 @@ from helion_compile.passes.semantics import ComplexRope, Rope, RopePairs, RopeRo
 from tests.support.conformance import Spelled
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
-HALVES, NEIGHBOURS = RopePairs
+NEOX, INTERLEAVED = RopePairs
 ELEMENT, PAIR = RopeTable
 EVERY_STEP, RESULT = RopeRounding
 HEADS = (2, 5, 4, 64)
@@ -19,7 +19,7 @@ HEADS = (2, 5, 4, 64)
 ROPES: list[Spelled] = []
 
 
-def spelled(who, pairs, table, rounding=EVERY_STEP, *, turned=HEADS[-1], table_dtype=None, swapped=False):
+def spelled(who, pairs, table, rounding=EVERY_STEP, *, rotary_dim=HEADS[-1], table_dtype=None, transposed=False):
     """A row; cos and sin have x's dtype if ``table_dtype`` does not say another."""
 
     def add(function):
@@ -27,12 +27,12 @@ def spelled(who, pairs, table, rounding=EVERY_STEP, *, turned=HEADS[-1], table_d
             return Rope(
                 pairs=pairs,
                 table=table,
-                turned=turned,
+                rotary_dim=rotary_dim,
                 x_dtype=dtype,
                 dtype=dtype,
                 table_dtype=table_dtype or dtype,
                 rounding=RESULT if dtype is FP32 else rounding,
-                swapped=swapped,
+                transposed=transposed,
             )
 
         ROPES.append(Spelled(who, function, ("x", "cos", "sin"), op, (BF16, FP16, FP32), sizes=HEADS))
@@ -49,81 +49,81 @@ def even_odd(x):
     return x[..., 0::2], x[..., 1::2]
 
 
-@spelled("transformers: Llama, Qwen, Mistral, Gemma and 110 others", HALVES, ELEMENT)
+@spelled("transformers: Llama, Qwen, Mistral, Gemma and 110 others", NEOX, ELEMENT)
 def rotate_half(x, cos, sin):
     x1, x2 = halves(x)
     return x * cos + torch.cat((-x2, x1), -1) * sin
 
 
-@spelled("plain code: by chunk, operands the other way round", HALVES, ELEMENT)
+@spelled("plain code: by chunk, operands the other way round", NEOX, ELEMENT)
 def rotate_half_by_chunk(x, cos, sin):
     x1, x2 = x.chunk(2, dim=-1)
     return sin * torch.cat([-x2, x1], dim=-1) + cos * x
 
 
-@spelled("transformers: the same of [B, H, S, D]", HALVES, ELEMENT, swapped=True)
+@spelled("transformers: the same of [B, H, S, D]", NEOX, ELEMENT, transposed=True)
 def rotate_half_heads_first(x, cos, sin):
     return rotate_half(x.transpose(1, 2), cos, sin)
 
 
-@spelled("transformers: Olmo 2, with angles in fp32", HALVES, ELEMENT, RESULT, table_dtype=FP32)
+@spelled("transformers: Olmo 2, with angles in fp32", NEOX, ELEMENT, RESULT, table_dtype=FP32)
 def olmo2_rope(x, cos, sin):
     return rotate_half(x, cos, sin).to(x.dtype)
 
 
-@spelled("transformers: ModernBERT, ESM", HALVES, ELEMENT, RESULT)
+@spelled("transformers: ModernBERT, ESM", NEOX, ELEMENT, RESULT)
 def in_fp32(x, cos, sin):
     return rotate_half(x.float(), cos, sin).to(x.dtype)
 
 
-@spelled("transformers: GPT-NeoX, Phi-3, StableLM: a part of a head", HALVES, ELEMENT, turned=32)
+@spelled("transformers: GPT-NeoX, Phi-3, StableLM: a part of a head", NEOX, ELEMENT, rotary_dim=32)
 def partial(x, cos, sin):
     return torch.cat((rotate_half(x[..., :32], cos, sin), x[..., 32:]), -1)
 
 
-@spelled("transformers: GLM, GPT-J, Helium", NEIGHBOURS, ELEMENT)
+@spelled("transformers: GLM, GPT-J, Helium", INTERLEAVED, ELEMENT)
 def rotate_pairs(x, cos, sin):
     x1, x2 = even_odd(x)
     return x * cos + torch.stack((-x2, x1), -1).flatten(-2) * sin
 
 
-@spelled("transformers: Cohere", NEIGHBOURS, ELEMENT, RESULT)
+@spelled("transformers: Cohere", INTERLEAVED, ELEMENT, RESULT)
 def rotate_pairs_in_fp32(x, cos, sin):
     return rotate_pairs(x.float(), cos, sin).to(x.dtype)
 
 
-@spelled("diffusers: Flux, LTX", NEIGHBOURS, ELEMENT, RESULT, table_dtype=FP32)
+@spelled("diffusers: Flux, LTX", INTERLEAVED, ELEMENT, RESULT, table_dtype=FP32)
 def rotate_unbound_pairs(x, cos, sin):
     real, imaginary = x.reshape(*x.shape[:-1], -1, 2).unbind(-1)
     rotated = torch.stack([-imaginary, real], dim=-1).flatten(3)
     return (x.float() * cos + rotated.float() * sin).to(x.dtype)
 
 
-@spelled("transformers: GPT-OSS; vLLM", HALVES, PAIR)
+@spelled("transformers: GPT-OSS; vLLM", NEOX, PAIR)
 def chunked(x, cos, sin):
     x1, x2 = x.chunk(2, dim=-1)
     return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), -1)
 
 
-@spelled("plain code: each half rounded", HALVES, PAIR, RESULT, table_dtype=FP32)
+@spelled("plain code: each half rounded", NEOX, PAIR, RESULT, table_dtype=FP32)
 def chunked_and_rounded(x, cos, sin):
     x1, x2 = x.float().chunk(2, dim=-1)
     return torch.cat(((x1 * cos - x2 * sin).to(x.dtype), (x2 * cos + x1 * sin).to(x.dtype)), -1)
 
 
-@spelled("vLLM, not NeoX's style", NEIGHBOURS, PAIR)
+@spelled("vLLM, not NeoX's style", INTERLEAVED, PAIR)
 def stacked(x, cos, sin):
     x1, x2 = even_odd(x)
     return torch.stack((x1 * cos - sin * x2, x1 * sin + cos * x2), -1).flatten(-2)
 
 
-@spelled("plain code: by unbind", NEIGHBOURS, PAIR)
+@spelled("plain code: by unbind", INTERLEAVED, PAIR)
 def stacked_by_unbind(x, cos, sin):
     x1, x2 = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((x1 * cos - x2 * sin, x2 * cos + x1 * sin), -1).flatten(-2)
 
 
-@spelled("plain code: strided writes", NEIGHBOURS, PAIR)
+@spelled("plain code: strided writes", INTERLEAVED, PAIR)
 def strided_writes(x, cos, sin):
     x1, x2 = x.unflatten(-1, (-1, 2)).unbind(-1)
     out = torch.empty_like(x)
@@ -132,12 +132,12 @@ def strided_writes(x, cos, sin):
     return out
 
 
-@spelled("diffusers: Wan, strided writes that round", NEIGHBOURS, PAIR, RESULT, table_dtype=FP32)
+@spelled("diffusers: Wan, strided writes that round", INTERLEAVED, PAIR, RESULT, table_dtype=FP32)
 def rounding_writes(x, cos, sin):
     return strided_writes(x, cos, sin).type_as(x)
 
 
-@spelled("plain code: writes to halves", HALVES, PAIR)
+@spelled("plain code: writes to halves", NEOX, PAIR)
 def written_halves(x, cos, sin):
     x1, x2 = halves(x)
     out = torch.empty_like(x)
@@ -156,7 +156,7 @@ ROPES.append(
         "transformers: Llama 4, DeepSeek V2",
         complex_products,
         ("x", "freqs"),
-        lambda dtype: ComplexRope(turned=HEADS[-1], x_dtype=dtype, dtype=dtype),
+        lambda dtype: ComplexRope(rotary_dim=HEADS[-1], x_dtype=dtype, dtype=dtype),
         (BF16, FP16, FP32),
         exact=False,
         sizes=HEADS,

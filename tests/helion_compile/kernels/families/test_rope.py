@@ -1,6 +1,6 @@
 """``rope`` and ``norm_rope`` without a GPU: their bodies as plain torch, what they refuse, what default configs compile to.
 
-Letters: B sequences, S tokens, H heads, D elements of a head, R of them turned.
+Letters: B sequences, S tokens, H heads, D elements of a head, R of them rotated.
 """
 
 import pytest
@@ -29,13 +29,13 @@ def heads(dtype, d):
 def spelled(x, cos1, sin1, cos2, sin2, pairs):
     """In x's own dtype, as an eager model computes it."""
     cos1, sin1, cos2, sin2 = (table.unsqueeze(2) for table in (cos1, sin1, cos2, sin2))
-    turned = 2 * cos1.size(-1)
+    rotary_dim = 2 * cos1.size(-1)
     even, odd = (
-        (slice(0, turned, 2), slice(1, turned, 2))
-        if pairs == "neighbours"
+        (slice(0, rotary_dim, 2), slice(1, rotary_dim, 2))
+        if pairs == "interleaved"
         else (
-            slice(turned // 2),
-            slice(turned // 2, turned),
+            slice(rotary_dim // 2),
+            slice(rotary_dim // 2, rotary_dim),
         )
     )
     out = x.clone()
@@ -45,13 +45,13 @@ def spelled(x, cos1, sin1, cos2, sin2, pairs):
 
 
 @pytest.mark.parametrize(
-    ("pairs", "dtype", "sizes"), pairwise(("halves", "neighbours"), DTYPES, ((16, 16), (24, 16), (24, 24))), ids=str
+    ("pairs", "dtype", "sizes"), pairwise(("neox", "interleaved"), DTYPES, ((16, 16), (24, 16), (24, 24))), ids=str
 )
 class TestRope:
     @pytest.mark.parametrize("heads_first", [False, True])
     def test_exact_is_eager_bit_for_bit(self, bodies, pairs, dtype, sizes, heads_first):
-        d, turned = sizes
-        x, four = heads(dtype, d), tables(dtype, turned // 2)
+        d, rotary_dim = sizes
+        x, four = heads(dtype, d), tables(dtype, rotary_dim // 2)
         arguments = x, *four, pairs, dtype != torch.float32, heads_first, True
         expected = spelled(x, *four, pairs)
         for result in (bodies[rope](*arguments), rope.reference(*arguments)):
@@ -59,16 +59,16 @@ class TestRope:
             assert torch.equal(result.transpose(1, 2) if heads_first else result, expected)
 
     def test_default_is_nearer_to_fp64_than_eager(self, bodies, pairs, dtype, sizes):
-        d, turned = sizes
-        x, four = heads(dtype, d), tables(dtype, turned // 2)
+        d, rotary_dim = sizes
+        x, four = heads(dtype, d), tables(dtype, rotary_dim // 2)
         truth = spelled(x.double(), *(table.double() for table in four), pairs)
         arguments = x, *four, pairs, True, False, False
         for result in (bodies[rope](*arguments), rope.reference(*arguments)):
             assert (result - truth).norm() <= (spelled(x, *four, pairs) - truth).norm() * (1 + 1e-6)  # equal in fp32
 
     def test_tables_in_fp32(self, bodies, pairs, dtype, sizes):
-        d, turned = sizes
-        x, four = heads(dtype, d), tables(torch.float32, turned // 2)
+        d, rotary_dim = sizes
+        x, four = heads(dtype, d), tables(torch.float32, rotary_dim // 2)
         arguments = x, *four, pairs, False, False, True
         expected = spelled(x.float(), *four, pairs).to(dtype)
         for result in (bodies[rope](*arguments), rope.reference(*arguments)):
@@ -77,7 +77,7 @@ class TestRope:
 
 @pytest.mark.parametrize(
     ("pairs", "cast_then_scale", "offset", "over_heads", "exact"),
-    pairwise(("halves", "neighbours"), (False, True), (0.0, 1.0), (False, True), (False, True)),
+    pairwise(("neox", "interleaved"), (False, True), (0.0, 1.0), (False, True), (False, True)),
 )
 def test_the_body_of_norm_rope_computes_the_reference(bodies, pairs, cast_then_scale, offset, over_heads, exact):
     x, four = heads(torch.bfloat16, 16).contiguous(), tables(torch.bfloat16, 8)
@@ -95,14 +95,14 @@ def test_the_reference_of_norm_rope_is_a_norm_and_a_rope():
     weight = torch.randn(16).bfloat16()
     x32 = x.float()
     normed = weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-6)).bfloat16()
-    result = norm_rope.reference(x, weight, *four, 1e-6, 0.0, True, False, "halves", True, False, True)
-    assert torch.equal(result, spelled(normed, *four, "halves"))
+    result = norm_rope.reference(x, weight, *four, 1e-6, 0.0, True, False, "neox", True, False, True)
+    assert torch.equal(result, spelled(normed, *four, "neox"))
 
 
 def test_what_they_refuse():
     x, four = heads(torch.bfloat16, 16), tables(torch.bfloat16, 8)
 
-    def reason(x=x, four=four, pairs="halves"):
+    def reason(x=x, four=four, pairs="neox"):
         return rope.check_supported(x, *four, pairs, True, False, False)
 
     assert reason() is None
@@ -116,11 +116,11 @@ def test_what_they_refuse():
     assert "it takes at most 65536" in reason(huge)
 
     def behind_norm(weight, four=four):
-        return norm_rope.check_supported(x, weight, *four, 1e-6, 0.0, True, False, "halves", True, False, False)
+        return norm_rope.check_supported(x, weight, *four, 1e-6, 0.0, True, False, "neox", True, False, False)
 
     assert behind_norm(torch.ones(16).bfloat16()) is None and behind_norm(None) is None
     assert "it takes torch.bfloat16 (16,)" in behind_norm(torch.ones(16))
-    assert "8 of 16 elements are turned" in behind_norm(None, tables(torch.bfloat16, 4))
+    assert "8 of 16 elements are rotated" in behind_norm(None, tables(torch.bfloat16, 4))
 
 
 def test_their_default_configs_hold_a_token_in_registers(tmp_path):
@@ -128,9 +128,9 @@ def test_their_default_configs_hold_a_token_in_registers(tmp_path):
     shapes = [(32, 128), (8, 128), (64, 128), (40, 128), (16, 256)]  # Qwen3 8B, its keys, 70B, Qwen3 14B, Gemma 3
     try:
         done = []
-        for kernel, pairs in ((rope, "halves"), (rope, "neighbours"), (norm_rope, "halves")):
+        for kernel, pairs in ((rope, "neox"), (rope, "interleaved"), (norm_rope, "neox")):
             for count, d in shapes:
-                case = Case(num_heads=count, head_dim=d, turned=d, num_tokens=16, dtype=torch.bfloat16, pairs=pairs)
+                case = Case(num_heads=count, head_dim=d, rotary_dim=d, num_tokens=16, dtype=torch.bfloat16, pairs=pairs)
                 case = case.replace(over_heads=False) if kernel is norm_rope else case
                 done.append((kernel.name, case, pool.submit(kernel.name, case, kernel.configs.default(case))))
         for name, case, future in done:

@@ -32,21 +32,21 @@ from tests.support.corpus.ropes import (
 )
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
-HALVES, NEIGHBOURS = RopePairs
+NEOX, INTERLEAVED = RopePairs
 ELEMENT, PAIR = RopeTable
 EVERY_STEP, RESULT = RopeRounding
 B, S, H, D = 2, 5, 4, 64
 
 
 FORMS = {
-    rotate_half: (HALVES, ELEMENT),
-    rotate_half_by_chunk: (HALVES, ELEMENT),
-    rotate_pairs: (NEIGHBOURS, ELEMENT),
-    chunked: (HALVES, PAIR),
-    stacked: (NEIGHBOURS, PAIR),
-    stacked_by_unbind: (NEIGHBOURS, PAIR),
-    strided_writes: (NEIGHBOURS, PAIR),
-    written_halves: (HALVES, PAIR),
+    rotate_half: (NEOX, ELEMENT),
+    rotate_half_by_chunk: (NEOX, ELEMENT),
+    rotate_pairs: (INTERLEAVED, ELEMENT),
+    chunked: (NEOX, PAIR),
+    stacked: (INTERLEAVED, PAIR),
+    stacked_by_unbind: (INTERLEAVED, PAIR),
+    strided_writes: (INTERLEAVED, PAIR),
+    written_halves: (NEOX, PAIR),
 }
 
 
@@ -71,7 +71,7 @@ def only_rope(function, *args, count=1, dynamic=False):
 def op(function, dtype=BF16, **facts):
     pairs, form = FORMS[function]
     rounding = RESULT if dtype == FP32 else EVERY_STEP
-    base = dict(pairs=pairs, table=form, turned=D, x_dtype=dtype, dtype=dtype, table_dtype=dtype, rounding=rounding)
+    base = dict(pairs=pairs, table=form, rotary_dim=D, x_dtype=dtype, dtype=dtype, table_dtype=dtype, rounding=rounding)
     return Rope(**(base | facts))
 
 
@@ -100,7 +100,7 @@ class TestForms:
             return function(x.transpose(1, 2), cos.transpose(1, 2), sin.transpose(1, 2))
 
         match = only_rope(program, *arguments(function))
-        assert match.op == op(function, swapped=True)
+        assert match.op == op(function, transposed=True)
         assert match.inputs["x"].op == "placeholder"
 
     def test_everything_it_needs_alone_goes_with_it(self, function):
@@ -129,18 +129,18 @@ def test_complex_products():
     freqs = torch.polar(torch.ones(B, S, D // 2), torch.randn(B, S, D // 2))
     args = programs.tensor(B, S, H, D), programs.tensor(B, S, 2, D, seed=1), freqs
     match = only_rope(modeling_llama4.apply_rotary_emb, *args, count=2)
-    assert match.op == ComplexRope(turned=D, x_dtype=BF16, dtype=BF16)
+    assert match.op == ComplexRope(rotary_dim=D, x_dtype=BF16, dtype=BF16)
     assert match.inputs.keys() == {"x", "freqs"}
 
 
 @pytest.mark.parametrize(
     ("module", "width", "facts"),
     [
-        (modeling_llama, D, dict(pairs=HALVES, table=ELEMENT, turned=D, rounding=EVERY_STEP)),
-        (modeling_gpt_neox, 32, dict(pairs=HALVES, table=ELEMENT, turned=32, rounding=EVERY_STEP)),
-        (modeling_cohere, D, dict(pairs=NEIGHBOURS, table=ELEMENT, turned=D, rounding=RESULT)),
-        (modeling_glm, 32, dict(pairs=NEIGHBOURS, table=ELEMENT, turned=32, rounding=EVERY_STEP)),
-        (modeling_gpt_oss, D // 2, dict(pairs=HALVES, table=PAIR, turned=D, rounding=EVERY_STEP)),
+        (modeling_llama, D, dict(pairs=NEOX, table=ELEMENT, rotary_dim=D, rounding=EVERY_STEP)),
+        (modeling_gpt_neox, 32, dict(pairs=NEOX, table=ELEMENT, rotary_dim=32, rounding=EVERY_STEP)),
+        (modeling_cohere, D, dict(pairs=INTERLEAVED, table=ELEMENT, rotary_dim=D, rounding=RESULT)),
+        (modeling_glm, 32, dict(pairs=INTERLEAVED, table=ELEMENT, rotary_dim=32, rounding=EVERY_STEP)),
+        (modeling_gpt_oss, D // 2, dict(pairs=NEOX, table=PAIR, rotary_dim=D, rounding=EVERY_STEP)),
     ],
     ids=lambda value: getattr(value, "__name__", "").rpartition(".")[2] or None,
 )
@@ -153,7 +153,7 @@ def test_functions_of_transformers(module, width, facts):
     tables = (programs.tensor(B, S, width, seed=seed) for seed in (2, 3))
     args = programs.tensor(B, S, H, D), programs.tensor(B, S, 2, D, seed=1), *tables
     match = only_rope(program, *args, count=2)
-    assert match.op == Rope(x_dtype=BF16, dtype=BF16, table_dtype=BF16, swapped=True, **facts)
+    assert match.op == Rope(x_dtype=BF16, dtype=BF16, table_dtype=BF16, transposed=True, **facts)
 
 
 def test_behind_a_norm_of_each_head():
@@ -164,7 +164,7 @@ def test_behind_a_norm_of_each_head():
     tables = (programs.tensor(B, 1, S, D, seed=seed) for seed in (2, 3))
     graph = capture(program, programs.tensor(B, S, H * D), programs.tensor(D), *tables).graph
     norm, rope = match_graph(graph).matches
-    assert isinstance(norm.op, Norm) and rope.op == op(rotate_half, swapped=True)
+    assert isinstance(norm.op, Norm) and rope.op == op(rotate_half, transposed=True)
     assert rope.inputs["x"] is norm.outputs["out"][0]
 
 
@@ -225,7 +225,7 @@ class TestRefused:
 
         assert refused(program, *arguments(chunked)).startswith("the first of a pair is x2 * cos - x1 * sin")
 
-    def test_turned_the_other_way(self):
+    def test_rotated_the_other_way(self):
         """As NanoChat."""
 
         def program(x, cos, sin):
@@ -233,9 +233,9 @@ class TestRefused:
             return x * cos + torch.cat((x2, -x1), -1) * sin
 
         reason = refused(program, *arguments(rotate_half))
-        assert reason == "the cat is cat([x2, -x1]), which turns the other way; cat([-x2, x1]) fuses"
+        assert reason == "the cat is cat([x2, -x1]), which rotates the other way; cat([-x2, x1]) fuses"
 
-    def test_neighbours_put_together_as_halves(self):
+    def test_interleaved_pairs_put_together_as_neox(self):
         """As DeepSeek V3."""
 
         def program(x, cos, sin):
@@ -243,7 +243,7 @@ class TestRefused:
             return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), -1)
 
         reason = refused(program, *arguments(chunked))
-        assert reason == "neighbours are turned and put together as halves; put back where they were they fuse"
+        assert reason == "interleaved pairs are rotated and put together as neox; put back where they were they fuse"
 
     def test_written_to_more_bits_than_were_computed(self):
         def program(x, cos, sin):
@@ -315,5 +315,5 @@ def test_what_is_rotated_is_not_the_beginning_of_x():
 
     cos, sin = (table(D // 2, seed=seed) for seed in (1, 2))
     match = only_rope(program, programs.tensor(B, S, H, D), cos, sin)
-    assert match.op == op(rotate_half, turned=D // 2)
+    assert match.op == op(rotate_half, rotary_dim=D // 2)
     assert match.inputs["x"].meta["val"].shape[-1] == D // 2

@@ -20,4 +20,4 @@ def test_embeddings_of_vllms_library_say_why_they_stay():
         inverse=False,
     )
     graph = calls.output(*calls.items(call, 1, 2))
-    assert reason(graph, "rope").startswith("_C.rotary_embedding turns queries and keys in one call")
+    assert reason(graph, "rope").startswith("_C.rotary_embedding rotates queries and keys in one call")
