@@ -11,7 +11,7 @@ FP8_MAX = 448.0
 
 
 def quantize(x):
-    """One scale a token, as torchao writes it: this fuses."""
+    """One scale per token, as torchao writes it: this fuses."""
     scale = (x.abs().amax(-1, keepdim=True) / FP8_MAX).float()
     return (x.float() / scale).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn), scale
 

@@ -139,9 +139,9 @@ def _check_quantize(chain: Chain, exact: bool) -> Refusal | None:
     if op.granularity is Granularity.TENSOR and op.dynamic:
         return chain.refuse(
             RefusalKind.INDUCTOR,
-            "one scale a tensor is known when all of it was read, so a second kernel has to write the values; Inductor makes "
-            "the same two",
-            "one scale a token, one a group and a static one fuse",
+            "one scale per tensor is known when all of it was read, so a second kernel has to write the values; Inductor "
+            "makes the same two",
+            "one scale per token, one per group and a static one fuse",
         )
     if not op.dynamic and op.granularity is not Granularity.TENSOR:
         found, remedy = "there is one static scale {granularity}", "a static scale of one number fuses"

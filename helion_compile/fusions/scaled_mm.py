@@ -56,7 +56,7 @@ def _check(chain: Chain, exact: bool) -> Refusal | None:
         return chain.refuse(RefusalKind.UNPROFITABLE, found, remedy, arch=ARCH, gpu=Gpu.current().arch)
     kinds = {op.a_scales, op.b_scales}
     if Granularity.GROUP in kinds:
-        found, remedy = "the scales are those of blocks", "one a row and a column, or one a tensor, fuse"
+        found, remedy = "the scales are those of blocks", "one per row and one per column, or one per tensor, fuse"
         return chain.refuse(RefusalKind.OP, found, remedy)
     if op.zero_points:
         return chain.refuse(RefusalKind.OP, "the rows of a have zero points", "without them it fuses")

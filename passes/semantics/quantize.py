@@ -41,9 +41,9 @@ class ScaleDivision(enum.Enum):
 class Granularity(enum.Enum):
     """What shares a scale."""
 
-    TOKEN = "a token"  # a row: scale [..., 1]
-    GROUP = "a group"  # `group` neighbouring values of a row: scale [..., K / group]
-    TENSOR = "a tensor"  # everything: scale of one element
+    TOKEN = "per token"  # a row: scale [..., 1]
+    GROUP = "per group"  # `group` neighbouring values of a row: scale [..., K / group]
+    TENSOR = "per tensor"  # everything: scale of one element
 
 
 class ScaleFormat(enum.Enum):

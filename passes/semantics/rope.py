@@ -23,8 +23,8 @@ class RopePairs(enum.Enum):
 class RopeTable(enum.Enum):
     """How many numbers cos and sin have."""
 
-    ELEMENT = "a number an element"  # [..., R]: each element of a pair has a number of its own
-    PAIR = "a number a pair"  # [..., R / 2]
+    ELEMENT = "a number per element"  # [..., R]: each element of a pair has a number of its own
+    PAIR = "a number per pair"  # [..., R / 2]
 
 
 class RopeRounding(enum.Enum):

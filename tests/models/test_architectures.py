@@ -299,7 +299,7 @@ def test_one_scale_for_the_whole_tensor_stays_with_inductor():
         "activation_quant": 2,
         "quant": 8,
     }
-    assert all(str(refusal).startswith("one scale a tensor") for refusal in inspected.record.refusals)
+    assert all(str(refusal).startswith("one scale per tensor") for refusal in inspected.record.refusals)
 
 
 @pytest.mark.slow

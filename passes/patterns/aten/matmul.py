@@ -73,7 +73,7 @@ def granularity(matcher: Matcher, rows: Any, columns: Any, a_scale: Node, b_scal
         matcher.anchor,
         RefusalKind.PATTERN,
         "{a_shape} and {b_shape}",
-        "scales of shape [{rows}, 1] and [1, {columns}], one a row and one a column, or of one element each",
+        "scales of shape [{rows}, 1] and [1, {columns}], one per row and one per column, or of one element each",
         a_shape=tuple(a_shape),
         b_shape=tuple(b_shape),
         rows=rows,

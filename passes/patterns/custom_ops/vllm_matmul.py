@@ -103,7 +103,7 @@ def _find_granularities(
             call.anchor,
             RefusalKind.SHAPE,
             "the scales have shapes {a_shape} and {b_shape}",
-            "one a row ({rows}) and one a column ({columns}) or single ones fuse",
+            "one per row ({rows}) and one per column ({columns}) or single ones fuse",
             a_shape=shape_of(a_scale),
             b_shape=shape_of(b_scale),
             rows=rows,

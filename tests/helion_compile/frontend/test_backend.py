@@ -392,7 +392,7 @@ class TestLog:
         starts = [text.split(" at ")[0] for _, text in details]
         assert starts == ["fused norm_quant", "fused quant", "refused quant"]
         assert all(f"{Path(__file__).name}:" in text for _, text in details)
-        assert details[0][1].endswith("Quantize(bf16 to fp8 e4m3 a token, bf16 scale, divide, clamp)")
+        assert details[0][1].endswith("Quantize(bf16 to fp8 e4m3 per token, bf16 scale, divide, clamp)")
         assert "not contiguous" in details[2][1]
 
     # A new process, because TORCH_LOGS is read when torch is imported.  It imports nothing of ours: the entry point does.

@@ -51,7 +51,7 @@ class TestWhatItFinds:
         assert "self.q_proj(hidden_states)" in line
         assert tuple(map(str, site.ops)) == (
             "RMSNorm(eps=1e-06, bf16, cast then scale)",
-            "Quantize(bf16 to fp8 e4m3 a token, bf16 scale, divide, clamp)",
+            "Quantize(bf16 to fp8 e4m3 per token, bf16 scale, divide, clamp)",
         )
         assert site.shapes == {
             "x": "bf16[2, 8, 256]",

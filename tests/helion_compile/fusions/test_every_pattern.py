@@ -15,7 +15,7 @@ from tests.support.corpus.ropes import ROPES
 from tests.support.numerics import fp8_steps
 
 BF16 = torch.bfloat16
-A_TENSOR = "one scale a tensor is known when all of it was read"
+A_TENSOR = "one scale per tensor is known when all of it was read"
 FP64 = "the scale is computed in torch.float64"
 REFUSED = {
     "torchao_tensor": A_TENSOR,

@@ -133,7 +133,7 @@ class TestLeftAlone:
             scale = x.abs().max().float() / 448.0
             return (x.float() / scale).clamp(-448.0, 448.0).to(E4M3), scale
 
-        self.refused(function, randn(8, K), reason="one scale a tensor is known when all of it was read")
+        self.refused(function, randn(8, K), reason="one scale per tensor is known when all of it was read")
 
     def test_another_fp8_that_nothing_bounds(self):
         def function(x):

@@ -28,10 +28,10 @@ QUANTIZE = Quantize(
             "RMSNorm(eps=1e-06, bf16 to fp32, cast then scale, fp32 weight, +residual)",
         ),
         (dataclasses.replace(NORM, weight_dtype=None), "RMSNorm(eps=1e-06, bf16, cast then scale, no weight)"),
-        (QUANTIZE, "Quantize(bf16 to fp8 e4m3 a token, bf16 scale, divide, clamp)"),
+        (QUANTIZE, "Quantize(bf16 to fp8 e4m3 per token, bf16 scale, divide, clamp)"),
         (
             dataclasses.replace(QUANTIZE, clamp=None, amax_floor=1e-12, scale_floor=0.5, use=ScaleUse.MULTIPLY_RECIPROCAL),
-            "Quantize(bf16 to fp8 e4m3 a token, bf16 scale, multiply by reciprocal, no clamp, amax >= 1e-12, scale >= 0.5)",
+            "Quantize(bf16 to fp8 e4m3 per token, bf16 scale, multiply by reciprocal, no clamp, amax >= 1e-12, scale >= 0.5)",
         ),
         (Matmul(dtype=BF16), "Matmul(scaled by row and column, bf16)"),
         (Matmul(dtype=BF16, library="cutlass"), "Matmul(scaled by row and column, bf16, by CUTLASS)"),

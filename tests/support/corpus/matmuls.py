@@ -66,7 +66,7 @@ def spelled(
 # --- aten._scaled_mm
 
 
-@spelled(FP8, "plain code: a scale a row")
+@spelled(FP8, "plain code: a scale per row")
 def scaled_rows(a, b, a_scale, b_scale, *, dtype):
     return torch._scaled_mm(a, b, a_scale, b_scale, out_dtype=dtype)
 
@@ -81,7 +81,7 @@ def scaled_rows_fast(a, b, a_scale, b_scale, *, dtype):
     return torch._scaled_mm(a, b, a_scale, b_scale, out_dtype=dtype, use_fast_accum=True)
 
 
-@spelled(FP8, "plain code: a scale a tensor", scales=((), ()), runs=True, a_scales=TENSOR, b_scales=TENSOR)
+@spelled(FP8, "plain code: a scale per tensor", scales=((), ()), runs=True, a_scales=TENSOR, b_scales=TENSOR)
 def scaled_tensors(a, b, a_scale, b_scale, *, dtype):
     return torch._scaled_mm(a, b, a_scale, b_scale, out_dtype=dtype)
 
@@ -131,7 +131,7 @@ def functional_rows_bias(a, b, a_scale, b_scale, bias, *, dtype):
 
 @spelled(
     FP8_V2,
-    "F.scaled_mm, a scale a tensor",
+    "F.scaled_mm, a scale per tensor",
     scales=((1,), (1,)),
     traced=HAS_FUNCTIONAL_PRODUCTS,
     a_scales=TENSOR,

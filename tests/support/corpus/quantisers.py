@@ -43,7 +43,7 @@ def own(dtype):
     return dtype
 
 
-# fp8, one scale a token
+# fp8, one scale per token
 
 
 @spelled("torchao: Float8DynamicActivationFloat8Weight, PerRow", scale_dtype=own)
@@ -150,7 +150,7 @@ def narrow_range(x):
     return (x.float() / scale).clamp(-240, 240).to(E4M3), scale
 
 
-# fp8, one scale a tensor
+# fp8, one scale per tensor
 
 
 @spelled("torchao: Float8DynamicActivationFloat8Weight, PerTensor", scale_dtype=own, **TENSOR)
@@ -199,7 +199,7 @@ def static_e5m2(x, scale):
     return (x.to(FP32) / scale).clamp(-57344.0, 57344.0).to(E5M2)
 
 
-# fp8, one scale a group
+# fp8, one scale per group
 
 
 def group_of(size, **facts):

@@ -1,8 +1,8 @@
 """Graphs that vLLM gave to Inductor, rebuilt from their printed form.
 
 ``graphs/*.txt`` were printed by vLLM 0.26.0 on an H200 at ``post_grad_custom_post_pass`` while it compiled a two-layer Qwen3
-of hidden size 4096 with fp8 linears: a scale a token, static scales a tensor, scales a block of 128.  In each file the graph
-in front of the first attention, one between two, and the one behind the last.
+of hidden size 4096 with fp8 linears: a scale per token, static scales per tensor, scales per block of 128.  In each file the
+graph in front of the first attention, one between two, and the one behind the last.
 """
 
 from __future__ import annotations
