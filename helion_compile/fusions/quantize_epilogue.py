@@ -19,7 +19,7 @@ from helion_compile.passes.ir.source_location import Location
 from helion_compile.passes.ir.values import CASTS, VIEWS, known_equal, number, shape_of
 from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.custom_ops import vllm_table
-from helion_compile.passes.patterns.custom_ops.op_call import name_of
+from helion_compile.passes.patterns.custom_ops.op_call import get_op_name
 from helion_compile.passes.rewrite.fusion import Chain, Emit, Fusion
 from helion_compile.passes.semantics import (
     Granularity,
@@ -190,7 +190,7 @@ def _other_than_products(node: Node, match: Match | None) -> Node | None:
     """
     if match is not None and isinstance(match.op, Matmul):
         return None
-    if node.target in _MATMULS or name_of(node) in vllm_table.matmul.ANCHORS:
+    if node.target in _MATMULS or get_op_name(node) in vllm_table.matmul.ANCHORS:
         return None
     shifts = node.target is aten.add.Tensor and number(node.args[1]) is not None
     if node.target in CASTS | VIEWS or shifts:

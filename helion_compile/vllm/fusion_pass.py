@@ -19,7 +19,7 @@ from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.compat import VLLM
 from helion_compile.passes.ir.values import VIEWS
 from helion_compile.passes.match.chain import Chain
-from helion_compile.passes.patterns.custom_ops.op_call import name_of
+from helion_compile.passes.patterns.custom_ops.op_call import get_op_name
 from helion_compile.vllm import hooks
 from helion_compile.vllm.identity import gpu as found_gpu
 from helion_compile.vllm.identity import identity
@@ -162,7 +162,7 @@ def _check(check: Callable[[Chain], Refusal | None], chain: Chain) -> Refusal | 
     x = chain.inputs.get("x")
     while x is not None and x.target in VIEWS:
         x = x.args[0]
-    if x is not None and name_of(x) in _ATTENTION:
+    if x is not None and get_op_name(x) in _ATTENTION:
         return chain.refuse(
             RefusalKind.READER,
             "x comes from attention in the same graph, whose fusion with the quantiser is left to vLLM",

@@ -15,7 +15,7 @@ from helion_compile.passes.match.match import Match, find_dead_nodes
 from helion_compile.passes.match.progress import match_progress
 from helion_compile.passes.patterns import PATTERNS
 from helion_compile.passes.patterns.aten.norm import with_residual
-from helion_compile.passes.patterns.custom_ops.op_call import name_of
+from helion_compile.passes.patterns.custom_ops.op_call import get_op_name
 from helion_compile.passes.patterns.matcher import MatchFailed
 from helion_compile.passes.semantics import Norm, SemanticOp
 
@@ -63,7 +63,7 @@ def match_graph(graph: Graph) -> MatchedGraph:
     matched = MatchedGraph()
     anchors: dict[Any, list[Node]] = {}
     for node in graph.nodes:
-        for kind in {node.target, name_of(node)}:
+        for kind in {node.target, get_op_name(node)}:
             anchors.setdefault(kind, []).append(node)
     for pattern in PATTERNS:
         found: dict[Any, Match] = {}

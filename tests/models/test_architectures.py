@@ -18,7 +18,7 @@ from torchao.kernel import intmm
 from helion_compile.frontend.capture import inspect_model, make_inspecting_backend
 from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.patterns import PATTERNS
-from helion_compile.passes.patterns.custom_ops.op_call import name_of
+from helion_compile.passes.patterns.custom_ops.op_call import get_op_name
 from helion_compile.passes.semantics import Quantize
 
 WIDTHS = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "vocab_size": 96}
@@ -144,7 +144,7 @@ def unexplained(inspected):
     return [
         node
         for node in inspected.module.graph.nodes
-        if (node.target in anchors | products or name_of(node) in anchors or narrows(node))
+        if (node.target in anchors | products or get_op_name(node) in anchors or narrows(node))
         and node not in matched.owners
         and node.name not in told
     ]

@@ -21,7 +21,7 @@ from helion_compile.passes.compat import OpOverload, auto_functionalized
 from helion_compile.passes.ir.values import shape_of
 from helion_compile.passes.patterns.matcher import Matcher
 
-__all__ = ["INSIDE", "OpMatcher", "Value", "format_argument", "name_of"]
+__all__ = ["INSIDE", "OpMatcher", "Value", "format_argument", "get_op_name"]
 
 aten = torch.ops.aten
 
@@ -38,7 +38,7 @@ INSIDE = _Inside.INSIDE
 Value = int | str | _Inside
 
 
-def name_of(node: Node) -> str | None:
+def get_op_name(node: Node) -> str | None:
     """The operator that a node calls, itself or through ``auto_functionalized``: "vllm_ir.rms_norm.default"."""
     if node.op != "call_function":
         return None

@@ -15,7 +15,7 @@ from torch.fx import Node
 
 from helion_compile.passes.account.refusal import RefusalKind
 from helion_compile.passes.match.match import Match
-from helion_compile.passes.patterns.custom_ops.op_call import OpMatcher, format_argument, name_of
+from helion_compile.passes.patterns.custom_ops.op_call import OpMatcher, format_argument, get_op_name
 
 __all__ = ["Builder", "OperatorPattern", "OperatorRow", "make_table", "refuse_operator"]
 
@@ -84,7 +84,7 @@ class OperatorPattern:
             MatchFailed: the operator has the form of no row, or the builder says why it stays.
         """
         call = OpMatcher(anchor)
-        rows = self.table[name_of(anchor) or ""]
+        rows = self.table[get_op_name(anchor) or ""]
         # Where none fits, the last one's builder says what is missing.
         row = next((row for row in rows if row.fits(call)), rows[-1])
         if unknown := row.find_unknown_argument(call):

@@ -7,7 +7,7 @@ import torch
 
 from helion_compile.fusions import fusions
 from helion_compile.passes import FusionPass
-from helion_compile.passes.patterns.custom_ops.op_call import name_of
+from helion_compile.passes.patterns.custom_ops.op_call import get_op_name
 from tests.support.vllm.calls import Calls
 
 ops = torch.ops
@@ -89,7 +89,7 @@ class Layer(Calls):
 
 def others(graph):
     """What a graph calls besides norms, activations, quantisers and what belongs to them: names and operators, in order."""
-    found = ((node.name, name_of(node)) for node in graph.nodes)
+    found = ((node.name, get_op_name(node)) for node in graph.nodes)
     kept = ("vllm.", "_C.cutlass_scaled_mm")
     return [(name, called) for name, called in found if called and called.startswith(kept)]
 
@@ -97,7 +97,7 @@ def others(graph):
 def fused(graph):
     """Names of the fusions that are made; what else is there reads what it did, or what a kernel gives instead."""
     before = others(graph)
-    nodes = [node for node in graph.nodes if (node.name, name_of(node)) in before]
+    nodes = [node for node in graph.nodes if (node.name, get_op_name(node)) in before]
     inputs = [node.all_input_nodes for node in nodes]
     fusion_pass = FusionPass(fusions(), strict=True)
     fusion_pass(graph)
@@ -143,7 +143,7 @@ def test_lora_reads_the_norm_that_its_layer_quantises():
     out, total = layer.normed(layer.product())
     graph = layer.output(layer.lora(out, layer.quantised_product(out)), total)
     assert fused(graph) == ["norm_quant"]
-    (shrink,) = [node for node in graph.nodes if name_of(node) == "vllm.lora_shrink.default"]
+    (shrink,) = [node for node in graph.nodes if get_op_name(node) == "vllm.lora_shrink.default"]
     normed = shrink.kwargs["inputs"]
     assert normed.args[0] in kernels(graph), "the kernel gives the norm too"
 
@@ -166,7 +166,7 @@ def test_shared_experts_beside_others_are_fused():
     (activated,) = layer.items(layer.functional(ops._C.silu_and_mul.default, result=memory, input=gate_up), 1)
     graph = layer.output(layer.quantised_product(activated), *moe, total)
     assert sorted(fused(graph)) == ["activation_quant", "norm_quant"]
-    (experts,) = [node for node in graph.nodes if name_of(node) == "vllm.moe_forward.default"]
+    (experts,) = [node for node in graph.nodes if get_op_name(node) == "vllm.moe_forward.default"]
     assert experts.kwargs["hidden_states"].args[0] in kernels(graph), "the kernel gives the norm too"
 
 

@@ -5,7 +5,7 @@ import torch
 from helion_compile.fusions import fusions
 from helion_compile.passes import FusionPass
 from helion_compile.passes.match.matched_graph import match_graph
-from helion_compile.passes.patterns.custom_ops.op_call import name_of
+from helion_compile.passes.patterns.custom_ops.op_call import get_op_name
 from helion_compile.passes.semantics import Quantize
 
 ops = torch.ops
@@ -36,7 +36,7 @@ def sites(graph, numerics="default"):
 
 
 def calls_of(graph, operator):
-    return [node for node in graph.nodes if operator in (name_of(node) or "")]
+    return [node for node in graph.nodes if operator in (get_op_name(node) or "")]
 
 
 def expected(**facts):
