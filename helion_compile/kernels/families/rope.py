@@ -2,7 +2,7 @@
 
 Letters: ``B`` sequences, ``S`` tokens of each, ``H`` heads, ``D`` elements of a head, ``R`` of them rotated.
 
-Numerics.  With ``exact`` every rounding step of the spelled form is kept, bit for bit what eager PyTorch gives.
+Numerics.  With ``exact`` every rounding step of the eager model is kept, bit for bit what eager PyTorch gives.
 Without it everything up to the result stays in fp32, as in the code that Inductor makes of the same chain.
 """
 
