@@ -18,6 +18,7 @@ TESTED_TORCH := 2.13.0
 TORCH = $(TESTED_TORCH)
 BASE_PYTHON = python3
 ARGS =
+VLLM_CONSTRAINTS := $(wildcard constraints/vllm-*.txt)
 
 ifeq ($(TORCH),$(TESTED_TORCH))
   VENV := .venv
@@ -85,10 +86,10 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS) constraints/common.txt constra
 	@touch $@
 
 # The packages of .venv are seen through a .pth file, so that torch is there once.
-.venv-vllm/.installed: constraints/vllm-0.31.0.txt .venv/.installed
+.venv-vllm/.installed: $(VLLM_CONSTRAINTS) .venv/.installed
 	@.venv/bin/python -m venv .venv-vllm
 	@echo "Installing vLLM without what it needs on a GPU into .venv-vllm"
-	@.venv-vllm/bin/python -m pip install -qq --no-deps -r constraints/vllm-0.31.0.txt
+	@.venv-vllm/bin/python -m pip install -qq --no-deps -r $(VLLM_CONSTRAINTS)
 	@.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  > "$$(.venv-vllm/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/packages_of_venv.pth"
 	@touch $@

@@ -1,7 +1,7 @@
 """Pictures of rows: how many times faster than a baseline over the number of tokens, and the roofline.
 
-Colours and greys that can be read on white and on black, for pages in both.  Needs matplotlib, which comes with
-``pip install 'helion-compile[bench]'``.
+Colours and greys that can be read on white and on black, for pages in both.  Needs matplotlib, which is in the extra
+``bench``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class MissingMatplotlib(SystemExit):
 def require() -> None:
     """Raise MissingMatplotlib where nothing can be drawn, before anything was measured."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise MissingMatplotlib("pictures are drawn by matplotlib, which is missing: pip install 'helion-compile[bench]'")
+        raise MissingMatplotlib("pictures are drawn by matplotlib, which is missing: pip install matplotlib")
 
 
 def file_prefix(text: str) -> str:

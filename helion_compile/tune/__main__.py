@@ -48,7 +48,7 @@ def _work(options: argparse.Namespace) -> list:
     for module in options.modules:
         _import(module)
     if not (options.model or options.shapes):
-        raise TuneError("no shapes were given; name a model's config.json with --model, or shapes with --shapes FACT=VALUE,…")
+        raise TuneError("no shapes were given; name a model's config.json with --model, or shapes with --shapes FIELD=VALUE,…")
     layers = [read_model(path) for path in options.model]
     shapes = [read_shapes(text) for text in options.shapes]
     tokens = read_tokens(options.tokens) if options.tokens else TOKENS
@@ -153,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m helion_compile tune", description=__doc__, epilog="More: docs/tuning.md")
     parser.add_argument("kernels", nargs="+", metavar="KERNEL", help="such as norm_quant")
     parser.add_argument("--model", type=Path, action="append", default=[], metavar="CONFIG.json", help="a Hugging Face config")
-    parser.add_argument("--shapes", action="append", default=[], metavar="FACT=VALUE,…", help="exact facts by hand")
+    parser.add_argument("--shapes", action="append", default=[], metavar="FIELD=VALUE,…", help="exact key fields by hand")
     parser.add_argument("--tokens", metavar="1,2,…,8192", help="token counts; powers of two up to 8192 by default")
     parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16", help="of the activations")
     effort = parser.add_mutually_exclusive_group()

@@ -19,7 +19,7 @@ MOST_ELEMENTS = 256  # of the rows at hand, a thread. With 512 ptxas took 14 s, 
 
 
 class Space:
-    """The configs that Helion allows for a kernel and its exact facts."""
+    """The configs that Helion allows for a kernel and its exact key fields."""
 
     def __init__(self, kernel: KernelSpec, case: Case) -> None:
         case = representative(

@@ -107,7 +107,7 @@ def read_shapes(text: str) -> dict[str, Any]:
     for part in text.split(","):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not (name and equals and value):
-            raise TuneError(f"--shapes has {truncate(part)} where FACT=VALUE belongs, as in --shapes hidden_size=4096")
+            raise TuneError(f"--shapes has {truncate(part)} where FIELD=VALUE belongs, as in --shapes hidden_size=4096")
         try:
             facts[name] = json.loads(value)
         except ValueError:

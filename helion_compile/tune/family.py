@@ -1,4 +1,4 @@
-"""The search over the cases that share their exact facts, and with them their compiled code: one row of token counts.
+"""The search over the cases that share their exact key fields, and with them their compiled code: one row of token counts.
 
 Seeds first; then, round by round, from the best config of each case the steps that promise most, and the best configs of
 the neighbouring cases; then the fastest few once more, carefully, and the fastest of these that is right wins.  Where the

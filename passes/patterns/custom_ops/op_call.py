@@ -81,7 +81,7 @@ class OpMatcher(Matcher):
             self.anchor,
             RefusalKind.UNKNOWN_OPERATOR,
             "{name} {difference}",
-            "a version of it that docs/patterns.md names can be read",
+            "one with the arguments that passes/patterns/custom_ops lists can be read",
             name=self.name,
             difference=found,
         )

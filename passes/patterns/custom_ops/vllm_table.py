@@ -1,7 +1,7 @@
 """vLLM's operators, one row each: what they compute, their arguments, and the versions that have them so.
 
-To support another version, see ``docs/vllm.md``: a snapshot of its schemas (``tests/support/vllm/schemas``), its number in
-``compat``, and here a row for each operator that has another form in it.  A version that nobody compared is tried.  An
+To support another version, see ``docs/extending.md``: a snapshot of its schemas (``tests/support/vllm/schemas``), its number
+in ``compat``, and here a row for each operator that has another form in it.  A version that nobody compared is tried.  An
 operator that is not there is not found; one that has the form of no row may compute something else, and stays.
 """
 

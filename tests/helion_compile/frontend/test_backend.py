@@ -12,17 +12,19 @@ from pathlib import Path
 import fp8_models
 import pytest
 import torch
+import torch._inductor.compile_fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 import helion_compile.frontend.backend
 from helion_compile.frontend.inductor import HOOK, PassSequence
 from helion_compile.frontend.options import Options
+from helion_compile.fusions import fusions
 from helion_compile.passes.rewrite.fusion import Fusion
 from helion_compile.passes.semantics import Quantize
 from tests.support import ROOT
 
 K = 64
-NAMES = "'norm_quant', 'norm_rope', 'activation_quant', 'quant', 'rope', 'scaled_mm'"
+NAMES = ", ".join(repr(fusion.name) for fusion in fusions())
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,8 @@ import helion.language as hl
 import pytest
 import torch
 
-from helion_compile.kernels import activation_quant, families, norm_quant, norm_rope, quant, rope, scaled_mm
+from helion_compile import kernels
+from helion_compile.kernels import families
 from helion_compile.kernels.device import activation, normalize, quantize, split_k
 from helion_compile.kernels.device import rope as rope_device
 
@@ -40,7 +41,7 @@ def bodies(monkeypatch):
         kernel: _saturating(
             helion.kernel(kernel.fn, ref_mode=helion.RefMode.EAGER, static_shapes=False, autotune_effort="none")
         )
-        for kernel in (norm_quant, quant, activation_quant, rope, norm_rope, scaled_mm)
+        for kernel in (getattr(kernels, name) for name in kernels.__all__)
     }
 
 

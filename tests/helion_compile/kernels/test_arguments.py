@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
-from helion_compile import kernel
+from helion_compile import kernel, kernels
 from helion_compile.kernels import families
 from helion_compile.kernels.arguments import takes
 
@@ -40,7 +40,7 @@ def test_a_kernel_with_another_order_is_refused_where_it_is_declared():
         kernel(swapped, reference=takes(Args)(lambda args: args.x))
 
 
-@pytest.mark.parametrize("name", ["activation_quant", "norm_quant", "norm_rope", "quant", "rope", "scaled_mm"])
+@pytest.mark.parametrize("name", kernels.__all__)
 def test_every_family_has_the_tuple_of_its_kernel(name):
     module = getattr(families, name)
     (arguments,) = [

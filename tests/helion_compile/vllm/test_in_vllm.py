@@ -231,8 +231,8 @@ def test_an_operator_with_an_argument_that_is_not_known_stays_and_is_told_once(c
     for index in (1, 2):
         assert "quant" not in run(manager(config), recorded.graph("block", index))
     assert warnings(caplog) == [
-        "helion_compile: operators stay as this vLLM has them: _C.per_token_group_fp8_quant is given scale_ue8m0=True; a "
-        "version of it that docs/patterns.md names can be read"
+        "helion_compile: operators stay as this vLLM has them: _C.per_token_group_fp8_quant is given scale_ue8m0=True; "
+        "one with the arguments that passes/patterns/custom_ops lists can be read"
     ]
 
 

@@ -27,6 +27,7 @@ def only(graph):
     """The one region of a graph, in which nothing was refused."""
     matched = match_graph(graph)
     assert not matched.refusals, matched.refusals
+    assert matched.matches, "neither a match nor a refusal: no anchor, or match_at gave None for what feeds it"
     (match,) = matched.matches
     return match
 

@@ -46,7 +46,10 @@ def unknown(graph, found):
     """The one candidate of ``graph`` is refused as an operator that no tested version has."""
     (refusal,) = match_graph(graph).refusals
     assert refusal.kind is RefusalKind.UNKNOWN_OPERATOR and refusal.candidate == "norm"
-    assert (refusal.found, refusal.remedy) == (found, "a version of it that docs/patterns.md names can be read")
+    assert (refusal.found, refusal.remedy) == (
+        found,
+        "one with the arguments that passes/patterns/custom_ops lists can be read",
+    )
 
 
 def normed(op, weight="weight", **more):
