@@ -1,5 +1,5 @@
 # make demo [MODEL=PATH]      run the main job on a transformers Qwen3, or on the checkpoint folder PATH
-# make test [TORCH=2.11.0]    run all that needs no GPU; with TORCH against that torch, in .venv-<TORCH> (about 5 GB)
+# make test [TORCH=2.11.0]    run the tests that need no GPU; with TORCH against that torch, in .venv-<TORCH> (about 5 GB)
 # make test-long              the same and the slow tests
 # make test-vllm              run the pass inside vLLM's own compiler, without a GPU; in .venv-vllm on top of .venv (1 GB)
 # make test-gpu               run tests/gpu on this machine's GPU
