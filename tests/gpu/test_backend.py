@@ -14,6 +14,7 @@ from torch._inductor.utils import fresh_cache, run_and_get_code
 
 import helion_compile
 from tests.support import ROOT
+from tests.support.corpus.quantisers import torchao_row
 from tests.support.numerics import relative_error
 
 
@@ -74,8 +75,7 @@ def test_the_chain_becomes_two_calls_and_nothing_around_them():
     def layer(x, weight, linear, scale):
         x32 = x.float()
         norm = weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
-        row_scale = (norm.abs().amax(-1, keepdim=True) / 448.0).float()
-        q = (norm.float() / row_scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn)
+        q, row_scale = torchao_row(norm)
         flat = q.reshape(-1, q.shape[-1]), row_scale.reshape(-1, 1)
         return torch._scaled_mm(flat[0], linear, flat[1], scale, out_dtype=torch.bfloat16)
 

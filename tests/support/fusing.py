@@ -11,11 +11,6 @@ def randn(*shape, dtype=torch.bfloat16, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def torchao(x):
-    scale = (x.abs().amax(-1, keepdim=True) / 448.0).float()
-    return (x.float() / scale).clamp(-448.0, 448.0).to(E4M3), scale
-
-
 def run(function, *args, dynamic=False, **options):
     """The result of ``function(*args)`` as ``backend="helion"`` rewrites it, and the pass's record of its one graph."""
     found = []

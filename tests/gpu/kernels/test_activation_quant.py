@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from helion_compile.errors import KernelArgumentError
 from helion_compile.kernels import activation_quant
 from helion_compile.kernels.device.quantize_attrs import QuantizeAttrs
+from tests.support.corpus.quantisers import torchao_row
 from tests.support.numerics import fp8_steps, relative_error, rows_with_special_values
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -41,11 +42,6 @@ FUNCTIONS = {
 }
 
 
-def torchao(x):
-    scale = (x.abs().amax(-1, keepdim=True) / 448.0).float()
-    return (x.float() / scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn), scale
-
-
 def arguments(x, up, function, *, exact, keep=False):
     quantizer = QuantizeAttrs(torch.float8_e4m3fn, clamp=(-448.0, 448.0), scale_dtype=x.dtype).text
     return x, up, None, None, *FUNCTIONS[function], quantizer, exact, keep
@@ -75,7 +71,7 @@ def test_exact_is_eager_bit_for_bit(function, dtype, shape, gated):
     q, scale, out = activation_quant(*arguments(x, up if gated else None, function, exact=True, keep=True))
     expected = function(x) * up if gated else function(x)
     assert torch.equal(out, expected), f"{(out != expected).sum()} of {out.numel()} differ"
-    expected_q, expected_scale = torchao(expected)
+    expected_q, expected_scale = torchao_row(expected)
     assert torch.equal(scale, expected_scale)
     assert torch.equal(q.view(torch.uint8), expected_q.view(torch.uint8))
 
@@ -97,7 +93,7 @@ def test_default_is_as_near_to_fp64_as_inductor_and_one_step_from_it(function, d
 
     @torch.compile(backend="inductor", dynamic=False)
     def inductor(x, up):
-        return torchao(function(x) * up)
+        return torchao_row(function(x) * up)
 
     q, scale = activation_quant(*arguments(x, up, function, exact=False))
     their_q, their_scale = inductor(x, up)
@@ -113,7 +109,7 @@ def test_special_rows(dtype, k, exact):
     x = rows_with_special_values(k, dtype, "cuda")
     up = torch.randn_like(x)
     q, scale = activation_quant(*arguments(x, up, F.silu, exact=exact))
-    expected_q, expected_scale = torchao(F.silu(x) * up)
+    expected_q, expected_scale = torchao_row(F.silu(x) * up)
     assert fp8_steps(q, expected_q).max() <= (0 if exact else 1)
     torch.testing.assert_close(scale, expected_scale, rtol=2**-7, atol=0, equal_nan=True)
 

@@ -22,6 +22,7 @@ from helion_compile.fusions import fusions
 from helion_compile.passes.rewrite.fusion import Fusion
 from helion_compile.passes.semantics import Quantize
 from tests.support import ROOT
+from tests.support.corpus.quantisers import torchao_row
 
 K = 64
 NAMES = ", ".join(repr(fusion.name) for fusion in fusions())
@@ -38,12 +39,7 @@ def model(x, residual, weight):
     """A norm whose result is quantised, and an activation that is quantised."""
     total = (x + residual).float()
     norm = weight * (total * torch.rsqrt(total.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
-    return *quantize(norm), *quantize(torch.relu(x))
-
-
-def quantize(x):
-    scale = (x.abs().amax(-1, keepdim=True) / 448.0).float()
-    return (x.float() / scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn), scale
+    return *torchao_row(norm), *torchao_row(torch.relu(x))
 
 
 def arguments(m=8):
@@ -183,7 +179,7 @@ class TestOptions:
     )
     def test_what_cannot_be_asked_for(self, options, error, sentence):
         with pytest.raises(error) as raised:
-            helion_compile.frontend.backend.helion(torch.fx.symbolic_trace(quantize), [], options=options)
+            helion_compile.frontend.backend.helion(torch.fx.symbolic_trace(torchao_row), [], options=options)
         assert sentence in str(raised.value)
         assert "\n" not in str(raised.value)
 
@@ -302,7 +298,7 @@ class Product(torch.nn.Module):
     def forward(self, x):
         x32 = x.float()
         norm = self.weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
-        q, scale = quantize(norm)
+        q, scale = torchao_row(norm)
         return torch._scaled_mm(q, self.linear, scale, torch.ones(1, K), out_dtype=torch.bfloat16)
 
 
@@ -386,14 +382,14 @@ class TestLog:
             torch.compile(refused_too, backend="helion")(*arguments())
 
         def refused_too(x, residual, weight):
-            return *model(x, residual, weight), quantize(x.t())[0]
+            return *model(x, residual, weight), torchao_row(x.t())[0]
 
         (_, (level, line), *details) = lines(call, logging.DEBUG)  # the first is the pass's own
         assert level == "INFO" and line.startswith("1 x norm_quant, 1 x quant, 1 x Quantize unfused, 1 refused (")
         assert {level for level, _ in details} == {"DEBUG"}
         starts = [text.split(" at ")[0] for _, text in details]
         assert starts == ["fused norm_quant", "fused quant", "refused quant"]
-        assert all(f"{Path(__file__).name}:" in text for _, text in details)
+        assert all(f"{Path(torchao_row.__code__.co_filename).name}:" in text for _, text in details)
         assert details[0][1].endswith("Quantize(bf16 to fp8 e4m3 per token, bf16 scale, divide, clamp)")
         assert "not contiguous" in details[2][1]
 

@@ -13,6 +13,7 @@ from helion_compile import explain
 from helion_compile.configs.gpu import Gpu
 from helion_compile.kernels import quant
 from helion_compile.passes.ir.source_location import shown_path
+from tests.support.corpus.quantisers import torchao_row
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +29,6 @@ def ids(llama):
 @pytest.fixture(scope="module")
 def report(llama, ids):
     return explain(llama, ids)
-
-
-def quantize(x):
-    scale = (x.abs().amax(-1, keepdim=True) / 448.0).float()
-    return (x.float() / scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn), scale
 
 
 def x_of(m=8, k=64):
@@ -86,26 +82,27 @@ class TestWhatItFinds:
             def __init__(self):
                 super().__init__()
                 self.inner = nn.Module()
-                self.inner.forward = lambda x: quantize(x.t())
+                self.inner.forward = lambda x: torchao_row(x.t())
 
             def forward(self, x):
-                return quantize(x), self.inner(x)
+                return torchao_row(x), self.inner(x)
 
         report = explain(Two(), x_of())
         (refusal,) = report.refusals
         assert refusal.candidate == "quant"
         assert "the last dimension of x is not contiguous" in str(refusal)
-        assert refusal.location.file == __file__
-        assert "torch.float8_e4m3fn" in open(__file__).read().splitlines()[refusal.location.line - 1]
+        file = torchao_row.__code__.co_filename
+        assert refusal.location.file == file
+        assert ".to(E4M3), scale" in open(file).read().splitlines()[refusal.location.line - 1]
 
     def test_options_and_dynamic_are_the_backends(self):
         x = x_of()
         torch._dynamo.mark_static(x, 1)
-        assert explain(quantize, x, options={"disable": ["quant"]}).sites == []
-        (fused,) = explain(quantize, x, dynamic=True).sites
+        assert explain(torchao_row, x, options={"disable": ["quant"]}).sites == []
+        (fused,) = explain(torchao_row, x, dynamic=True).sites
         assert fused.site.shapes["x"].endswith(", 64]") and "[s" in fused.site.shapes["x"]
         with pytest.raises(Exception, match="Unrecognized mode=fast"):
-            explain(quantize, x, mode="fast")
+            explain(torchao_row, x, mode="fast")
 
     def test_keyword_arguments_and_methods(self, llama, ids):
         assert len(explain(llama, input_ids=ids).sites) == 8
@@ -114,14 +111,14 @@ class TestWhatItFinds:
     def test_a_compiled_model(self, llama, ids):
         compiled = torch.compile(llama, backend="helion")
         assert len(explain(compiled, ids).sites) == 8
-        compiled = torch.compile(quantize, backend="inductor")
+        compiled = torch.compile(torchao_row, backend="inductor")
         assert len(explain(compiled, x_of()).sites) == 1
 
     def test_a_graph_break(self):
         def broken(x):
-            q, scale = quantize(x)
+            q, scale = torchao_row(x)
             torch._dynamo.graph_break()
-            return quantize(q.float() * scale)
+            return torchao_row(q.float() * scale)
 
         report = explain(broken, x_of())
         assert [len(graph.fused) for graph in report.graphs] == [1, 1]
@@ -155,47 +152,47 @@ class TestWhatItSays:
 
     def test_training(self):
         norm = nn.RMSNorm(64)
-        report = explain(lambda x: quantize(norm(x)), torch.ones(8, 64))
+        report = explain(lambda x: torchao_row(norm(x)), torch.ones(8, 64))
         assert report.graphs[0].training
         text = str(report)
         assert "traced for training" in text
         assert "torch.no_grad()" in text
         with torch.no_grad():
-            report = explain(lambda x: quantize(norm(x)), torch.ones(8, 64))
+            report = explain(lambda x: torchao_row(norm(x)), torch.ones(8, 64))
         assert not report.graphs[0].training and len(report.sites) == 1
         assert "training" not in str(report)
 
     def test_it_logs_under_its_own_name(self, caplog):
         """The line of a compiled graph and that of an explained one can be told apart."""
         with caplog.at_level(logging.INFO, logger="helion_compile"):
-            explain(quantize, x_of())
+            explain(torchao_row, x_of())
         (record,) = (record for record in caplog.records if record.name.startswith("helion_compile"))
         assert record.name == "helion_compile.explain"
 
 
 class TestWhatItLeavesAlone:
     def test_a_model_compiled_before(self):
-        compiled = torch.compile(quantize, backend="helion")
+        compiled = torch.compile(torchao_row, backend="helion")
         expected = compiled(x_of())
         for m in range(2, 14):  # more than Dynamo's limit of 8 variants a function
-            explain(quantize, x_of(m))
+            explain(torchao_row, x_of(m))
         with torch.compiler.set_stance("fail_on_recompile"):
             assert torch.equal(compiled(x_of())[1], expected[1])
 
     def test_a_model_compiled_after(self):
         """Sizes that were explained before do not make a later compilation dynamic, nor a later explanation."""
         for m in (3, 5, 7):
-            (fused,) = explain(quantize, x_of(m)).sites
+            (fused,) = explain(torchao_row, x_of(m)).sites
             assert fused.site.shapes["x"] == f"bf16[{m}, 64]"
         shapes = []
-        torch.compile(quantize, backend=lambda gm, inputs: shapes.append(inputs[0].shape) or gm)(x_of(9))
+        torch.compile(torchao_row, backend=lambda gm, inputs: shapes.append(inputs[0].shape) or gm)(x_of(9))
         assert shapes == [(9, 64)]
 
     def test_dynamos_limits(self):
         """Each explanation begins afresh, so that any number of them is possible."""
         with torch._dynamo.config.patch(accumulated_recompile_limit=3):
             for m in range(2, 8):
-                assert len(explain(quantize, x_of(m)).sites) == 1
+                assert len(explain(torchao_row, x_of(m)).sites) == 1
 
     def test_no_code_is_generated(self, llama, ids, monkeypatch):
         def generate(*args, **kwargs):
@@ -220,23 +217,23 @@ class TestBadInput:
 
     def test_values_of_its_own_arguments(self):
         with pytest.raises(TypeError, match=r"was given dynamic='yes'; it is one of True, False, None\."):
-            explain(quantize, x_of(), dynamic="yes")
+            explain(torchao_row, x_of(), dynamic="yes")
         with pytest.raises(TypeError, match=r"was given verify=1; it is one of True, False\."):
-            explain(quantize, x_of(), verify=1)
+            explain(torchao_row, x_of(), verify=1)
         with pytest.raises(ValueError, match="mode='reduce-overhead' and options; torch.compile takes one of them"):
-            explain(quantize, x_of(), mode="reduce-overhead", options={"numerics": "exact"})
+            explain(torchao_row, x_of(), mode="reduce-overhead", options={"numerics": "exact"})
 
     def test_options_that_are_none(self):
         with pytest.raises(TypeError, match="options is a str; give a dict"):
-            explain(quantize, x_of(), options="exact")
+            explain(torchao_row, x_of(), options="exact")
         with pytest.raises(ValueError, match="did you mean 'numerics'"):
-            explain(quantize, x_of(), options={"numeric": "exact"})
+            explain(torchao_row, x_of(), options={"numeric": "exact"})
 
     def test_arguments_that_the_model_does_not_take(self, llama):
         with pytest.raises(Exception, match="You must specify exactly one of input_ids or inputs_embeds"):
             explain(llama)
         with pytest.raises(TypeError, match="positional argument"):
-            explain(quantize)
+            explain(torchao_row)
 
     def test_an_error_of_the_model_is_the_models(self):
         def broken(x):

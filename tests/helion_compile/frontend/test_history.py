@@ -10,13 +10,9 @@ import helion_compile
 from helion_compile import report
 from helion_compile.frontend import history
 from helion_compile.frontend.backend import helion
+from tests.support.corpus.quantisers import torchao_row
 
 X = torch.randn(8, 64).bfloat16()
-
-
-def quantize(x):
-    scale = (x.abs().amax(-1, keepdim=True) / 448.0).float()
-    return (x.float() / scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn), scale
 
 
 @pytest.fixture(autouse=True)
@@ -28,20 +24,20 @@ def no_cache():
 
 class Quantizer(nn.Module):
     def forward(self, x):
-        return quantize(x)
+        return torchao_row(x)
 
 
 def test_of_a_function():
-    compiled = torch.compile(quantize, backend="helion")
+    compiled = torch.compile(torchao_row, backend="helion")
     assert report(compiled).graphs == ()
     assert "it has not been called yet" in " ".join(str(report(compiled)).split())
     compiled(X)
     told = report(compiled)
     (fused,) = told.sites
-    assert fused.site.node == "quant" and fused.site.location.file == __file__
+    assert fused.site.node == "quant" and fused.site.location.file == torchao_row.__code__.co_filename
     assert told.graphs[0].name == "0/0" and not told.graphs[0].training
     assert "quant = torch.ops.higher_order.helion_kernel(" in told.graphs[0].after
-    assert str(told) == str(helion_compile.explain(quantize, X))
+    assert str(told) == str(helion_compile.explain(torchao_row, X))
 
 
 def test_of_a_module_and_of_one_compiled_in_place():
@@ -59,9 +55,9 @@ def test_of_a_module_and_of_one_compiled_in_place():
 
 def test_each_size_and_each_side_of_a_graph_break():
     def broken(x):
-        q, scale = quantize(x)
+        q, scale = torchao_row(x)
         torch._dynamo.graph_break()
-        return quantize(q.float() * scale)
+        return torchao_row(q.float() * scale)
 
     compiled = torch.compile(broken, backend="helion", dynamic=False)
     compiled(X)
@@ -73,7 +69,7 @@ def test_each_size_and_each_side_of_a_graph_break():
 
 class Doubler(nn.Module):
     def forward(self, x):
-        return quantize(x * 2)
+        return torchao_row(x * 2)
 
 
 def test_models_are_told_apart():
@@ -89,7 +85,7 @@ class TestAnEqualCallOfCompile:
     """Dynamo compiles nothing for it, and what it uses is told."""
 
     def test_of_a_function(self):
-        first, second = (torch.compile(quantize, backend="helion") for _ in range(2))
+        first, second = (torch.compile(torchao_row, backend="helion") for _ in range(2))
         first(X)
         with torch.compiler.set_stance("fail_on_recompile"):
             second(X)
@@ -100,9 +96,9 @@ class TestAnEqualCallOfCompile:
     def test_of_a_module_with_a_graph_break(self):
         class Broken(nn.Module):
             def forward(self, x):
-                q, scale = quantize(x)
+                q, scale = torchao_row(x)
                 torch._dynamo.graph_break()
-                return quantize(q.float() * scale)
+                return torchao_row(q.float() * scale)
 
         first, second = (torch.compile(Broken(), backend="helion") for _ in range(2))
         first(X)
@@ -110,21 +106,21 @@ class TestAnEqualCallOfCompile:
         assert [graph.shared for graph in report(second).graphs] == [True, True] and len(report(second).sites) == 2
 
     def test_what_it_compiles_itself_is_its_own(self):
-        first, second = (torch.compile(quantize, backend="helion", dynamic=False) for _ in range(2))
+        first, second = (torch.compile(torchao_row, backend="helion", dynamic=False) for _ in range(2))
         first(X)
         second(X[:4])
         (graph,) = report(second).graphs
         assert not graph.shared and graph.fused[0].site.shapes["x"] == "bf16[4, 64]"
 
     def test_another_call_is_not_served(self):
-        first = torch.compile(quantize, backend="helion")
+        first = torch.compile(torchao_row, backend="helion")
         first(X)
-        assert report(torch.compile(quantize, backend="helion", options={"numerics": "exact"})).graphs == ()
-        assert report(torch.compile(lambda x: quantize(x), backend="helion")).graphs == ()
+        assert report(torch.compile(torchao_row, backend="helion", options={"numerics": "exact"})).graphs == ()
+        assert report(torch.compile(lambda x: torchao_row(x), backend="helion")).graphs == ()
 
 
 def test_dynamic_sizes_have_names_and_ranges():
-    compiled = torch.compile(quantize, backend="helion", dynamic=True)
+    compiled = torch.compile(torchao_row, backend="helion", dynamic=True)
     torch._dynamo.mark_static(X, 1)
     compiled(X)
     told = report(compiled)
@@ -156,9 +152,9 @@ def test_nothing_is_kept_of_what_is_gone():
 @pytest.mark.parametrize(
     ("what", "error", "message"),
     [
-        (quantize, TypeError, "got a function that is not compiled. explain"),
+        (torchao_row, TypeError, "got a function that is not compiled. explain"),
         (3, TypeError, "got a int that is not compiled"),
-        (torch.compile(quantize, backend="eager"), ValueError, "compiled with backend='eager'"),
+        (torch.compile(torchao_row, backend="eager"), ValueError, "compiled with backend='eager'"),
     ],
 )
 def test_what_has_no_report(what, error, message):

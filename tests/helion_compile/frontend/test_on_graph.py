@@ -14,13 +14,9 @@ from helion_compile.passes.account.records import GraphRecord, Site
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.reports import Config, FusedSite, GraphReport
 from helion_compile.reports.describing import annotate
+from tests.support.corpus.quantisers import torchao_row
 
 X = torch.randn(8, 64).bfloat16()
-
-
-def quantize(x):
-    scale = (x.abs().amax(-1, keepdim=True) / 448.0).float()
-    return (x.float() / scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn), scale
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +125,7 @@ def test_artifacts_for_tlparse(monkeypatch):
             found[metadata_fn()["name"]] = metadata_fn()["encoding"], payload_fn()
 
     monkeypatch.setattr(torch._logging, "trace_structured", trace_structured)
-    torch.compile(quantize, backend="helion")(X)
+    torch.compile(torchao_row, backend="helion")(X)
     assert {name: encoding for name, (encoding, _) in found.items()} == {
         "helion_graph_before": "string",
         "helion_graph_after": "string",

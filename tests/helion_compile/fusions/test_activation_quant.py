@@ -10,7 +10,8 @@ from torch._inductor.utils import run_and_get_code
 
 from helion_compile.frontend.capture import make_inspecting_backend
 from helion_compile.graph.hop import helion_kernel
-from tests.support.fusing import assert_bit_equal, fused, randn, refused, run, torchao
+from tests.support.corpus.quantisers import torchao_row
+from tests.support.fusing import assert_bit_equal, fused, randn, refused, run
 from tests.support.needs import row_wise_products
 from tests.support.numerics import fp8_steps, relative_error, rows_with_special_values
 from tests.support.pairwise import pairwise
@@ -57,7 +58,7 @@ def assert_as_near_to_fp64_as_inductor(program, function, dtype, gated):
 
 
 def quantised(function, gated):
-    return (lambda x, up: torchao(function(x) * up)) if gated else (lambda x, up: torchao(function(x)))
+    return (lambda x, up: torchao_row(function(x) * up)) if gated else (lambda x, up: torchao_row(function(x)))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_another_way_to_write_gelu_is_as_near_to_fp64_in_default(function, dtype
 def test_the_activation_read_elsewhere_is_a_result_too():
     def program(x, up):
         value = F.silu(x) * up
-        return *torchao(value), value * 2
+        return *torchao_row(value), value * 2
 
     args = randn(8, K), randn(8, K, seed=1)
     results, record = run(program, *args, numerics="exact")
@@ -115,7 +116,7 @@ def test_halves_of_a_matmul_are_read_in_place(halves):
     def program(a, b, a_scale, b_scale):
         both = torch._scaled_mm(a, b, a_scale, b_scale, out_dtype=torch.bfloat16).reshape(2, 8, 2 * K)
         gate, up = halves(both)
-        return torchao(F.silu(gate) * up)
+        return torchao_row(F.silu(gate) * up)
 
     a, b = randn(16, 64).to(torch.float8_e4m3fn), randn(2 * K, 64, seed=1).to(torch.float8_e4m3fn).t()
     args = a, b, torch.ones(16, 1), torch.ones(1, 2 * K)
@@ -132,7 +133,7 @@ def test_halves_of_a_matmul_are_read_in_place(halves):
 def test_any_number_of_rows_through_one_graph(numerics):
     def program(x):
         gate, up = x.chunk(2, -1)
-        return torchao(F.silu(gate) * up)
+        return torchao_row(F.silu(gate) * up)
 
     found = []
     compiled = torch.compile(
@@ -149,7 +150,7 @@ def test_any_number_of_rows_through_one_graph(numerics):
 
 def test_three_readers_share_one_call():
     def program(x, up):
-        return [torchao(F.silu(x) * up) for _ in range(3)]
+        return [torchao_row(F.silu(x) * up) for _ in range(3)]
 
     found = []
     backend = make_inspecting_backend(found, options={"strict": True})
@@ -161,7 +162,7 @@ def test_three_readers_share_one_call():
 class TestLeftAlone:
     def test_a_result_in_fp32(self):
         def program(x, up):
-            return torchao(F.silu(x.float()) * up.float())
+            return torchao_row(F.silu(x.float()) * up.float())
 
         refused(
             program,
@@ -174,7 +175,7 @@ class TestLeftAlone:
 
     def test_interleaved_halves(self):
         def program(x):
-            return torchao(F.silu(x[..., ::2]) * x[..., 1::2])
+            return torchao_row(F.silu(x[..., ::2]) * x[..., 1::2])
 
         refused(
             program, randn(8, 2 * K), reason="the last dimension of x is not contiguous", still=["quant"], numerics="exact"
@@ -182,7 +183,7 @@ class TestLeftAlone:
 
     def test_rows_that_are_no_view(self):
         def program(x, up):
-            return torchao(F.silu(x.transpose(0, 1)) * up)
+            return torchao_row(F.silu(x.transpose(0, 1)) * up)
 
         refused(
             program,
@@ -195,7 +196,7 @@ class TestLeftAlone:
     def test_gelu_with_every_step_rounded_in_exact_numerics(self):
         def program(x):
             inner = 0.7978845608028654 * (x + 0.044715 * torch.pow(x, 3.0))
-            return torchao(0.5 * x * (1.0 + torch.tanh(inner)))
+            return torchao_row(0.5 * x * (1.0 + torch.tanh(inner)))
 
         reason = "each step of gelu's cube is rounded to torch.bfloat16"
         refused(program, randn(8, K), reason=reason, still=["quant"], numerics="exact")
@@ -205,7 +206,7 @@ class TestLeftAlone:
     @pytest.mark.parametrize("function", IN_DEFAULT_ALONE, ids=lambda function: function.__name__)
     def test_another_way_to_write_gelu_in_exact_numerics(self, function, dtype):
         def program(x):
-            return torchao(function(x))
+            return torchao_row(function(x))
 
         name = function.__name__.replace("_", " ")
         reason = f"{name} has another last bit than {name.partition(' by ')[0]}, which the kernel computes"
@@ -213,7 +214,7 @@ class TestLeftAlone:
 
     def test_bytes_that_something_else_reads(self):
         def program(x, up):
-            q, scale = torchao(F.silu(x) * up)
+            q, scale = torchao_row(F.silu(x) * up)
             return q.float().topk(4).values, scale
 
         refused(program, randn(8, K), randn(8, K, seed=1), reason="a fused kernel may change a byte by one step")

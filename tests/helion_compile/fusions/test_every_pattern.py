@@ -10,7 +10,7 @@ from helion_compile.frontend.capture import make_inspecting_backend
 from tests.support.conformance import argument, arguments, of_any_number_of_rows
 from tests.support.corpus.activations import ACTIVATIONS
 from tests.support.corpus.norms import NORMS
-from tests.support.corpus.quantisers import QUANTISERS
+from tests.support.corpus.quantisers import QUANTISERS, torchao_row
 from tests.support.corpus.ropes import ROPES
 from tests.support.numerics import fp8_steps
 
@@ -36,11 +36,6 @@ IN_DEFAULT_TOO = {name for name, reason in REFUSED.items() if reason == A_TENSOR
     "compressed_tensors",
     "partial",
 }
-
-
-def torchao(x):
-    scale = (x.abs().amax(-1, keepdim=True) / 448.0).float()
-    return (x.float() / scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn), scale
 
 
 def run(function, args, numerics):
@@ -82,7 +77,7 @@ def test_norms(row):
     def function(**args):
         out = row.function(**args)
         norm, *total = out if isinstance(out, tuple) else (out,)
-        return *torchao(norm), *total
+        return *torchao_row(norm), *total
 
     args = arguments(row, BF16)
     results, record = run(function, args, "exact")
@@ -132,7 +127,7 @@ def quantised(row):
     def function(**args):
         out = row.function(**args)
         norm, *total = out if isinstance(out, tuple) else (out,)
-        return *torchao(norm), *total
+        return *torchao_row(norm), *total
 
     return function
 

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from helion_compile.frontend.capture import make_inspecting_backend
-from tests.support import fusing
-from tests.support.fusing import E4M3, assert_bit_equal, bits, fused, randn, run, torchao
+from tests.support.corpus.quantisers import torchao_row, vllm_token, without_clamp
+from tests.support.fusing import E4M3, assert_bit_equal, bits, fused, randn, run
 from tests.support.needs import uint8_products
 from tests.support.numerics import fp8_steps, relative_error, rows_with_special_values
 
-FILES = (__file__, fusing.__file__)  # where the functions stand
+FILES = (__file__, torchao_row.__code__.co_filename)  # where the functions stand
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 EPS = 1e-6
 K = 256
@@ -23,16 +23,6 @@ K = 256
 def rms_norm(x, weight, eps=EPS):
     x32 = x.float()
     return weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
-
-
-def vllm(x):
-    scale = (x.abs().amax(-1, keepdim=True).float() / 448.0).clamp_min(1 / (448.0 * 512.0))
-    return (x.float() * scale.reciprocal()).clamp(-448.0, 448.0).to(E4M3), scale
-
-
-def plain(x):
-    scale = x.float().abs().max(dim=-1, keepdim=True).values.clamp_min(1e-12) / 448.0
-    return (x.float() / scale).to(E4M3), scale
 
 
 def weight_of(k, dtype=torch.bfloat16):
@@ -53,14 +43,14 @@ class TestLeftAlone:
 
     def test_bytes_that_something_else_reads(self):
         def function(x, weight):
-            q, scale = torchao(rms_norm(x, weight))
+            q, scale = torchao_row(rms_norm(x, weight))
             return q.float().topk(4).values, scale
 
         self.refused(function, randn(8, K), weight_of(K), reason="a fused kernel may change a byte by one step")
 
     def test_bytes_that_reach_a_product_as_something_else(self):
         def function(x, weight, b):
-            q, scale = torchao(rms_norm(x, weight))
+            q, scale = torchao_row(rms_norm(x, weight))
             return q.float().abs() @ b, scale
 
         self.refused(
@@ -80,13 +70,13 @@ class TestLeftAlone:
 
     def test_a_last_dimension_that_is_not_contiguous(self):
         def function(x):
-            return torchao(x.t())
+            return torchao_row(x.t())
 
         self.refused(function, randn(K, 8), reason="the last dimension of x is not contiguous")
 
     def test_rows_that_are_no_view(self):
         def function(x):
-            return torchao(x.transpose(0, 1))
+            return torchao_row(x.transpose(0, 1))
 
         self.refused(function, randn(4, 8, K), reason="is no view of rows; contiguous before, it fuses")
 
@@ -94,7 +84,7 @@ class TestLeftAlone:
         """A norm of each head, quantised by the token: the row that has one scale is not the one that has one mean."""
 
         def function(x, weight):
-            return torchao(rms_norm(x.view(-1, 4, K // 4), weight).view(-1, K))
+            return torchao_row(rms_norm(x.view(-1, 4, K // 4), weight).view(-1, K))
 
         reason = f"rows of {K // 4} elements are quantised in rows of {K}"
         self.refused(function, randn(8, K), weight_of(K // 4), reason=reason, still=["quant"], numerics="exact")
@@ -103,7 +93,7 @@ class TestLeftAlone:
         def function(x, weight):
             x32 = x.float()
             norm = weight[:, None] * (x32 * torch.rsqrt(x32.pow(2).mean(0, keepdim=True) + EPS)).to(x.dtype)
-            return torchao(norm)
+            return torchao_row(norm)
 
         self.refused(
             function,
@@ -116,7 +106,7 @@ class TestLeftAlone:
 
     def test_an_eps_known_at_run_time(self):
         def function(x, weight, eps):
-            return torchao(rms_norm(x, weight, eps))
+            return torchao_row(rms_norm(x, weight, eps))
 
         self.refused(
             function,
@@ -159,7 +149,7 @@ class TestLeftAlone:
 
     def test_a_size_that_is_dynamic_in_the_last_dimension(self):
         def function(x):
-            return torchao(x)
+            return torchao_row(x)
 
         self.refused(function, randn(8, K), reason="the last dimension of x has a symbolic size", dynamic=True)
 
@@ -169,14 +159,14 @@ class TestLeftAlone:
 
         def function(x):
             y = norm(x)
-            q, scale = torchao(y.detach())
+            q, scale = torchao_row(y.detach())
             return y.float().sum(), q, scale
 
         found = []
         (total, q, scale) = torch.compile(function, backend=make_inspecting_backend(found), fullgraph=True)(x)
         assert all(graph.training for graph in found)
         assert "norm_quant" not in [site.fusion for graph in found for site in graph.record.sites]
-        assert fp8_steps(q, torchao(norm(x).detach())[0]).max() <= 1  # nn.RMSNorm sums in another order on a CPU
+        assert fp8_steps(q, torchao_row(norm(x).detach())[0]).max() <= 1  # nn.RMSNorm sums in another order on a CPU
         total.backward()
         compiled, x.grad = x.grad, None
         norm(x).float().sum().backward()
@@ -186,7 +176,7 @@ class TestLeftAlone:
 class TestSpellings:
     """The same meaning in any order of words becomes the same kernel, bit-equal in exact numerics."""
 
-    @pytest.mark.parametrize("quantize", [torchao, vllm, plain])
+    @pytest.mark.parametrize("quantize", [torchao_row, vllm_token, without_clamp])
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     def test_quantisers(self, quantize, dtype):
         x = randn(13, 250, dtype=dtype)
@@ -215,7 +205,7 @@ class TestSpellings:
             else:
                 x32 = x.float()
                 norm = (weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + EPS))).to(x.dtype)
-            return *torchao(norm), norm * 2
+            return *torchao_row(norm), norm * 2
 
         args = randn(8, K), weight_of(K, torch.float32)
         results, record = run(function, *args, numerics="exact")
@@ -229,7 +219,7 @@ class TestSpellings:
             total = residual + x if swapped else x + residual
             norm = rms_norm(total, weight)
             return (
-                *torchao(norm),
+                *torchao_row(norm),
                 *((total * 2,) if read in ("sum", "both") else ()),
                 *((norm * 2,) if read in ("norm", "both") else ()),
             )
@@ -245,10 +235,10 @@ class TestSpellings:
         norm = nn.RMSNorm(K, eps=EPS, dtype=torch.bfloat16).requires_grad_(False)
         norm.weight.copy_(weight_of(K))
         x = randn(8, K)
-        results, record = run(lambda x: torchao(norm(x)), x, numerics="exact")
+        results, record = run(lambda x: torchao_row(norm(x)), x, numerics="exact")
         assert fused(record) == ["norm_quant"]
         # nn.RMSNorm's own CPU kernel sums in another order: up to the last bit of the mean.
-        expected_q, _ = torchao(norm(x))
+        expected_q, _ = torchao_row(norm(x))
         assert fp8_steps(results[0], expected_q).max() <= 1
 
     @pytest.mark.parametrize(
@@ -274,7 +264,7 @@ class TestSpellings:
 
     def test_a_weight_computed_in_the_graph(self):
         def function(x, weight):
-            return torchao(rms_norm(x, weight + 1))
+            return torchao_row(rms_norm(x, weight + 1))
 
         args = randn(8, K), weight_of(K) - 1
         results, record = run(function, *args, numerics="exact")
@@ -284,7 +274,7 @@ class TestSpellings:
     def test_two_norms_of_one_sum(self):
         def function(x, residual, w1, w2):
             total = x + residual
-            return *torchao(rms_norm(total, w1)), *torchao(rms_norm(total, w2)), total
+            return *torchao_row(rms_norm(total, w1)), *torchao_row(rms_norm(total, w2)), total
 
         args = randn(8, K), randn(8, K, seed=1), weight_of(K), weight_of(K) + 1
         results, record = run(function, *args, numerics="exact")
@@ -294,7 +284,7 @@ class TestSpellings:
 
 def chain(x, residual, weight):
     total = x + residual
-    return *torchao(rms_norm(total, weight)), total
+    return *torchao_row(rms_norm(total, weight)), total
 
 
 class TestSizes:
@@ -317,7 +307,7 @@ class TestSizes:
     @pytest.mark.parametrize("shape", [(K,), (2, 3, K), (1, 1, K)], ids=str)
     def test_any_number_of_leading_dimensions(self, shape):
         def function(x, weight):
-            return torchao(rms_norm(x, weight))
+            return torchao_row(rms_norm(x, weight))
 
         args = randn(*shape), weight_of(K)
         results, record = run(function, *args, numerics="exact")
@@ -342,14 +332,14 @@ class TestNumerics:
         """Its mean and variance come from one torch.var_mean, whose bits are not those of two torch.mean."""
 
         def function(x, weight, bias):
-            return torchao(nn.functional.layer_norm(x, (K,), weight, bias))
+            return torchao_row(nn.functional.layer_norm(x, (K,), weight, bias))
 
         args = randn(64, K, dtype=dtype) * 3 + 1, weight_of(K, dtype), randn(K, seed=3, dtype=dtype)
         results, record = run(function, *args, numerics="exact")
         assert fused(record) == ["norm_quant"]
         assert_bit_equal(results, run(function, *args, only=[])[0])
 
-    @pytest.mark.parametrize("quantize", [torchao, vllm, plain])
+    @pytest.mark.parametrize("quantize", [torchao_row, vllm_token, without_clamp])
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     def test_exact_is_eager_for_special_rows(self, quantize, dtype):
         """All zero, inf, NaN, one huge outlier, tiny values: what eager makes of them, NaNs included."""
@@ -366,7 +356,7 @@ class TestNumerics:
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     def test_default_is_as_near_to_fp64_as_inductor_and_one_step_from_it(self, dtype):
         def function(x, residual, weight):
-            return *chain(x, residual, weight), *torchao(x)
+            return *chain(x, residual, weight), *torchao_row(x)
 
         torch.manual_seed(0)
         k, special = 1000, slice(0, 8)

@@ -11,7 +11,8 @@ from helion_compile.configs.table import ConfigTable
 from helion_compile.frontend.capture import make_inspecting_backend
 from helion_compile.fusions import profitability
 from helion_compile.kernels import activation_quant, norm_quant, quant
-from tests.support.fusing import fused, randn, run, torchao
+from tests.support.corpus.quantisers import torchao_row
+from tests.support.fusing import fused, randn, run
 from tests.support.needs import row_wise_products
 
 H200 = Gpu("NVIDIA H200", (9, 0))
@@ -34,22 +35,22 @@ def norm(x, weight):
 
 
 def norm_then_quant(x, weight):
-    return torchao(norm(x, weight))
+    return torchao_row(norm(x, weight))
 
 
 def add_norm_quant(x, weight, residual):
-    return *torchao(norm(x + residual, weight)), x + residual
+    return *torchao_row(norm(x + residual, weight)), x + residual
 
 
 def activation(x, up):
-    return torchao(torch.nn.functional.silu(x) * up)
+    return torchao_row(torch.nn.functional.silu(x) * up)
 
 
 def call_of(name, case):
     """A function whose chain is of that case, and its arguments."""
     shape = case["num_tokens"], case["hidden_size"]
     if name == "quant":
-        return torchao, randn(*shape)
+        return torchao_row, randn(*shape)
     if name == "activation_quant":
         return activation, randn(*shape), randn(*shape, seed=1)
     if case["residual"]:
@@ -89,7 +90,7 @@ def test_projections_share_one_quantiser_that_stays():
         return [torch._scaled_mm(*scaled(normed, w[i : i + 16])) for i in (0, 16, 32)]
 
     def scaled(x, w):
-        q, scale = torchao(x)
+        q, scale = torchao_row(x)
         return q, w.t(), scale, torch.ones(1, 16), None, None, torch.bfloat16
 
     found = []
@@ -116,9 +117,9 @@ def test_exact_takes_the_kernel():
 def test_a_range_of_sizes_takes_the_kernel():
     x = randn(2, 4096)
     torch._dynamo.mark_dynamic(x, 0)
-    _, record = run(torchao, x, dynamic=None)
+    _, record = run(torchao_row, x, dynamic=None)
     assert fused(record) == ["quant"]
-    _, record = run(torchao, randn(2, 4096))
+    _, record = run(torchao_row, randn(2, 4096))
     assert not record.sites
 
 
@@ -133,7 +134,7 @@ def test_a_row_speaks_for_the_sizes_that_are_rounded_up_to_it(monkeypatch, tmp_p
     slower = {"us": 2.0, "baselines": {"inductor": 1.5}}
     table.add([Row(Case(dtype="bf16", hidden_size=64, num_tokens=4), {"num_warps": 4}, **slower)], H200)
     monkeypatch.setattr(quant, "table", table)
-    kept = {tokens: not run(torchao, randn(tokens, 64))[1].sites for tokens in (2, 3, 4, 5)}
+    kept = {tokens: not run(torchao_row, randn(tokens, 64))[1].sites for tokens in (2, 3, 4, 5)}
     assert kept == {2: True, 3: True, 4: True, 5: False}
 
 

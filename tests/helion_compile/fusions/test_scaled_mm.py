@@ -8,6 +8,7 @@ from helion_compile import fusions
 from helion_compile.frontend.capture import make_inspecting_backend
 from helion_compile.fusions import scaled_mm as fusion
 from helion_compile.kernels import scaled_mm
+from tests.support.corpus.quantisers import torchao_row
 from tests.support.needs import HAS_ROW_WISE_PRODUCTS
 
 E4M3 = torch.float8_e4m3fn
@@ -75,8 +76,7 @@ def test_a_product_becomes_the_kernel(on_a_cpu, by_tensor, with_bias, dynamic):
 
 def test_products_in_a_model_keep_their_quantisers_apart(on_a_cpu):
     def linear(x, w, w_scale):
-        scale = (x.abs().amax(-1, keepdim=True) / 448.0).float()
-        q = (x.float() / scale).clamp(-448.0, 448.0).to(E4M3)
+        q, scale = torchao_row(x)
         return product(q, w, scale, w_scale)
 
     _, w, _, w_scale = operands()

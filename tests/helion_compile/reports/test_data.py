@@ -13,6 +13,7 @@ from torch import nn
 from helion_compile import explain
 from helion_compile.reports import Report
 from helion_compile.verify import Compared
+from tests.support.corpus.quantisers import torchao_row
 from tests.support.report_schema import SCHEMA, problems
 
 
@@ -26,15 +27,10 @@ def per_tensor(x):
     return (x.float() / (x.abs().max() / 448.0).float()).to(torch.float8_e4m3fn)
 
 
-def quantize(x):
-    scale = (x.abs().amax(-1, keepdim=True) / 448.0).float()
-    return (x.float() / scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn), scale
-
-
 def dynamic():
     x = torch.ones(8, 64, dtype=torch.bfloat16)
     torch._dynamo.mark_static(x, 1)
-    return explain(quantize, x, dynamic=True)
+    return explain(torchao_row, x, dynamic=True)
 
 
 REPORTS = {

@@ -18,6 +18,7 @@ from helion_compile.reports import Report
 from helion_compile.verify import Compared
 from tests.support import ROOT
 from tests.support.chromium import CHROMIUM, open_page
+from tests.support.corpus.quantisers import torchao_row
 
 DOCS = ROOT / "docs" / "inspecting"
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
@@ -32,8 +33,7 @@ class WithAScore(torch.nn.Module):
 
     def forward(self, ids):
         logits = self.model(ids).logits
-        scale = (logits.abs().amax(-1, keepdim=True) / 448.0).float()
-        q = (logits.float() / scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn)
+        q, _ = torchao_row(logits)
         return q, torch.topk(q.float(), 4)
 
 

@@ -8,15 +8,11 @@ import torch
 import helion_compile
 from helion_compile import explain, fusions, report
 from tests.support import planted
+from tests.support.corpus.quantisers import torchao_row
 from tests.support.needs import row_wise_products
 
 torch.manual_seed(0)
 X, Y = torch.randn(64, 64).bfloat16(), torch.randn(64, 64).bfloat16()
-
-
-def quantize(x):
-    scale = (x.abs().amax(-1, keepdim=True) / 448.0).float()
-    return (x.float() / scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn), scale
 
 
 @pytest.fixture(autouse=True)
@@ -35,11 +31,11 @@ def plant(monkeypatch):
 @pytest.mark.parametrize("how", planted.WRONG)
 def test_explain_tells_of_it(plant, how):
     plant(how)
-    (fused,) = explain(quantize, X, verify=True).sites
+    (fused,) = explain(torchao_row, X, verify=True).sites
     broken = [compared for compared in fused.verified if compared.broken]
     assert [compared.output for compared in broken] == ["scale" if how == "scale_of_the_next_row" else "q"]
-    assert "broken" in str(explain(quantize, X, verify=True))
-    assert not explain(quantize, X).sites[0].verified
+    assert "broken" in str(explain(torchao_row, X, verify=True))
+    assert not explain(torchao_row, X).sites[0].verified
 
 
 @pytest.mark.parametrize("how", planted.WRONG)
@@ -47,14 +43,14 @@ def test_verify_puts_the_original_back(plant, how, caplog):
     plant(how)
 
     def program(x):
-        return quantize(x * 1.5)
+        return torchao_row(x * 1.5)
 
     compiled = torch.compile(program, backend="helion", options={"verify": True})
     q, scale = compiled(X)
     expected = torch.compile(program, backend="inductor")(X)
     assert torch.equal(q.view(torch.uint8), expected[0].view(torch.uint8)) and torch.equal(scale, expected[1])
     (warning,) = (record for record in caplog.records if record.levelno == logging.WARNING and "planted" in record.message)
-    assert f"planted_{how}@" in warning.message and "test_planted.py:" in warning.message
+    assert f"planted_{how}@" in warning.message and "quantisers.py:" in warning.message
     told = report(compiled)
     (refusal,) = told.refusals
     assert not told.sites and refusal.candidate == "planted"
@@ -63,7 +59,7 @@ def test_verify_puts_the_original_back(plant, how, caplog):
 
 def test_without_verify_it_stays(plant):
     plant("one_element_far_off")
-    compiled = torch.compile(quantize, backend="helion")
+    compiled = torch.compile(torchao_row, backend="helion")
     assert compiled(X)[0].view(torch.uint8)[-1, -1] == 0x40
     assert len(report(compiled).sites) == 1
 
@@ -72,7 +68,7 @@ def test_another_fusion_may_take_what_was_put_back_and_is_checked_too(plant):
     from helion_compile.fusions import quant
 
     plant("nan", quant)
-    compiled = torch.compile(quantize, backend="helion", options={"verify": True})
+    compiled = torch.compile(torchao_row, backend="helion", options={"verify": True})
     compiled(X)
     (fused,) = report(compiled).sites
     assert fused.site.fusion == "quant" and [compared.output for compared in fused.verified] == ["q", "scale"]
@@ -84,7 +80,7 @@ def test_only_the_broken_site_is_put_back(plant):
     plant("one_element_far_off")
 
     def program(x, y):
-        return (*quantize(x), *quantize(y))
+        return (*torchao_row(x), *torchao_row(y))
 
     x = X.clone()
     x[-1] = 0
@@ -97,7 +93,7 @@ def test_only_the_broken_site_is_put_back(plant):
 
 def test_each_graph_is_checked_on_its_first_call(plant, caplog):
     plant("scale_of_the_next_row")
-    compiled = torch.compile(quantize, backend="helion", options={"verify": True}, dynamic=False)
+    compiled = torch.compile(torchao_row, backend="helion", options={"verify": True}, dynamic=False)
     compiled(X)
     compiled(X[:32])
     assert sum("planted" in record.message for record in caplog.records if record.levelno == logging.WARNING) == 2
@@ -105,7 +101,7 @@ def test_each_graph_is_checked_on_its_first_call(plant, caplog):
 
 
 def test_what_is_right_stays_and_is_told():
-    compiled = torch.compile(quantize, backend="helion", options={"verify": True}, dynamic=True)
+    compiled = torch.compile(torchao_row, backend="helion", options={"verify": True}, dynamic=True)
     torch._dynamo.mark_static(X, 1)
     compiled(X)
     (fused,) = report(compiled).sites
@@ -121,7 +117,7 @@ def test_checking_changes_neither_arguments_nor_random_numbers():
         def forward(self, x):
             self.calls.add_(1)
             x.mul_(2)
-            return quantize(x + torch.randn(()).to(x.dtype))
+            return torchao_row(x + torch.randn(()).to(x.dtype))
 
     results = []
     for options in ({}, {"verify": True}):
@@ -164,7 +160,7 @@ def test_the_scales_of_other_rows_are(plant):
 def test_where_fp64_cannot_say(monkeypatch):
     """An operation without an fp64 form leaves the original as the only measure."""
     monkeypatch.setattr("helion_compile.verify.run.in_fp64", lambda module, inputs: None)
-    (fused,) = explain(quantize, X, verify=True).sites
+    (fused,) = explain(torchao_row, X, verify=True).sites
     assert all(compared.sqnr is None and not compared.broken for compared in fused.verified)
 
 
