@@ -1,5 +1,6 @@
-"""Quantisers as models spell them, each with the attributes that a kernel takes for the same function.
+"""Quantisers with the attributes that a kernel takes for the same function.
 
+Functions that are rows of the table of patterns stand in ``quantisers.py``; those here are written for kernels alone.
 Letters: M rows, K elements of a row.
 """
 
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from helion_compile.kernels.device.quantize_attrs import QuantizeAttrs
+from tests.support.corpus import quantisers
 
 __all__ = ["QUANTISERS", "Quantiser"]
 
@@ -20,9 +22,10 @@ FLOOR = 1 / (448.0 * 512.0)
 
 @dataclass(frozen=True)
 class Quantiser:
-    """``spelled(x, number)`` quantises ``x`` [M, K] and gives values, scales and zero points, as far as it has them.
+    """``spelled(x)`` quantises ``x`` [M, K] and gives values, scales and zero points, as far as it has them.
 
-    ``number`` is a static scale, if ``static``, or the upper bound of the largest magnitudes, if ``bounded``; else None.
+    ``number`` is a static scale, if ``static``, or the upper bound of the largest magnitudes, if ``bounded``: then it is
+    ``spelled(x, number)``.  Otherwise it is None.
     ``text(dtype)`` are the attributes for an ``x`` of that dtype.
     """
 
@@ -40,76 +43,31 @@ class Quantiser:
         return number if self.static else None, number if self.bounded else None, self.text(dtype)
 
     def results(self, x, number):
-        results = self.spelled(x, number)
+        results = self.spelled(x) if number is None else self.spelled(x, number)
         return results if isinstance(results, tuple) else (results,)
 
 
-def torchao(x, _):
-    scale = (x.abs().amax(-1, keepdim=True) / 448.0).float()
-    return (x.float() / scale).clamp(*FP8).to(E4M3), scale
-
-
-def vllm(x, _):
-    scale = (x.abs().amax(-1, keepdim=True).float() / 448.0).clamp_min(FLOOR)
-    return (x.float() * scale.reciprocal()).clamp(*FP8).to(E4M3), scale
-
-
-def plain(x, _):
-    amax = x.abs().max(dim=-1, keepdim=True).values.float().clamp_min(1e-12)
-    scale = amax / 448.0
-    return (x.float() / scale).to(E4M3), scale
-
-
-def bounded(x, scale_ub):
-    amax = torch.minimum(x.abs().amax(-1, keepdim=True).float(), scale_ub)
-    scale = (amax / 448.0).clamp_min(FLOOR)
-    return (x.float() * scale.reciprocal()).clamp(*FP8).to(E4M3), scale
-
-
-def e5m2(x, _):
+def e5m2(x):
     scale = x.abs().amax(-1, keepdim=True).float() / 57344.0
     return (x.float() / scale).clamp(-57344.0, 57344.0).to(E5M2), scale
 
 
-def narrow(x, _):
-    scale = x.abs().amax(-1, keepdim=True).float() / 240.0
-    return (x.float() / scale).clamp(-240.0, 240.0).to(E4M3), scale
-
-
-def divided_by_a_tensor(x, _):
-    amax = x.abs().amax(-1, keepdim=True).float()
-    scale = amax / torch.full_like(amax, 448.0)
-    return (x.float() / scale).clamp(*FP8).to(E4M3), scale
-
-
-def factor(x, _):
+def factor(x):
     amax = x.abs().amax(-1, keepdim=True).float().clamp_max(64.0).clamp_min(1e-4)
     return (x.float() * (amax.reciprocal() * 448.0)).clamp(*FP8).to(E4M3), amax / 448.0
 
 
-def factor_inverse(x, _):
+def factor_inverse(x):
     factor = x.abs().amax(-1, keepdim=True).float().clamp_min(1e-12).reciprocal() * 448.0
     return (x.float() * factor).clamp(*FP8).to(E4M3), factor.reciprocal()
 
 
-def static(x, scale):
-    return (x.float() / scale).clamp(*FP8).to(E4M3)
-
-
-def static_reciprocal(x, scale):
-    return (x.float() * scale.reciprocal()).clamp(*FP8).to(E4M3)
-
-
-def static_int8(x, scale):
-    return (x.float() / scale).round().clamp(*INT8).to(torch.int8)
-
-
-def int8(x, _):
+def int8(x):
     scale = (x.abs().amax(-1, keepdim=True) / 127.0).float()
     return (x.float() / scale).round().clamp(-127.0, 127.0).to(torch.int8), scale
 
 
-def asymmetric(x, _):
+def asymmetric(x):
     x = x.float()
     low, high = x.amin(-1, keepdim=True).clamp_max(0.0), x.amax(-1, keepdim=True).clamp_min(0.0)
     scale = ((high - low) / 255.0).clamp_min(1e-5)
@@ -118,7 +76,7 @@ def asymmetric(x, _):
 
 
 def groups(size, layout="row_major", ue8m0=False):
-    def spelled(x, _):
+    def spelled(x):
         parts = x.view(x.size(0), x.size(1) // size, size).float()
         scale = parts.abs().amax(-1).clamp_min(1e-4) / 448.0
         if ue8m0:
@@ -139,18 +97,18 @@ def _fixed(spelled, dtype, clamp, *, static=False, bounded=False, **attributes):
 
 
 QUANTISERS = {
-    "torchao": Quantiser(torchao, lambda dtype: QuantizeAttrs(E4M3, clamp=FP8, scale_dtype=dtype).text),
-    "vllm": _fixed(vllm, E4M3, FP8, use="multiply_reciprocal", scale_floor=FLOOR),
-    "plain": _fixed(plain, E4M3, None, amax_floor=1e-12),
-    "bounded": _fixed(bounded, E4M3, FP8, use="multiply_reciprocal", scale_floor=FLOOR, bounded=True),
+    "torchao": Quantiser(quantisers.torchao_row, lambda dtype: QuantizeAttrs(E4M3, clamp=FP8, scale_dtype=dtype).text),
+    "vllm": _fixed(quantisers.vllm_token, E4M3, FP8, use="multiply_reciprocal", scale_floor=FLOOR),
+    "plain": _fixed(quantisers.without_clamp, E4M3, None, amax_floor=1e-12),
+    "bounded": _fixed(quantisers.vllm_token_bound, E4M3, FP8, use="multiply_reciprocal", scale_floor=FLOOR, bounded=True),
     "e5m2": _fixed(e5m2, E5M2, (-57344.0, 57344.0)),
-    "narrow": _fixed(narrow, E4M3, (-240.0, 240.0), qmax=240.0),
-    "divided by a tensor": _fixed(divided_by_a_tensor, E4M3, FP8, division="tensor"),
+    "narrow": _fixed(quantisers.narrow_range, E4M3, (-240.0, 240.0), qmax=240.0),
+    "divided by a tensor": _fixed(quantisers.over_tensor, E4M3, FP8, division="tensor"),
     "factor": _fixed(factor, E4M3, FP8, use="multiply_factor", amax_ceiling=64.0, amax_floor=1e-4),
     "factor inverse": _fixed(factor_inverse, E4M3, FP8, use="multiply_factor_inverse", amax_floor=1e-12),
-    "static": _fixed(static, E4M3, FP8, static=True),
-    "static reciprocal": _fixed(static_reciprocal, E4M3, FP8, static=True, use="multiply_reciprocal"),
-    "static int8": _fixed(static_int8, torch.int8, INT8, static=True),
+    "static": _fixed(quantisers.torchao_static, E4M3, FP8, static=True),
+    "static reciprocal": _fixed(quantisers.vllm_static, E4M3, FP8, static=True, use="multiply_reciprocal"),
+    "static int8": _fixed(quantisers.int8_static, torch.int8, INT8, static=True),
     "int8": Quantiser(int8, lambda dtype: QuantizeAttrs(torch.int8, clamp=(-127.0, 127.0), scale_dtype=dtype).text),
     "int8 asymmetric": _fixed(asymmetric, torch.int8, INT8, zero_point=True, scale_floor=1e-5),
     "groups of 128": groups(128),

@@ -140,7 +140,7 @@ def times_inverse_of_qmax(x):
 
 @spelled("plain code: amax over a tensor that holds qmax", division=ScaleDivision.TENSOR)
 def over_tensor(x):
-    scale = x.abs().amax(-1, keepdim=True).float() / torch.full((), 448.0)
+    scale = x.abs().amax(-1, keepdim=True).float() / torch.full((), 448.0, device=x.device)
     return (x.float() / scale).clamp(-448, 448).to(E4M3), scale
 
 
