@@ -11,6 +11,7 @@ from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.rewrite.fusion_pass import FusionPass
 from tests.support import ROOT, programs, stubs
 from tests.support.capture import capture
+from tests.support.corpus import quantisers
 
 
 def by_name(function):
@@ -64,7 +65,7 @@ def rewritten(function, *args, fusions=stubs.ALL, dynamic=False, **options):
 def projections(x, residual, weight, b, b_scale):
     total = x + residual
     normed = programs.llama_norm(total, weight)
-    return [programs.matmul(*programs.torchao_quantize(normed), b, b_scale) for _ in range(3)], total
+    return [programs.matmul(*quantisers.torchao_row(normed), b, b_scale) for _ in range(3)], total
 
 
 PROJECTIONS = (programs.tensor(2, 8, 64), programs.tensor(2, 8, 64, seed=1), programs.tensor(64), *programs.weights())

@@ -1,4 +1,4 @@
-"""Small functions that write norms, quantisers and products as real models do."""
+"""Small functions that write norms and products as real models do; quantisers are in the corpus."""
 
 from __future__ import annotations
 
@@ -54,45 +54,12 @@ def weightless_norm(x, weight):
 # Quantisers: x [..., K] -> (q fp8 [..., K], scale fp32 [..., 1])
 
 
-def torchao_quantize(x):
-    amax = x.abs().amax(dim=-1, keepdim=True)
-    scale = (amax / 448.0).to(torch.float32)
-    return (x.to(torch.float32) / scale).clamp(min=-448.0, max=448.0).to(E4M3), scale
-
-
-def vllm_quantize(x):
-    amax = x.abs().amax(dim=-1).unsqueeze(-1).to(torch.float32)
-    scale = (amax / 448.0).clamp(min=1.0 / (448.0 * 512.0))
-    return (x.to(torch.float32) * scale.reciprocal()).clamp(-448.0, 448.0).to(E4M3), scale
-
-
-def plain_quantize(x):
-    x32 = x.float()
-    scale = x32.abs().max(dim=-1, keepdim=True).values.clamp_min(1e-12) / 448.0
-    return (x32 / scale).to(E4M3), scale
-
-
 def flat_scale_quantize(x):
     """A scale without the last dimension, and clamp from below and above apart."""
     x32 = x.float()
     scale = x32.abs().amax(-1) / 448
     value = x32 / scale[..., None]
     return torch.clamp_min(torch.clamp_max(value, 448.0), -448.0).to(E4M3), scale
-
-
-def tensor_bounds_quantize(x):
-    """minimum and maximum instead of clamp, 1 / scale instead of a reciprocal."""
-    x32 = x.float()
-    scale = torch.maximum(x32.abs().amax(-1, keepdim=True) / 448.0, torch.full((), 1e-6))
-    value = torch.maximum(x32 * (1.0 / scale), torch.full((), -448.0))
-    return torch.minimum(value, torch.full((), 448.0)).to(E4M3), scale
-
-
-def double_quantize(x):
-    """The scale in fp64."""
-    amax = x.abs().amax(-1, keepdim=True).to(torch.float64).clamp(min=1e-12)
-    scale = (amax / 448.0).to(torch.float32)
-    return (x.float() / scale).clamp(-448, 448).to(E4M3), scale
 
 
 def matmul(q, scale, b, b_scale, bias=None):

@@ -11,6 +11,7 @@ from helion_compile.passes.rewrite.fusion_pass import FusionPass
 from tests.support import programs, stubs
 from tests.support.capture import capture
 from tests.support.checks import assert_same_bits, rewritten
+from tests.support.corpus import quantisers
 
 X, WEIGHT = programs.tensor(8, 64), programs.tensor(64)
 
@@ -77,7 +78,7 @@ def test_a_norm_whose_inside_is_read():
     def program(x, weight):
         x32 = x.float()
         rstd = torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-6)
-        return programs.torchao_quantize(weight * (x32 * rstd).to(x.dtype)), rstd.sin()
+        return quantisers.torchao_row(weight * (x32 * rstd).to(x.dtype)), rstd.sin()
 
     _, record = rewritten(program, X, WEIGHT)
     (found,) = (each for each in record.refusals if each.candidate == "norm")
@@ -92,7 +93,7 @@ def too_wide(chain):
 
 def test_a_chain_that_a_fusion_refuses():
     never = FusionPass([stubs.Fusion("never", stubs.QUANTIZE.chain, stubs.build_quantize, check=too_wide)])
-    capture(programs.torchao_quantize, X, graph_pass=never)
+    capture(quantisers.torchao_row, X, graph_pass=never)
     (record,) = never.records
     (found,) = record.refusals
     assert found.missing == ("the kernel computes this", "there is a place for it")
@@ -131,7 +132,7 @@ def test_what_reads_an_unfused_norm_and_could_not_be_matched_itself():
 class TestWhatIsThere:
     def test_an_inventory(self):
         def program(x, weight, b):
-            return programs.torchao_quantize(torch.nn.functional.layer_norm(x, [64], weight) @ b)
+            return quantisers.torchao_row(torch.nn.functional.layer_norm(x, [64], weight) @ b)
 
         module = capture(program, X, WEIGHT, programs.tensor(64, 32))
         fusion_pass = FusionPass([])
@@ -167,7 +168,7 @@ BROKEN = Refusal(RefusalKind.VERIFY, "", "broken", "another kernel fuses")
 
 class TestSites:
     def test_nodes_are_called_after_the_fusion(self):
-        after, record = rewritten(lambda x, y: (*programs.torchao_quantize(x), *programs.torchao_quantize(y)), X, X + 1)
+        after, record = rewritten(lambda x, y: (*quantisers.torchao_row(x), *quantisers.torchao_row(y)), X, X + 1)
         assert [site.node for site in record.sites] == ["quantize", "quantize_1"]
         names = {node.name for node in after.graph.nodes}
         for site in record.sites:
@@ -175,7 +176,7 @@ class TestSites:
 
     def test_a_rejected_chain_is_left_and_told(self):
         def program(x, y):
-            return (*programs.torchao_quantize(x), *programs.torchao_quantize(y))
+            return (*quantisers.torchao_row(x), *quantisers.torchao_row(y))
 
         _, record = rewritten(program, X, X + 1)
         first, second = record.sites
@@ -191,7 +192,7 @@ class TestSites:
     def test_the_original_computes_what_the_site_does(self):
         def program(x, residual, weight):
             total = x + residual
-            return *programs.torchao_quantize(programs.llama_norm(total, weight)), total
+            return *quantisers.torchao_row(programs.llama_norm(total, weight)), total
 
         fusion_pass = FusionPass(stubs.ALL, strict=True, keep_originals=True)
         captured = capture(program, X, X + 1, WEIGHT, graph_pass=fusion_pass)
@@ -209,7 +210,7 @@ class TestSites:
 
         def program(x):
             y = torch.sin(x)
-            return [programs.torchao_quantize(y.unsqueeze(0)) for _ in range(2)]
+            return [quantisers.torchao_row(y.unsqueeze(0)) for _ in range(2)]
 
         fusion_pass = FusionPass(stubs.ALL, strict=True, keep_originals=True)
         capture(program, X, graph_pass=fusion_pass)
@@ -219,4 +220,4 @@ class TestSites:
         original = record.originals[site.node]
         assert torch.ops.aten.sin.default not in [node.target for node in original.module.graph.nodes]
         given = [X if name == "sin" else X.unsqueeze(0) for name in original.inputs]
-        assert_same_bits(original.module(*given)[0], programs.torchao_quantize(X.unsqueeze(0))[0])
+        assert_same_bits(original.module(*given)[0], quantisers.torchao_row(X.unsqueeze(0))[0])

@@ -7,12 +7,13 @@ from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.semantics import Matmul, Quantize
 from tests.support import programs
 from tests.support.capture import capture
+from tests.support.corpus import quantisers
 
 X, Y = programs.tensor(16, 64), programs.tensor(16, 64, seed=1)
 
 
 def quantize_and_multiply(x, *weights):
-    return programs.matmul(*programs.torchao_quantize(x), *weights)
+    return programs.matmul(*quantisers.torchao_row(x), *weights)
 
 
 def chains(program, *args):
@@ -21,7 +22,7 @@ def chains(program, *args):
 
 def test_a_matmul_with_the_scale_of_another_quantiser_is_in_no_chain():
     def program(x, y, b, b_scale):
-        (q, scale), (_, other) = programs.torchao_quantize(x), programs.torchao_quantize(y)
+        (q, scale), (_, other) = quantisers.torchao_row(x), quantisers.torchao_row(y)
         return programs.matmul(q, other, b, b_scale), scale
 
     assert not chains(program, X, Y, *programs.weights())

@@ -9,13 +9,14 @@ from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.semantics import Norm, Quantize
 from tests.support import programs
 from tests.support.capture import capture
+from tests.support.corpus import quantisers
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
 
 def test_copies_of_a_norm_and_of_its_quantisers_are_one_of_each():
     def program(x, weight):
-        return [programs.torchao_quantize(programs.llama_norm(x, weight)) for _ in range(3)]
+        return [quantisers.torchao_row(programs.llama_norm(x, weight)) for _ in range(3)]
 
     matches = match_graph(capture(program, programs.tensor(8, 64), programs.tensor(64)).graph).matches
     assert [type(match.op) for match in matches] == [Norm, Quantize]
@@ -23,7 +24,7 @@ def test_copies_of_a_norm_and_of_its_quantisers_are_one_of_each():
 
 
 def test_reading_leaves_the_graph_alone():
-    graph = capture(programs.torchao_quantize, programs.tensor(8, 64)).graph
+    graph = capture(quantisers.torchao_row, programs.tensor(8, 64)).graph
     before = str(graph)
     match_graph(graph)
     assert str(graph) == before

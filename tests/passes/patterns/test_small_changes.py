@@ -8,13 +8,14 @@ import torch
 from helion_compile.passes.rewrite.fusion_pass import FusionPass
 from tests.support import programs, stubs
 from tests.support.capture import capture
+from tests.support.corpus import quantisers
 
 aten = torch.ops.aten
 
 FORMS = [
-    (programs.llama_norm, programs.torchao_quantize),
-    (programs.squeezed_norm, programs.vllm_quantize),
-    (programs.functional_norm, programs.double_quantize),
+    (programs.llama_norm, quantisers.torchao_row),
+    (programs.squeezed_norm, quantisers.vllm_token),
+    (programs.functional_norm, quantisers.double_scale),
     (programs.weightless_norm, programs.flat_scale_quantize),
 ]
 ARGS = programs.tensor(8, 64), programs.tensor(8, 64, seed=1), programs.tensor(64)

@@ -17,6 +17,7 @@ from helion_compile.passes.semantics import Matmul, Norm, NormRounding, Quantize
 from tests.support import ROOT, programs, stubs
 from tests.support.capture import capture
 from tests.support.checks import PROJECTIONS, by_name, calls, projections, rewritten
+from tests.support.corpus import quantisers
 
 CAST_THEN_SCALE = NormRounding.CAST_THEN_SCALE
 
@@ -28,7 +29,7 @@ class TestChoosing:
 
     @staticmethod
     def program(x, weight):
-        return programs.torchao_quantize(programs.llama_norm(x, weight))
+        return quantisers.torchao_row(programs.llama_norm(x, weight))
 
     def run(self, fusions, **options):
         return rewritten(self.program, *self.args, fusions=fusions, **options)[1]
@@ -73,7 +74,7 @@ class TestChoosing:
     def test_a_residual_that_is_refused_is_left_outside(self):
         def program(x, residual, weight):
             total = x + residual
-            return programs.torchao_quantize(programs.llama_norm(total, weight)), total
+            return quantisers.torchao_row(programs.llama_norm(total, weight)), total
 
         refuse = lambda chain: never(chain) if chain[Norm].op.residual else None  # noqa: E731
         fusion = dataclasses.replace(stubs.NORM_QUANTIZE, check=refuse)
@@ -189,7 +190,7 @@ class TestFailing:
     @staticmethod
     def program(x, residual, weight, b, b_scale):
         (first, total) = projections(x, residual, weight, b, b_scale)
-        return first, programs.torchao_quantize(programs.olmo_norm(total, weight))
+        return first, quantisers.torchao_row(programs.olmo_norm(total, weight))
 
     def fusions(self, build):
         other = lambda chain: None if chain[Norm].op.rounding is CAST_THEN_SCALE else never(chain)  # noqa: E731
@@ -221,7 +222,7 @@ class TestFailing:
             FusionPass(self.fusions(build), strict=True)(graph)
         assert str(graph) == before
         if build is failing:
-            assert raised.value.site.file == programs.__file__
+            assert raised.value.site.file == quantisers.__file__
             assert isinstance(raised.value.__cause__, RuntimeError)
 
     def test_a_failing_check(self, caplog):
@@ -246,7 +247,7 @@ class TestFailing:
 class TestLogging:
     def test_one_line_a_graph_and_the_reasons_in_detail(self, caplog):
         def program(x, weight):
-            return x.clamp(-448, 448).to(programs.E4M3), programs.torchao_quantize(programs.llama_norm(x, weight))
+            return x.clamp(-448, 448).to(programs.E4M3), quantisers.torchao_row(programs.llama_norm(x, weight))
 
         with caplog.at_level(logging.DEBUG, logger=LOGGER):
             rewritten(program, programs.tensor(8, 64), programs.tensor(64))

@@ -16,6 +16,7 @@ from helion_compile.passes.rewrite.insertion_point import InsertionPoints
 from helion_compile.passes.semantics import Norm, Quantize
 from tests.support import programs, stubs
 from tests.support.capture import capture
+from tests.support.corpus import quantisers
 
 aten = torch.ops.aten
 
@@ -70,7 +71,7 @@ def test_the_sum_is_read_before_the_weight_is_there():
         total = x + residual
         early = total.sin()
         late = weight * early.cos().sum(1).max()
-        return programs.torchao_quantize(programs.llama_norm(x + residual, late)), early
+        return quantisers.torchao_row(programs.llama_norm(x + residual, late)), early
 
     # Here the weight does not come from the chain's own sum: `x + residual` is written a second time.
     module = capture(program, X, RESIDUAL, WEIGHT).modules[0]
@@ -94,7 +95,7 @@ def test_the_sum_is_read_before_the_weight_is_there():
 def test_an_input_that_depends_on_an_output():
     def program(x, residual, weight):
         total = x + residual
-        return programs.torchao_quantize(programs.llama_norm(total, weight * total.sin().mean(0)))
+        return quantisers.torchao_row(programs.llama_norm(total, weight * total.sin().mean(0)))
 
     graph = capture(program, X, RESIDUAL, WEIGHT).graph
     assert misplaced(graph) == (
@@ -108,7 +109,7 @@ def test_an_input_that_depends_on_an_output():
 
 def program(x, residual, weight):
     total = x + residual
-    return programs.torchao_quantize(programs.llama_norm(total, weight)), total
+    return quantisers.torchao_row(programs.llama_norm(total, weight)), total
 
 
 class TestWrites:
@@ -178,7 +179,7 @@ class TestWrites:
     @pytest.mark.parametrize("written", [False, True])
     def test_copies_around_one_are_not_merged_where_the_chain_is_kept(self, written):
         def program(x):
-            return programs.torchao_quantize(x), programs.torchao_quantize(x)
+            return quantisers.torchao_row(x), quantisers.torchao_row(x)
 
         module = capture(program, X).modules[0]
         graph = module.graph
@@ -195,7 +196,7 @@ class TestWrites:
         """scale2, its reader, scale1, q1, q2, in a chain that stays."""
 
         def program(x):
-            one, other = programs.torchao_quantize(x), programs.torchao_quantize(x)
+            one, other = quantisers.torchao_row(x), quantisers.torchao_row(x)
             return (*one, one[1].sin()), (*other, other[1].sin())
 
         module = capture(program, X).modules[0]
@@ -215,7 +216,7 @@ class TestWrites:
 
     def test_a_copy_in_another_layout_is_not_shared(self):
         def program(x):
-            return programs.torchao_quantize(x), programs.torchao_quantize(x)
+            return quantisers.torchao_row(x), quantisers.torchao_row(x)
 
         graph = capture(program, X).graph
         q, scale = graph.output_node().args[0][2:]
@@ -237,7 +238,7 @@ class TestWrites:
 
         def program(x, residual, weight, other):
             total = x + residual
-            return programs.torchao_quantize(programs.llama_norm(total, weight.sin())), total * other.cos()
+            return quantisers.torchao_row(programs.llama_norm(total, weight.sin())), total * other.cos()
 
         module = capture(program, X, RESIDUAL, WEIGHT, X + 1).modules[0]
         graph = module.graph

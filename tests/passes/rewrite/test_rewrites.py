@@ -8,6 +8,7 @@ from helion_compile.passes.rewrite.fusion_pass import FusionPass
 from helion_compile.passes.semantics import Matmul, Quantize
 from tests.support import programs, stubs
 from tests.support.checks import PROJECTIONS, by_name, calls, projections, rewritten, targets
+from tests.support.corpus import quantisers
 
 NORMS = [
     programs.llama_norm,
@@ -18,12 +19,12 @@ NORMS = [
     programs.weightless_norm,
 ]
 QUANTIZERS = [
-    programs.torchao_quantize,
-    programs.vllm_quantize,
-    programs.plain_quantize,
+    quantisers.torchao_row,
+    quantisers.vllm_token,
+    quantisers.without_clamp,
     programs.flat_scale_quantize,
-    programs.tensor_bounds_quantize,
-    programs.double_quantize,
+    quantisers.tensor_bounds,
+    quantisers.double_scale,
 ]
 
 
@@ -53,7 +54,7 @@ def test_norm_and_quantiser_become_one_call(norm, quantize, dtype, dynamic):
 @pytest.mark.parametrize("norm", NORMS, ids=by_name)
 def test_every_norm_without_residual(norm):
     def program(x, weight):
-        return programs.torchao_quantize(norm(x, weight))
+        return quantisers.torchao_row(norm(x, weight))
 
     after, _ = rewritten(program, programs.tensor(8, 64), programs.tensor(64))
     # The call and two results: what nobody wants is not there, nothing of the old nodes is left.
@@ -83,13 +84,13 @@ def test_three_projections_share_one_call(dynamic):
             "q": "fp8 e4m3[2, 8, 64]",
             "scale": "fp32[2, 8, 1]",
         }
-    assert site.location.file == programs.__file__
+    assert site.location.file == quantisers.__file__
 
 
 def test_the_norm_is_still_there_for_other_readers():
     def program(x, weight):
         normed = programs.llama_norm(x, weight)
-        return programs.torchao_quantize(normed), normed.sin()
+        return quantisers.torchao_row(normed), normed.sin()
 
     after, record = rewritten(program, programs.tensor(8, 64), programs.tensor(64))
     assert calls(after.graph, stubs.norm_quantize, torch.ops.aten.rsqrt.default) == [1, 0]
@@ -101,7 +102,7 @@ def test_a_cast_of_the_input_that_others_read_stays():
         total = x + other
         x32 = total.float()
         normed = weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-5)).to(x.dtype)
-        return programs.torchao_quantize(normed), x32.sin()
+        return quantisers.torchao_row(normed), x32.sin()
 
     args = programs.tensor(8, 64), programs.tensor(8, 64, seed=1), programs.tensor(64)
     after, record = rewritten(program, *args)
@@ -111,7 +112,7 @@ def test_a_cast_of_the_input_that_others_read_stays():
 
 def test_a_view_between_norm_and_quantiser():
     def program(x, weight):
-        return programs.torchao_quantize(programs.llama_norm(x, weight).reshape(-1, x.shape[-1]))
+        return quantisers.torchao_row(programs.llama_norm(x, weight).reshape(-1, x.shape[-1]))
 
     for dynamic in (False, True):
         after, _ = rewritten(program, programs.tensor(3, 5, 64), programs.tensor(64), dynamic=dynamic)
@@ -120,7 +121,7 @@ def test_a_view_between_norm_and_quantiser():
 
 def test_quantiser_without_a_norm():
     def program(x, b, b_scale):
-        return programs.matmul(*programs.torchao_quantize(x.sin()), b, b_scale)
+        return programs.matmul(*quantisers.torchao_row(x.sin()), b, b_scale)
 
     after, record = rewritten(program, programs.tensor(8, 64), *programs.weights())
     assert calls(after.graph, stubs.quantize_alone) == [1]
@@ -130,7 +131,7 @@ def test_quantiser_without_a_norm():
 def test_two_different_quantisers_of_one_norm():
     def program(x, weight):
         normed = programs.llama_norm(x, weight)
-        return programs.torchao_quantize(normed), programs.vllm_quantize(normed)
+        return quantisers.torchao_row(normed), quantisers.vllm_token(normed)
 
     after, record = rewritten(program, programs.tensor(8, 64), programs.tensor(64))
     assert [site.fusion for site in record.sites] == ["norm_quantize", "quantize"]
@@ -140,7 +141,7 @@ def test_a_product_that_a_fusion_takes_is_not_kept():
     def program(q, scale, b, b_scale):
         return programs.matmul(q, scale, b, b_scale)
 
-    args = (*programs.torchao_quantize(programs.tensor(16, 64)), *programs.weights())
+    args = (*quantisers.torchao_row(programs.tensor(16, 64)), *programs.weights())
     _, record = rewritten(program, *args, fusions=[stubs.MATMUL])
     assert [site.fusion for site in record.sites] == ["matmul"] and not record.kept
 
@@ -160,7 +161,7 @@ def test_a_chain_of_quantiser_and_product():
         return {(Matmul, "out"): call}
 
     def program(x, b, b_scale):
-        return programs.matmul(*programs.torchao_quantize(x), b, b_scale)
+        return programs.matmul(*quantisers.torchao_row(x), b, b_scale)
 
     fusion = Fusion("quantize_matmul", (Quantize, Matmul), build)
     _, record = rewritten(program, programs.tensor(2, 8, 64), *programs.weights(), fusions=[fusion])

@@ -9,6 +9,7 @@ from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.semantics import Granularity, Matmul
 from tests.support import programs, stubs
 from tests.support.capture import capture
+from tests.support.corpus import quantisers
 
 aten = torch.ops.aten
 INT8 = torch.int8
@@ -16,7 +17,7 @@ M, K, N = 16, 64, 48
 
 
 def arguments(m=16):
-    q, scale = programs.torchao_quantize(programs.tensor(m, 64))
+    q, scale = quantisers.torchao_row(programs.tensor(m, 64))
     return q, scale, *programs.weights()
 
 

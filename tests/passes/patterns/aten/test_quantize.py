@@ -9,6 +9,7 @@ from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.semantics import Granularity
 from tests.support import checks, programs
 from tests.support.capture import capture
+from tests.support.corpus import quantisers
 from tests.support.programs import E4M3
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -17,7 +18,7 @@ BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 refused = functools.partial(checks.refused, "quantize")
 
 
-@pytest.mark.parametrize("quantize", [programs.torchao_quantize, programs.vllm_quantize, programs.flat_scale_quantize])
+@pytest.mark.parametrize("quantize", [quantisers.torchao_row, quantisers.vllm_token, programs.flat_scale_quantize])
 def test_a_hidden_size_that_is_symbolic(quantize):
     matched = match_graph(capture(quantize, programs.tensor(3, 5, 64), dynamic=True).graph)
     assert not matched.refusals, matched.refusals
@@ -69,7 +70,7 @@ def test_views_of_x_that_are_equal_are_one_x():
 
 def test_equal_quantisers_are_one_region():
     def program(x):
-        return [programs.torchao_quantize(x) for _ in range(3)], programs.vllm_quantize(x)
+        return [quantisers.torchao_row(x) for _ in range(3)], quantisers.vllm_token(x)
 
     matches = match_graph(capture(program, programs.tensor(8, 64)).graph).matches
     assert [(match.merged, len(match.outputs["q"]), len(match.outputs["scale"])) for match in matches] == [
