@@ -189,4 +189,4 @@ def test_new_nodes_carry_values_and_places():
     (node,) = [node for node in after.graph.nodes if node.target is stubs.norm_quantize]
     assert node.name == record.sites[0].node
     assert [value.dtype for value in node.meta["val"]][2:] == [programs.E4M3, torch.float32]
-    assert "programs.py" in node.meta["stack_trace"]
+    assert "quantisers.py" in node.meta["stack_trace"]
