@@ -84,7 +84,7 @@ def test_the_schema_finds_what_is_wrong(report):
         (lambda data: data["graphs"][0]["sites"][0].update(colour="red"), "colour is not in the schema"),
         (lambda data: data["graphs"][0].update(nodes="many"), "'many' is not integer"),
         (lambda data: data["graphs"][0]["sites"][0]["config"].update(origin="guessed"), "'guessed' is none of"),
-        (lambda data: data.update(version=2), "2 is not 1"),
+        (lambda data: data.update(version=1), "1 is not 2"),
     ):
         changed = copy.deepcopy(data)
         change(changed)

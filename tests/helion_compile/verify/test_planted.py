@@ -54,7 +54,10 @@ def test_verify_puts_the_original_back(plant, how, caplog):
     told = report(compiled)
     (refusal,) = told.refusals
     assert not told.sites and refusal.candidate == "planted"
-    assert refusal.found.startswith(f"verify ran planted_{how}@") and refusal.remedy == "a kernel that keeps to it fuses"
+    assert (
+        refusal.found.startswith(f"verify ran tests.support.planted::planted_{how}@")
+        and refusal.remedy == "a kernel that keeps to it fuses"
+    )
 
 
 def test_without_verify_it_stays(plant):
