@@ -76,5 +76,5 @@ class TestLeftAlone:
         refused(program, inputs()[0], reason=reason)
 
     def test_fp32(self):
-        reason = "x is torch.float32 and divided by it; divided rows of 16 bits fuse"
+        reason = "x is fp32; divided rows of 16 bits fuse"
         refused(linear(1), inputs(torch.float32), reason=reason)
