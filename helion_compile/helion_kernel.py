@@ -13,6 +13,7 @@ from helion_compile.configs.table import ConfigTable
 from helion_compile.definitions import registry
 from helion_compile.definitions.arguments import check_types
 from helion_compile.definitions.declaration import Configs, Tuning
+from helion_compile.definitions.overlap import check_written_apart
 from helion_compile.definitions.spec import KernelSpec
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.runtime import dispatch, profiler_ranges
@@ -67,6 +68,8 @@ class HelionKernel(KernelSpec):
         check_types(self, args)
         if not dispatch.is_tracing(args):
             return dispatch.call(self, args)
+        if self.mutates:
+            check_written_apart(self, args, traced=True)
         value = helion_kernel(*args, kernel=self.key)
         if not self.mutates:
             return value

@@ -24,6 +24,7 @@ from helion_compile.compat import (
     wrap_fx_proxy,
 )
 from helion_compile.definitions.arguments import check_no_grad, check_types
+from helion_compile.definitions.overlap import check_written_apart
 from helion_compile.errors import GradientError, KernelArgumentError
 from helion_compile.graph.hop import helion_kernel
 
@@ -62,6 +63,8 @@ class HelionKernelVariable(VariableTracker):
             examples = tuple(map(_example, proxies))
             check_types(kernel, examples)
             check_no_grad(kernel, examples)
+            if kernel.mutates:
+                check_written_apart(kernel, examples, traced=True)
         except (KernelArgumentError, GradientError) as error:
             # Where a graph may break, the eager call raises the same error; elsewhere this is the user's own too.
             unimplemented(gb_type="Helion kernel call", context=kernel.key, explanation=str(error), hints=[])

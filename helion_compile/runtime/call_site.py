@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from helion_compile.definitions import registry
+from helion_compile.definitions.overlap import check_written_apart
 from helion_compile.runtime import profiler_ranges, reference
 from helion_compile.runtime.call_target import CallTarget, Fallback, make_call_target, warn_once
 from helion_compile.runtime.dry_run import note_plan_request
@@ -69,11 +70,13 @@ class CallSite:
         offsets = tuple([address & 15 for address in addresses])
         key = (tuple([make_value_key(value) for value in symbols]), offsets if any(offsets) else None)
         target = self.plans[key]
-        if type(target) is Plan:
+        if type(target) is Plan and not (target.apart and target.may_overlap(addresses)):
             target.launch(*addresses)
             return
         args = self.arguments(*values[: self.inputs], *symbols)
         outputs = values[self.inputs : self.tensors]
+        if self.kernel.mutates:  # a graph may be called with other views than those that it was traced with
+            check_written_apart(self.kernel, args)
         if target is None:
             target = self._make_target(args, outputs, key)
         if type(target) is Plan:
@@ -115,12 +118,16 @@ class CallSite:
         return kept
 
     def _only(self, plan: Plan) -> Callable[..., None]:
-        """The plan's launch, taking tensors, and leaving unaligned ones to :meth:`find`."""
+        """The plan's launch, taking tensors, and leaving unaligned and overlapping ones to :meth:`find`."""
         tensors = [f"t{index}" for index in range(self.tensors)]
         body = [
             *(f"a{index} = t{index}.data_ptr()" for index in range(self.tensors)),
             f"if ({' | '.join(f'a{index}' for index in range(self.tensors))}) & 15:",
             f"    return find({', '.join(tensors)})",
+            *(
+                f"if {before} < a{other} - a{one} < {after}: return find({', '.join(tensors)})"
+                for one, other, before, after in plan.apart
+            ),
             *plan.body,
         ]
         return define_function("call", tensors, body, {**plan.names, "find": self.find})

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from helion_compile.definitions.overlap import list_meeting_ranges
 from helion_compile.errors import UnpreparedCaptureError
 from helion_compile.runtime import codegen_cache
 from helion_compile.runtime.counters import counters
@@ -130,6 +131,7 @@ def _record_plan(
 ) -> CallTarget:
     try:
         plan = record_plan(host, args, kernel.zeroed_workspace)
+        plan = replace(plan, apart=list_meeting_ranges(kernel, args)) if kernel.mutates else plan
         if outputs is not None and not _fits(plan, outputs):
             raise NotReplayable("its outputs are not laid out as its reference's")
     except NotReplayable as reason:

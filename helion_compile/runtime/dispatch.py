@@ -25,6 +25,7 @@ from helion_compile.compat import (
 )
 from helion_compile.definitions.arguments import check_no_grad
 from helion_compile.definitions.mutation_check import is_checking, watch_arguments
+from helion_compile.definitions.overlap import check_written_apart
 from helion_compile.runtime import reference
 from helion_compile.runtime.call_target import make_call_target
 from helion_compile.runtime.dry_run import note_plan_request
@@ -46,7 +47,11 @@ _current_device: Any = compat.find_name("get_cuda_device", None)
 def replay(kernel: KernelSpec, args: tuple[Any, ...]) -> Any:
     """Replay the plan of a call like this one, the way of almost all eager calls; ``NOT_REPLAYED`` if there is none.
 
-    The key by which plans are found covers what :func:`call` checks: arguments like these were accepted before.
+    The key by which plans are found covers what :func:`call` checks: arguments like these were accepted before.  Only whether
+    they overlap depends on their addresses.
+
+    Raises:
+        KernelArgumentError: the kernel writes to arguments that overlap.
     """
     if count_dispatch_modes() or is_checking() or forward_ad._current_level >= 0 or is_dispatch_key_included(_PRE_DISPATCH):
         return NOT_REPLAYED
@@ -57,6 +62,8 @@ def replay(kernel: KernelSpec, args: tuple[Any, ...]) -> Any:
         return NOT_REPLAYED
     if type(plan) is not Plan or plan.index != _current_device():
         return NOT_REPLAYED
+    if plan.apart and plan.may_overlap(addresses):
+        check_written_apart(kernel, args)
     return plan.call(*addresses)
 
 
@@ -73,7 +80,7 @@ def call(kernel: KernelSpec, args: tuple[Any, ...]) -> Any:
     """Run on real tensors; arguments that the kernel declares as written are written in place.
 
     Raises:
-        KernelArgumentError: the kernel refuses these arguments.
+        KernelArgumentError: the kernel refuses these arguments, or writes to some that overlap.
         GradientError: one of them requires grad.
         UndeclaredMutationError: in checked mode.
         UnpreparedCaptureError: something would have to be compiled while a CUDA graph is being captured.
@@ -81,6 +88,8 @@ def call(kernel: KernelSpec, args: tuple[Any, ...]) -> Any:
     args = tuple(map(_plain, args))
     check_no_grad(kernel, args)
     kernel.require_supported(args)
+    if kernel.mutates:
+        check_written_apart(kernel, args)
     if not is_checking():
         return _run(kernel, args)
     with watch_arguments(kernel, args):
