@@ -7,7 +7,8 @@ is rewritten to
     rope(x, cos, sin, ...) -> out        cos, sin = the parts of freqs
 
 Inductor makes no code for complex numbers: it calls a copy to fp32, the complex product and a cast back, three kernels for
-one.  Of embeddings in real numbers it makes one kernel as ``rope`` is, which fuses with what is around it, so they are left to
+one.  Products of complex128 are computed in fp32 where x and the result have 16 bits, from angles rounded to fp32.  Of
+embeddings in real numbers Inductor makes one kernel as ``rope`` is, which fuses with what is around it, so they are left to
 it.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 import functools
 
 from helion_compile.fusions.operands import Fakes, Nodes, Operands, Outputs, check_kernel
-from helion_compile.fusions.rope_layout import Heads, head_arguments, heads_of, in_the_shape_of
+from helion_compile.fusions.rope_layout import Heads, check_product, head_arguments, heads_of, in_the_shape_of
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.kernels import rope
 from helion_compile.kernels.device.attribute_text import word_of
@@ -42,9 +43,8 @@ def fusion(*, exact: bool) -> Fusion:
 
 def _check(chain: Chain, *, exact: bool) -> Refusal | None:
     op = chain[ComplexRope].op
-    if exact:
-        found = "how a complex product is rounded is the device's own, which the kernel does not keep"
-        return chain.refuse(RefusalKind.NUMERICS, found, "with numerics='default' it fuses")
+    if refusal := check_product(chain, exact):
+        return refusal
     if op.dtype != op.x_dtype:
         found, remedy = "x is {x} and the result {out}", "of one dtype they fuse"
         return chain.refuse(RefusalKind.DTYPE, found, remedy, x=op.x_dtype, out=op.dtype)

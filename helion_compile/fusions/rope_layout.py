@@ -21,13 +21,13 @@ from helion_compile.fusions.operands import Operands, value_of
 from helion_compile.kernels.device.rope import TABLES
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.ir.source_location import Location
-from helion_compile.passes.ir.values import RESHAPES, VIEWS, known_equal, shape_of
+from helion_compile.passes.ir.values import RESHAPES, VIEWS, dtype_of, known_equal, shape_of
 from helion_compile.passes.rewrite.fusion import Chain, Emit
 from helion_compile.passes.semantics import ComplexRope, Rope, RopePairs, RopeTable
 
-__all__ = ["Heads", "head_arguments", "heads_of", "in_the_shape_of", "check_heads"]
+__all__ = ["Heads", "check_heads", "check_product", "head_arguments", "heads_of", "in_the_shape_of"]
 
-aten = torch.ops.aten
+aten, prims = torch.ops.aten, torch.ops.prims
 
 # Besides these, an aten op is taken for one that Inductor makes code of.
 _LIBRARY = frozenset({"mm", "bmm", "addmm", "baddbmm", "_scaled_mm", "_int_mm", "convolution"})
@@ -82,6 +82,8 @@ def check_heads(chain: Chain, op: type[Rope | ComplexRope]) -> Refusal | None:
             producer=str(producer.target),
             where=Location.of(producer),
         )
+    if op is ComplexRope:
+        return None  # Inductor puts no complex product into a kernel
     for reader in chain.readers(op, "out"):
         copies = any(view.target in RESHAPES and _copies(view) for view in reader.views)
         if copies or not _in_memory(reader.node):
@@ -97,12 +99,26 @@ def check_heads(chain: Chain, op: type[Rope | ComplexRope]) -> Refusal | None:
     return None
 
 
+def check_product(chain: Chain, exact: bool) -> Refusal | None:
+    """Why no kernel computes a complex product as the model does."""
+    op = chain[ComplexRope].op
+    if exact:
+        found = "how a complex product is rounded is the device's own, which the kernel does not keep"
+        return chain.refuse(RefusalKind.NUMERICS, found, "with numerics='default' it fuses")
+    if op.computed == torch.float64 and op.x_dtype == torch.float32:
+        found, remedy = "x is fp32 and its product of complex128, of which the kernel would lose bits", "x of 16 bits fuses"
+        return chain.refuse(RefusalKind.NUMERICS, found, remedy)
+    return None
+
+
 def head_arguments(chain: Chain, op: type[Rope | ComplexRope], heads: Heads, operands: Operands) -> dict[str, Any]:
     """x [B, S, H, D] and cos1, sin1, cos2, sin2 [B, S, R / 2], as views, by the names of the kernels' arguments."""
     match, call = chain[op], operands.call
     x = operands.of(chain.inputs["x"])
     if isinstance(match.op, ComplexRope):
         both = call(aten.view_as_real.default, operands.of(match.inputs["freqs"]))
+        if dtype_of(match.inputs["freqs"]) == torch.complex128:
+            both = call(prims.convert_element_type.default, both, torch.float32)
         cos, sin = (call(aten.select.int, both, -1, index) for index in (0, 1))
     else:
         cos, sin = operands.of(match.inputs["cos"]), operands.of(match.inputs["sin"])

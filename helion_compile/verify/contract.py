@@ -25,7 +25,7 @@ from helion_compile.passes.semantics import (
     Matmul,
     Norm,
     NormKind,
-    Rope,
+    RotaryEmbedding,
     SemanticOp,
 )
 
@@ -83,4 +83,4 @@ def contract_of(ops: Sequence[SemanticOp], numerics: str) -> Contract:
 def _adds_what_cancels(op: SemanticOp) -> bool:
     if isinstance(op, Norm):
         return op.kind is NormKind.LAYER or op.bias_dtype is not None
-    return isinstance(op, (Matmul, Rope))
+    return isinstance(op, (Matmul, RotaryEmbedding))

@@ -11,7 +11,7 @@ from helion_compile.passes.semantics.base import SemanticOp
 from helion_compile.passes.semantics.matmul import Matmul
 from helion_compile.passes.semantics.norm import Norm, NormKind, NormRoot, NormRounding
 from helion_compile.passes.semantics.quantize import Granularity, Quantize, ScaleDivision, ScaleFormat, ScaleLayout, ScaleUse
-from helion_compile.passes.semantics.rope import ComplexRope, Rope, RopePairs, RopeRounding, RopeTable
+from helion_compile.passes.semantics.rope import ComplexRope, Rope, RopePairs, RopeRounding, RopeTable, RotaryEmbedding
 
 __all__ = [
     "Activation",
@@ -30,6 +30,7 @@ __all__ = [
     "RopePairs",
     "RopeRounding",
     "RopeTable",
+    "RotaryEmbedding",
     "ScaleDivision",
     "ScaleFormat",
     "ScaleLayout",

@@ -99,6 +99,7 @@ def _angles(name: str, row: Spelled, dtype: torch.dtype) -> torch.Tensor:
     width = op.rotary_dim if getattr(op, "table", None) is RopeTable.ELEMENT else op.rotary_dim // 2
     angles = programs.tensor(batch, *((1, tokens) if op.transposed else (tokens, 1)), width, dtype=torch.float32, seed=5)
     if name == "freqs":
+        angles = angles.to(op.computed)  # complex64 of fp32, complex128 of fp64
         return torch.polar(torch.ones_like(angles), angles)
     return (angles.cos() if name == "cos" else angles.sin()).to(op.table_dtype)
 

@@ -179,7 +179,7 @@ _FUNCTIONS = {
 def rope(op: Rope | ComplexRope, x, cos=None, sin=None, freqs=None):
     """{"out": …}"""
     if isinstance(op, ComplexRope):
-        pairs, steps, cos, sin = RopePairs.INTERLEAVED, FP32, freqs.real, freqs.imag
+        pairs, steps, cos, sin = RopePairs.INTERLEAVED, op.computed, freqs.real, freqs.imag
     else:
         pairs, steps = op.pairs, op.x_dtype if op.rounding is RopeRounding.EVERY_STEP else FP32
     if op.transposed:
@@ -190,6 +190,8 @@ def rope(op: Rope | ComplexRope, x, cos=None, sin=None, freqs=None):
     x1, x2 = (x[..., spot].to(steps) for spot in spots)
     each = not isinstance(op, ComplexRope) and op.table is RopeTable.ELEMENT
     (cos1, cos2), (sin1, sin2) = ([table[..., spot].to(steps) if each else table for spot in spots] for table in (cos, sin))
+    if getattr(op, "inverse", False):
+        sin1, sin2 = -sin1, -sin2
     out = x.to(op.dtype, copy=True)
     out[..., spots[0]] = (x1 * cos1 - x2 * sin1).to(op.dtype)
     out[..., spots[1]] = (x2 * cos2 + x1 * sin2).to(op.dtype)

@@ -9,9 +9,9 @@ With x1 and x2 the two halves of x [..., R], or its even and odd elements, cut b
     view_as_real(view_as_complex(x) * freqs)                     complex            <- anchor view_as_complex
 
 and around any of them a cat with the rest of x, when not all of it is rotated.  As a graph, rotate-half is
-``x → slice, slice → neg → cat → mul(sin) → add(mul(x, cos), ·)``.  Real numbers give a ``Rope``, complex ones a
-``ComplexRope``.  Sums in fp32 may be rounded one by one, by
-casts or by writes to a tensor of 16 bits, or as a whole: the same bits.
+``x → slice, slice → neg → cat → mul(sin) → add(mul(x, cos), ·)``.  With the other signs, as in ``cat([x2, -x1])``, it is the
+inverse.  Real numbers give a ``Rope``, complex ones a ``ComplexRope``.  Sums in fp32 may be rounded one by one, by casts or by
+writes to a tensor of 16 bits, or as a whole: the same bits.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ aten = torch.ops.aten
 NAME = "rope"
 ANCHORS = frozenset({aten.cat.default, aten.slice_scatter.default, aten.view_as_complex.default})
 _TRANSPOSE = [0, 2, 1, 3]
+_OF_COMPLEX = (torch.float32, torch.float64)  # what the products of complex64 and complex128 are computed in
 
 
 def match_at(anchor: Node) -> Match | None:
@@ -54,7 +55,8 @@ def match_at(anchor: Node) -> Match | None:
     x, value = matcher.exact(found.x), found.value
     rotary_dim = shape_of(x)[-1]
     table_dtype = dtype_of(found.inputs.get("cos"))
-    if dtype_of(x) not in PLAIN_FLOATS or found.computed not in PLAIN_FLOATS:
+    complex_product = found.table is None
+    if dtype_of(x) not in PLAIN_FLOATS or found.computed not in (_OF_COMPLEX if complex_product else PLAIN_FLOATS):
         matcher.fail(
             anchor,
             RefusalKind.DTYPE,
@@ -63,7 +65,7 @@ def match_at(anchor: Node) -> Match | None:
             x_dtype=dtype_of(x),
             computed=found.computed,
         )
-    stepwise = found.computed != torch.float32
+    stepwise = not complex_product and found.computed != torch.float32
     if stepwise and not found.computed == dtype_of(x) == table_dtype:
         matcher.fail(
             anchor,
@@ -82,18 +84,20 @@ def match_at(anchor: Node) -> Match | None:
             shape=shape_of(x),
             out_shape=shape_of(value),
         )
-    out = rounding_casts(value, HALF & {dtype_of(x)}) if dtype_of(value) == torch.float32 else ()
+    rounded = {torch.float32: HALF, torch.float64: PLAIN_FLOATS}.get(dtype_of(value), ())
+    out = rounding_casts(value, {dtype_of(x)}.intersection(rounded))
     if out:
         matcher.take(value)
     out = out or (value,)
     x, out = _with_the_rest(matcher, x, out)
     x, transposed = _before_transpose(matcher, x)
     facts: dict[str, Any] = dict(rotary_dim=rotary_dim, x_dtype=dtype_of(x), dtype=dtype_of(out[0]), transposed=transposed)
-    if found.table is None:
-        op: SemanticOp = ComplexRope(**facts)
+    if complex_product:
+        op: SemanticOp = ComplexRope(computed=found.computed, **facts)
     else:
         rounding = RopeRounding.EVERY_STEP if stepwise else RopeRounding.RESULT
-        op = Rope(pairs=found.pairs, table=found.table, table_dtype=table_dtype, rounding=rounding, **facts)
+        facts |= dict(pairs=found.pairs, table=found.table, table_dtype=table_dtype, inverse=found.inverse)
+        op = Rope(rounding=rounding, **facts)
     return matcher.match(op, {"x": x} | found.inputs, {"out": out})
 
 

@@ -2,7 +2,7 @@
 
 ::
 
-    x → slice, slice → neg → cat → mul(sin) → add(mul(x, cos), ·)      rotate-half
+    x → slice, slice → neg → cat → mul(sin) → add(mul(x, cos), ·)      rotate-half, by cat([x2, -x1]) the inverse
     x1, x2 → sub(mul(x1, cos), mul(x2, sin)), add(mul(x2, cos), mul(x1, sin)) → cat, or two slice_scatter
     x → view_as_complex → mul(freqs) → view_as_real → view             complex
 """
@@ -34,6 +34,7 @@ aten = torch.ops.aten
 
 PLAIN_FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 HALF = frozenset({torch.bfloat16, torch.float16})
+_SUMS, _INVERSE_SUMS = "x2 * cos + x1 * sin beside x1 * cos - x2 * sin", "x1 * cos + x2 * sin beside x2 * cos - x1 * sin"
 _ROUNDED = {torch.float32: (torch.bfloat16, torch.float16)}  # by a write
 _NEW = frozenset({aten.empty.memory_format, aten.empty_strided.default})
 
@@ -47,6 +48,7 @@ class Rotated(NamedTuple):
     inputs: dict[str, Node]  # cos and sin, or freqs
     value: Node
     computed: torch.dtype  # of the products and sums; fp32 ones may be rounded in ``value``
+    inverse: bool = False
 
 
 def _of_cat(matcher: Matcher) -> Rotated | None:
@@ -65,13 +67,11 @@ def _of_cat(matcher: Matcher) -> Rotated | None:
     parts, casts = _before_rounding(parts, dtype_of(whole))
     first, second = (lossless(part) for part in parts)
     if first.target is aten.neg.default:
-        found = _rotated_times_sin(matcher, whole, pairs, first, parts)
-    elif first.target is aten.sub.Tensor and second.target is aten.add.Tensor and [first, second] == list(parts):
+        found = _rotated_times_sin(matcher, whole, pairs, parts)
+    elif second.target is aten.neg.default:
+        found = _rotated_times_sin(matcher, whole, pairs, parts, inverse=True)
+    elif {first.target, second.target} == {aten.sub.Tensor, aten.add.Tensor} and [first, second] == list(parts):
         found = _two_sums(matcher, pairs, first, second, value=whole)
-    elif second.target is aten.neg.default and _paired(part_of(second.args[0]), part_of(parts[0]), pairs):
-        matcher.fail(
-            anchor, RefusalKind.FUNCTION, "the cat is cat([x2, -x1]), which rotates the other way", "cat([-x2, x1]) fuses"
-        )
     else:
         return None
     for step in (*steps, *casts) if found else ():
@@ -79,13 +79,18 @@ def _of_cat(matcher: Matcher) -> Rotated | None:
     return found
 
 
-def _rotated_times_sin(matcher: Matcher, whole: Node, pairs: RopePairs, negated: Node, parts: list[Node]) -> Rotated | None:
-    """x * cos + whole * sin, with ``whole`` = (-x2, x1)."""
-    first, second = part_of(parts[1]), part_of(negated.args[0])
+def _rotated_times_sin(
+    matcher: Matcher, whole: Node, pairs: RopePairs, parts: list[Node], *, inverse: bool = False
+) -> Rotated | None:
+    """x * cos + whole * sin, with ``whole`` of ``parts`` (-x2, x1), or (x2, -x1) for the inverse."""
+    negated = lossless(parts[inverse])
+    of_parts = [part_of(parts[not inverse]), part_of(negated.args[0])]
+    first, second = reversed(of_parts) if inverse else of_parts
     source = _paired(first, second, pairs)
     if source is None or first is None or second is None:
         if _paired(second, first, pairs) is not None:
-            matcher.fail(matcher.anchor, RefusalKind.FUNCTION, "the cat is cat([-x1, x2])", "cat([-x2, x1]) fuses")
+            found = "the cat is cat([x1, -x2])" if inverse else "the cat is cat([-x1, x2])"
+            matcher.fail(matcher.anchor, RefusalKind.FUNCTION, found, "cat([-x2, x1]) fuses")
         return None
     for rotated in (whole, *(user for user in whole.users if lossless(user) is lossless(whole))):
         for product in [user for user in rotated.users if user.target in MUL]:
@@ -103,7 +108,8 @@ def _rotated_times_sin(matcher: Matcher, whole: Node, pairs: RopePairs, negated:
                 matcher.take(negated), matcher.take(whole), matcher.take(product), matcher.take(straight)
                 _check_tables(matcher, cos, sin, shape_of(source)[-1])
                 matcher.take(total)
-                return Rotated(source, pairs, RopeTable.ELEMENT, {"cos": cos, "sin": sin}, total, dtype_of(total))
+                tables = {"cos": cos, "sin": sin}
+                return Rotated(source, pairs, RopeTable.ELEMENT, tables, total, dtype_of(total), inverse)
     matcher.fail(
         matcher.anchor,
         RefusalKind.PATTERN,
@@ -113,25 +119,29 @@ def _rotated_times_sin(matcher: Matcher, whole: Node, pairs: RopePairs, negated:
     )
 
 
-def _two_sums(matcher: Matcher, pairs: RopePairs, difference: Node, total: Node, *, value: Node) -> Rotated | None:
-    """(x1 cos - x2 sin, x2 cos + x1 sin), joined as ``value``."""
+def _two_sums(matcher: Matcher, pairs: RopePairs, left: Node, right: Node, *, value: Node) -> Rotated | None:
+    """(x1 cos - x2 sin, x2 cos + x1 sin), or its inverse (x1 cos + x2 sin, x2 cos - x1 sin), joined as ``value``."""
+    inverse = left.target is aten.add.Tensor
+    difference, total = (right, left) if inverse else (left, right)
     products = [*difference.args[:2], *total.args[:2]]
     if any(node.kwargs.get("alpha", 1) != 1 for node in (difference, total)):
         return None
     if not all(isinstance(product, Node) and product.target in MUL for product in products):
         return None
-    for (x1, cos), (x2, sin) in ((a, b) for a in _orders(products[0]) for b in _orders(products[1])):
+    for (minuend, cos), (subtrahend, sin) in ((a, b) for a in _orders(products[0]) for b in _orders(products[1])):
+        x1, x2 = (subtrahend, minuend) if inverse else (minuend, subtrahend)
         first, second = part_of(x1), part_of(x2)
         source = _paired(first, second, pairs)
         if source is None:
             if _paired(second, first, pairs) is not None:
+                found = "x2 * cos + x1 * sin" if inverse else "x2 * cos - x1 * sin"
                 matcher.fail(
-                    difference, RefusalKind.FUNCTION, "the first of a pair is x2 * cos - x1 * sin", "x1 * cos - x2 * sin fuses"
+                    left, RefusalKind.FUNCTION, "the first of a pair is {found}", "x1 * cos - x2 * sin fuses", found=found
                 )
             for cut in RopePairs:
                 if _paired(first, second, cut) is not None:
                     matcher.fail(
-                        difference,
+                        left,
                         RefusalKind.FUNCTION,
                         "{cut} pairs are rotated and put together as {pairs}",
                         "put back where they were they fuse",
@@ -140,12 +150,14 @@ def _two_sums(matcher: Matcher, pairs: RopePairs, difference: Node, total: Node,
                     )
             continue
         summands = products[2:], products[:1:-1]
-        if not any(_is_product(matcher, a, x2, cos) and _is_product(matcher, b, x1, sin) for a, b in summands):
+        if not any(_is_product(matcher, a, subtrahend, cos) and _is_product(matcher, b, minuend, sin) for a, b in summands):
             matcher.fail(
                 total,
                 RefusalKind.PATTERN,
                 "{total} of {products}",
-                "x2 * cos + x1 * sin beside x1 * cos - x2 * sin",
+                "x1 * cos + x2 * sin beside x2 * cos - x1 * sin"
+                if inverse
+                else "x2 * cos + x1 * sin beside x1 * cos - x2 * sin",
                 total=total,
                 products=[product.args[:2] for product in products[2:]],
             )
@@ -165,7 +177,7 @@ def _two_sums(matcher: Matcher, pairs: RopePairs, difference: Node, total: Node,
                 computed=computed,
                 dtype=dtype_of(value),
             )
-        return Rotated(source, pairs, RopeTable.PAIR, {"cos": cos, "sin": sin}, matcher.take(value), computed)
+        return Rotated(source, pairs, RopeTable.PAIR, {"cos": cos, "sin": sin}, matcher.take(value), computed, inverse)
     return None
 
 
@@ -186,10 +198,10 @@ def _of_writes(matcher: Matcher) -> Rotated | None:
     for pairs, spots in _spots(width).items():
         if writes.keys() != set(spots):
             continue
-        (difference, total), casts = _before_rounding([writes[spot][0] for spot in spots], dtype_of(outer))
-        if difference.target is not aten.sub.Tensor or total.target is not aten.add.Tensor:
+        (left, right), casts = _before_rounding([writes[spot][0] for spot in spots], dtype_of(outer))
+        if {left.target, right.target} != {aten.sub.Tensor, aten.add.Tensor}:
             return None
-        found = _two_sums(matcher, pairs, difference, total, value=outer)
+        found = _two_sums(matcher, pairs, left, right, value=outer)
         for step in (inner, *casts):
             matcher.take(step)
         for value, copy in writes.values():
@@ -207,14 +219,6 @@ def _of_complex(matcher: Matcher) -> Rotated | None:
         dtype = dtype_of(freqs)
         if not isinstance(freqs, Node) or dtype is None or not dtype.is_complex:
             continue
-        if dtype != torch.complex64:
-            matcher.fail(
-                freqs,
-                RefusalKind.DTYPE,
-                "x is multiplied by numbers of {dtype}",
-                "by those of complex64 it fuses",
-                dtype=dtype,
-            )
         x = matcher.through_views(matcher.anchor.args[0])
         real = _step_to_reader(matcher, product, {aten.view_as_real.default}, "as real numbers")
         whole = _step_to_reader(matcher, real, RESHAPES, "in the shape of x")

@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch._inductor.utils import run_and_get_code
-from transformers.models.llama4.modeling_llama4 import apply_rotary_emb
 
 from tests.support.fusing import assert_bit_equal, fused, randn, refused, run
 from tests.support.numerics import relative_error
@@ -160,36 +159,6 @@ def test_any_number_of_tokens_through_one_graph(numerics):
     torch.testing.assert_close(result, expected, **NEAR)
 
 
-class TestComplexRope:
-    def arguments(self, dtype=torch.bfloat16):
-        angles = randn(B, S, D // 2, dtype=torch.float32, seed=3)
-        freqs = torch.polar(torch.ones_like(angles), angles)
-        return randn(B, S, H, D, dtype=dtype), randn(B, S, 2, D, dtype=dtype, seed=1), freqs
-
-    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-    def test_default(self, dtype):
-        args = self.arguments(dtype)
-        results, record = run(apply_rotary_emb, *args)
-        assert fused(record) == ["rope", "rope"]
-        q, k, freqs = args
-        for result, x, eager in zip(results, (q, k), apply_rotary_emb(*args), strict=True):
-            pairs = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)))
-            truth = torch.view_as_real(pairs * freqs.to(torch.complex128).unsqueeze(2)).flatten(-2)
-            assert relative_error(result, truth) <= relative_error(eager, truth) * 1.001
-            assert result.dtype == dtype and result.stride() == eager.stride()
-
-    def test_no_other_kernel_is_left(self):
-        with torch.no_grad():
-            compiled = torch.compile(apply_rotary_emb, backend="helion", fullgraph=True)
-            _, (code,) = run_and_get_code(compiled, *self.arguments())
-        call = code.partition("def call(")[2].partition("def get_args")[0]
-        assert call.count(".call(") == 2 and "cpp_fused" not in call and "aten.mul" not in call
-
-    def test_exact_leaves_it_alone(self):
-        reason = "how a complex product is rounded is the device's own"
-        refused(apply_rotary_emb, *self.arguments(), reason=reason, numerics="exact")
-
-
 class TestLeftAlone:
     def refused(self, program, *args, reason):
         refused(program, *args, reason=reason)
@@ -247,6 +216,22 @@ class TestLeftAlone:
         self.refused(
             program, *arguments(width=32), reason="32 of 64 elements are rotated; behind a norm the kernel rotates all"
         )
+
+    def test_pairs_rotated_by_minus_the_angle(self):
+        def inverse(x, cos, sin):
+            x1, x2 = x.chunk(2, -1)
+            return x * cos + torch.cat((x2, -x1), -1) * sin
+
+        self.refused(attention(inverse), *arguments(), reason="pairs are rotated by minus the angle, as by cat([x2, -x1])")
+
+    def test_a_layer_norm_of_heads(self):
+        """As Persimmon and CogVideoX."""
+
+        def program(hidden, weight, cos, sin, kv):
+            q = F.layer_norm(hidden.view(B, S, H, D), (D,), weight, weight).transpose(1, 2)
+            return F.scaled_dot_product_attention(rotate_half(q, cos[:, None], sin[:, None]), kv, kv)
+
+        self.refused(program, *arguments(), reason="an RMSNorm without residual and bias fuses")
 
     def test_angles_of_each_head(self):
         def program(hidden, weight, cos, sin, kv):

@@ -19,7 +19,7 @@ HEADS = (2, 5, 4, 64)
 ROPES: list[Spelled] = []
 
 
-def spelled(who, pairs, table, rounding=EVERY_STEP, *, rotary_dim=HEADS[-1], table_dtype=None, transposed=False):
+def spelled(who, pairs, table, rounding=EVERY_STEP, *, rotary_dim=HEADS[-1], table_dtype=None, **facts):
     """A row; cos and sin have x's dtype if ``table_dtype`` does not say another."""
 
     def add(function):
@@ -32,7 +32,7 @@ def spelled(who, pairs, table, rounding=EVERY_STEP, *, rotary_dim=HEADS[-1], tab
                 dtype=dtype,
                 table_dtype=table_dtype or dtype,
                 rounding=RESULT if dtype is FP32 else rounding,
-                transposed=transposed,
+                **facts,
             )
 
         ROPES.append(Spelled(who, function, ("x", "cos", "sin"), op, (BF16, FP16, FP32), sizes=HEADS))
@@ -81,6 +81,23 @@ def partial(x, cos, sin):
     return torch.cat((rotate_half(x[..., :32], cos, sin), x[..., 32:]), -1)
 
 
+@spelled(
+    "transformers: Laguna, Qwen3-Next: a part of a head",
+    NEOX,
+    ELEMENT,
+    rotary_dim=32,
+    transposed=True,
+)
+def partial_heads_first(x, cos, sin):
+    return partial(x.transpose(1, 2), cos, sin)
+
+
+@spelled("transformers: NanoChat, by minus the angle", NEOX, ELEMENT, inverse=True)
+def rotate_half_inverse(x, cos, sin):
+    x1, x2 = halves(x)
+    return x * cos + torch.cat((x2, -x1), -1) * sin
+
+
 @spelled("transformers: GLM, GPT-J, Helium", INTERLEAVED, ELEMENT)
 def rotate_pairs(x, cos, sin):
     x1, x2 = even_odd(x)
@@ -92,10 +109,17 @@ def rotate_pairs_in_fp32(x, cos, sin):
     return rotate_pairs(x.float(), cos, sin).to(x.dtype)
 
 
-@spelled("diffusers: Flux, LTX", INTERLEAVED, ELEMENT, RESULT, table_dtype=FP32)
+@spelled("diffusers: Flux, LTX, HunyuanVideo, CogVideoX", INTERLEAVED, ELEMENT, RESULT, table_dtype=FP32)
 def rotate_unbound_pairs(x, cos, sin):
     real, imaginary = x.reshape(*x.shape[:-1], -1, 2).unbind(-1)
     rotated = torch.stack([-imaginary, real], dim=-1).flatten(3)
+    return (x.float() * cos + rotated.float() * sin).to(x.dtype)
+
+
+@spelled("diffusers: CogView4, Cosmos, Stable Audio", NEOX, ELEMENT, RESULT, table_dtype=FP32)
+def rotate_unbound_halves(x, cos, sin):
+    real, imaginary = x.reshape(*x.shape[:-1], 2, -1).unbind(-2)
+    rotated = torch.cat([-imaginary, real], dim=-1)
     return (x.float() * cos + rotated.float() * sin).to(x.dtype)
 
 
@@ -103,6 +127,12 @@ def rotate_unbound_pairs(x, cos, sin):
 def chunked(x, cos, sin):
     x1, x2 = x.chunk(2, dim=-1)
     return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), -1)
+
+
+@spelled("plain code: by minus the angle", NEOX, PAIR, inverse=True)
+def chunked_inverse(x, cos, sin):
+    x1, x2 = x.chunk(2, dim=-1)
+    return torch.cat((x1 * cos + x2 * sin, x2 * cos - x1 * sin), -1)
 
 
 @spelled("plain code: each half rounded", NEOX, PAIR, RESULT, table_dtype=FP32)
@@ -151,14 +181,22 @@ def complex_products(x, freqs):
     return torch.view_as_real(pairs * freqs).flatten(3).type_as(x)
 
 
-ROPES.append(
-    Spelled(
-        "transformers: Llama 4, DeepSeek V2",
-        complex_products,
-        ("x", "freqs"),
-        lambda dtype: ComplexRope(rotary_dim=HEADS[-1], x_dtype=dtype, dtype=dtype),
-        (BF16, FP16, FP32),
-        exact=False,
-        sizes=HEADS,
-    )
-)
+def complex_products_of_fp64_angles(x, freqs):
+    return complex_products(x, freqs)
+
+
+def complex_products_in_fp64(x, freqs):
+    pairs = torch.view_as_complex(x.to(torch.float64).unflatten(3, (-1, 2)))
+    return torch.view_as_real(pairs * freqs).flatten(3, 4).type_as(x)
+
+
+def by_products(who, function, **facts):
+    def op(dtype):
+        return ComplexRope(rotary_dim=HEADS[-1], x_dtype=dtype, dtype=dtype, **facts)
+
+    ROPES.append(Spelled(who, function, ("x", "freqs"), op, (BF16, FP16, FP32), exact=False, sizes=HEADS))
+
+
+by_products("transformers: Llama 4, DeepSeek V2; diffusers: Qwen-Image, Z-Image", complex_products)
+by_products("diffusers: Lumina 2, with complex128 angles", complex_products_of_fp64_angles, computed=torch.float64)
+by_products("diffusers: Wan's first version", complex_products_in_fp64, computed=torch.float64)

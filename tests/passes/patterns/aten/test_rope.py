@@ -11,8 +11,10 @@ from transformers.models.cohere import modeling_cohere
 from transformers.models.glm import modeling_glm
 from transformers.models.gpt_neox import modeling_gpt_neox
 from transformers.models.gpt_oss import modeling_gpt_oss
+from transformers.models.laguna import modeling_laguna
 from transformers.models.llama import modeling_llama
 from transformers.models.llama4 import modeling_llama4
+from transformers.models.nanochat import modeling_nanochat
 
 from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.semantics import ComplexRope, Norm, Rope, RopePairs, RopeRounding, RopeTable
@@ -20,10 +22,12 @@ from tests.support import checks, programs
 from tests.support.capture import capture
 from tests.support.corpus.ropes import (
     chunked,
+    chunked_inverse,
     even_odd,
     halves,
     rotate_half,
     rotate_half_by_chunk,
+    rotate_half_inverse,
     rotate_pairs,
     stacked,
     stacked_by_unbind,
@@ -42,7 +46,9 @@ FORMS = {
     rotate_half: (NEOX, ELEMENT),
     rotate_half_by_chunk: (NEOX, ELEMENT),
     rotate_pairs: (INTERLEAVED, ELEMENT),
+    rotate_half_inverse: (NEOX, ELEMENT),
     chunked: (NEOX, PAIR),
+    chunked_inverse: (NEOX, PAIR),
     stacked: (INTERLEAVED, PAIR),
     stacked_by_unbind: (INTERLEAVED, PAIR),
     strided_writes: (INTERLEAVED, PAIR),
@@ -72,6 +78,7 @@ def op(function, dtype=BF16, **facts):
     pairs, form = FORMS[function]
     rounding = RESULT if dtype == FP32 else EVERY_STEP
     base = dict(pairs=pairs, table=form, rotary_dim=D, x_dtype=dtype, dtype=dtype, table_dtype=dtype, rounding=rounding)
+    base["inverse"] = function in (rotate_half_inverse, chunked_inverse)
     return Rope(**(base | facts))
 
 
@@ -140,6 +147,8 @@ def test_complex_products():
         (modeling_gpt_neox, 32, dict(pairs=NEOX, table=ELEMENT, rotary_dim=32, rounding=EVERY_STEP)),
         (modeling_cohere, D, dict(pairs=INTERLEAVED, table=ELEMENT, rotary_dim=D, rounding=RESULT)),
         (modeling_glm, 32, dict(pairs=INTERLEAVED, table=ELEMENT, rotary_dim=32, rounding=EVERY_STEP)),
+        (modeling_laguna, 16, dict(pairs=NEOX, table=ELEMENT, rotary_dim=16, rounding=EVERY_STEP)),
+        (modeling_nanochat, D, dict(pairs=NEOX, table=ELEMENT, rotary_dim=D, rounding=EVERY_STEP, inverse=True)),
         (modeling_gpt_oss, D // 2, dict(pairs=NEOX, table=PAIR, rotary_dim=D, rounding=EVERY_STEP)),
     ],
     ids=lambda value: getattr(value, "__name__", "").rpartition(".")[2] or None,
@@ -225,15 +234,26 @@ class TestRefused:
 
         assert refused(program, *arguments(chunked)).startswith("the first of a pair is x2 * cos - x1 * sin")
 
-    def test_rotated_the_other_way(self):
-        """As NanoChat."""
-
+    def test_the_wrong_half_negated_behind(self):
         def program(x, cos, sin):
             x1, x2 = halves(x)
-            return x * cos + torch.cat((x2, -x1), -1) * sin
+            return x * cos + torch.cat((x1, -x2), -1) * sin
 
-        reason = refused(program, *arguments(rotate_half))
-        assert reason == "the cat is cat([x2, -x1]), which rotates the other way; cat([-x2, x1]) fuses"
+        assert refused(program, *arguments(rotate_half)) == "the cat is cat([x1, -x2]); cat([-x2, x1]) fuses"
+
+    def test_the_halves_the_other_way_round_by_minus_the_angle(self):
+        def program(x, cos, sin):
+            x1, x2 = halves(x)
+            return torch.cat((x2 * cos + x1 * sin, x1 * cos - x2 * sin), -1)
+
+        assert refused(program, *arguments(chunked)).startswith("the first of a pair is x2 * cos + x1 * sin")
+
+    def test_two_different_tables_by_minus_the_angle(self):
+        def program(x, cos, sin):
+            x1, x2 = halves(x)
+            return torch.cat((x1 * cos + x2 * sin, x2 * sin - x1 * cos), -1)
+
+        assert refused(program, *arguments(chunked)).startswith("expected x1 * cos + x2 * sin beside x2 * cos - x1 * sin")
 
     def test_interleaved_pairs_put_together_as_neox(self):
         """As DeepSeek V3."""
@@ -275,16 +295,14 @@ class TestRefused:
         assert reason.startswith(f"the product of complex numbers is read by {readers} (")
         assert reason.endswith(f"; read {fuses} alone it fuses")
 
-    def test_complex_numbers_in_fp64(self):
-        """As Wan's first version."""
-
+    def test_complex_numbers_of_16_bits(self):
         def program(x, freqs):
-            pairs = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)))
-            return torch.view_as_real(pairs * freqs).flatten(-2).type_as(x)
+            pairs = torch.view_as_complex(x.half().unflatten(-1, (-1, 2)))
+            return torch.view_as_real(pairs * freqs).flatten(-2)
 
-        freqs = torch.polar(torch.ones(1, S, 1, D // 2).double(), torch.randn(1, S, 1, D // 2).double())
-        reason = refused(program, programs.tensor(B, S, H, D), freqs)
-        assert reason == "x is multiplied by numbers of complex128; by those of complex64 it fuses"
+        freqs = torch.polar(torch.ones(1, S, 1, D // 2), torch.randn(1, S, 1, D // 2)).to(torch.complex32)
+        reason = refused(program, programs.tensor(B, S, H, D, dtype=FP16), freqs)
+        assert reason.startswith("fp16 is rotated in fp16")
 
     def test_cos_and_sin_of_two_dtypes(self):
         x, cos, sin = arguments(rotate_half, FP32)
