@@ -15,6 +15,7 @@ from helion_compile.passes.compat import OpOverload
 
 __all__ = [
     "CASTS",
+    "COPIES",
     "RESHAPES",
     "VIEWS",
     "cast_dtype",
@@ -51,6 +52,8 @@ RESHAPES = frozenset(
         aten.alias.default,
     }
 )
+# The same elements under the same indices, in memory of their own: what .contiguous() and .clone() leave in a graph.
+COPIES = frozenset({aten.clone.default})
 # Any node that only looks at another's elements; what is written through one is seen through the other.
 VIEWS = RESHAPES | {
     aten.permute.default,

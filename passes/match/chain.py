@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from torch.fx import Node
 
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
-from helion_compile.passes.ir.values import RESHAPES, VIEWS
+from helion_compile.passes.ir.values import COPIES, RESHAPES, VIEWS
 from helion_compile.passes.match.match import Match, find_dead_nodes
 from helion_compile.passes.match.matched_graph import MatchedGraph
 from helion_compile.passes.semantics import Activation, ComplexRope, Matmul, Norm, Quantize, Rope, SemanticOp
@@ -56,9 +56,10 @@ class Chain:
             inside = LINKS[type(producer.op), type(match.op)] if producer else {}
             for name, node in match.inputs.items():
                 if producer and name in inside:
-                    between = _find_views_between(node, producer.outputs[inside[name]])
-                    nodes |= between
-                    cheap |= between.keys()
+                    for shown in match.shown_by(name):
+                        between = _find_views_between(shown, producer.outputs[inside[name]])
+                        nodes |= between
+                        cheap |= between.keys()
                 elif self.inputs.setdefault(name, node) is not node:
                     raise ValueError(f"two inputs of {self} are called {name!r}; give one another name in its semantic op")
             nodes |= match.nodes
@@ -156,7 +157,7 @@ def _list_smaller(match: Match) -> Iterator[Match]:
 
 def _find_views_between(node: Node, outputs: tuple[Node, ...]) -> dict[Node, None]:
     views: dict[Node, None] = {}
-    while node not in outputs and node.target in RESHAPES:
+    while node not in outputs and node.target in RESHAPES | COPIES:
         views[node] = None
         node = node.args[0]
     return views

@@ -31,6 +31,7 @@ class Match(Generic[Op]):
     nodes: dict[Node, None]  # interior and outputs, an ordered set
     cheap: set[Node] = field(default_factory=set)  # interior that may have readers outside: casts, squares of an input
     merged: int = 1  # copies in the graph
+    views: dict[str, tuple[Node, ...]] = field(default_factory=dict)  # what copies read in the place of an input
     smaller: Match | None = None  # the same match with less taken in: a norm without the residual add in front
 
     def __repr__(self) -> str:
@@ -46,8 +47,13 @@ class Match(Generic[Op]):
         outputs = {node for copies in self.outputs.values() for node in copies}
         return [node for node in self.nodes if node not in outputs]
 
+    def shown_by(self, name: str) -> tuple[Node, ...]:
+        """The nodes by which the copies read an input: the input, and views of the same value."""
+        return self.views.get(name) or (self.inputs[name],)
+
     def absorb(self, copy: Match) -> None:
         """Take in an equal match, of another copy in the graph."""
+        self.views = {name: tuple(dict.fromkeys((*self.shown_by(name), *copy.shown_by(name)))) for name in self.inputs}
         self.outputs = {name: tuple(dict.fromkeys((*nodes, *copy.outputs[name]))) for name, nodes in self.outputs.items()}
         self.nodes |= copy.nodes
         self.cheap |= copy.cheap

@@ -10,7 +10,7 @@ from torch.fx import Graph, Node
 
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.ir.source_location import Location
-from helion_compile.passes.ir.values import RESHAPES, shape_of, unshaped
+from helion_compile.passes.ir.values import COPIES, RESHAPES, shape_of, unshaped
 from helion_compile.passes.match.match import Match, find_dead_nodes
 from helion_compile.passes.match.progress import match_progress
 from helion_compile.passes.patterns import PATTERNS
@@ -33,9 +33,9 @@ class MatchedGraph:
     _together: dict[tuple[type[SemanticOp], str], dict[Any, list[Match]]] = field(default_factory=dict)
 
     def find_source(self, value: Node) -> tuple[Match, str] | None:
-        """The match and output that ``value`` shows, behind views that keep rows as they are."""
+        """The match and output that ``value`` shows, behind copies and views that keep rows as they are."""
         while value not in self.producers:
-            if not isinstance(value, Node) or value.target not in RESHAPES:
+            if not isinstance(value, Node) or value.target not in RESHAPES | COPIES:
                 return None
             value = value.args[0]
         return self.producers[value]
@@ -75,7 +75,7 @@ def match_graph(graph: Graph) -> MatchedGraph:
                 continue
             if match is None:
                 continue
-            key = (match.op, *(_value(matched, node) for node in match.inputs.values()))
+            key = (match.op, *(_value(matched, match.op, name, node) for name, node in match.inputs.items()))
             if key in found:
                 found[key].absorb(match)
             else:
@@ -125,15 +125,14 @@ def _check_interior(match: Match) -> None:
                 raise MatchFailed(refusal, match.nodes)
 
 
-def _value(matched: MatchedGraph, node: Node) -> Any:
-    """A key that is equal for nodes known to hold the same value in the same shape."""
-    views = []
-    while node not in matched.producers and isinstance(node, Node) and node.target in RESHAPES:
-        views.append((node.target, repr(node.args[1:]), repr(node.kwargs)))
-        node = node.args[0]
-    match, output = matched.producers.get(node, (None, None))
-    # Copies of one output may come in different shapes, so the shape is part of the key.
-    return (id(match), output, str(shape_of(node)), *views) if match else (node, *views)
+def _value(matched: MatchedGraph, op: SemanticOp, name: str, node: Node) -> Any:
+    """A key that is equal for nodes known to hold the same value, in the same shape or in the same rows where these count."""
+    shape = shape_of(node)
+    # Each copy's results are given in its own shape, which has to be known: sizes that are dynamic may be read nowhere else.
+    if shape and name in op.ROWS and all(isinstance(size, int) for size in shape):
+        shape = shape[-1:]
+    match, output = matched.find_source(node) or (None, None)
+    return (id(match), output, str(shape)) if match else (unshaped(node), str(shape))
 
 
 def _refusal(candidate: str, anchor: Node, failed: MatchFailed) -> Refusal:

@@ -111,7 +111,7 @@ class Rewriting:
         new = {old: new for replacement in replacements for _, old, new in replacement.outputs}
         for replacement, site in zip(replacements, record.sites, strict=True):
             chain = replacement.chain
-            within = {node for match in chain.matches for node in match.nodes}
+            within = {node for match in chain.matches for node in match.nodes} | chain.nodes.keys()
             record.originals[site.node] = original(replacement.outputs, chain.inputs.values(), new, within)
 
     def _build(self, chosen: Chosen) -> _Replacement:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -44,6 +45,8 @@ class Activation(SemanticOp):
     what f is taken of in front and ``up`` behind it.
     Outputs: ``out`` [..., K] of ``dtype``.
     """
+
+    ROWS: ClassVar[frozenset[str]] = frozenset({"x", "up"})
 
     function: ActivationFunction
     gated: bool

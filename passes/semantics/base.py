@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 __all__ = ["SemanticOp", "text"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SemanticOp:
-    """Base of all semantic ops: immutable, hashable, compared by attributes."""
+    """Base of all semantic ops: immutable, hashable, compared by attributes.
+
+    ``ROWS`` names inputs [..., K] of which only K and the order of rows count: in another shape they give the same results,
+    in that shape.
+    """
+
+    ROWS: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def name(self) -> str:

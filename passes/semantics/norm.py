@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -54,6 +55,8 @@ class Norm(SemanticOp):
     fp32, before it is rounded (vLLM).
     Outputs: ``out`` [..., K] of ``dtype``; ``sum`` [..., K], the sum rounded to ``x``'s dtype, if ``residual``.
     """
+
+    ROWS: ClassVar[frozenset[str]] = frozenset({"x", "residual"})
 
     kind: NormKind = NormKind.RMS
     root: NormRoot = NormRoot.RSQRT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -82,6 +83,8 @@ class Quantize(SemanticOp):
     Outputs: ``q`` [..., K] of ``dtype``; if dynamic, ``scale`` fp32 as ``granularity`` says; ``zero`` [..., 1] int8 if
     ``zero_point``.  Each may come in another shape with the same elements in the same order: [..., K / group, group].
     """
+
+    ROWS: ClassVar[frozenset[str]] = frozenset({"x"})
 
     x_dtype: torch.dtype
     dtype: torch.dtype

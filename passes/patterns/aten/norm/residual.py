@@ -82,6 +82,7 @@ def _widened(norm: Match, node: Node, x: Node, residual: Node, multiplier: float
         inputs=norm.inputs | {"x": x, "residual": residual},
         outputs=norm.outputs | {"sum": (total,)},
         nodes={node: None} | norm.nodes,
+        views={},
         smaller=norm,
     )
 

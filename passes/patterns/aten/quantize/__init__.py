@@ -41,6 +41,7 @@ from helion_compile.passes.patterns.aten.quantize.granularity import (
     Grouped,
     check_one_value,
     find_granularity,
+    find_narrow_rows,
     find_repeated,
 )
 from helion_compile.passes.patterns.aten.quantize.scale import Scale
@@ -86,6 +87,7 @@ def _static(matcher: Matcher, cast: QuantizingCast, use: AppliedScale, x: Node, 
         )
     check_one_value(matcher, use.at_use, cast.scaled)
     dtype = dtype_of(matcher.anchor)
+    x = find_narrow_rows(matcher, x)
     op = Quantize(
         x_dtype=dtype_of(x),
         dtype=dtype,
@@ -119,7 +121,7 @@ def _dynamic(matcher: Matcher, cast: QuantizingCast, use: AppliedScale, x: Node)
     zero = match_zero_point(matcher, cast, scale)
     layout, copies = match_layout(matcher, scale.out, extent)
     op = Quantize(
-        x_dtype=dtype_of(x),
+        x_dtype=dtype_of(extent.x),
         dtype=dtype_of(matcher.anchor),
         qmax=scale.qmax,
         granularity=extent.granularity,

@@ -17,11 +17,11 @@ import torch
 from torch.fx import Node
 
 from helion_compile.passes.account.refusal import RefusalKind
-from helion_compile.passes.ir.values import RESHAPES, known_equal, same_shape, shape_of, unshaped
+from helion_compile.passes.ir.values import RESHAPES, known_equal, lossless, same_shape, shape_of, unshaped
 from helion_compile.passes.patterns.matcher import Matcher
 from helion_compile.passes.semantics import Granularity
 
-__all__ = ["Grouped", "check_one_value", "find_granularity", "find_repeated"]
+__all__ = ["Grouped", "check_one_value", "find_granularity", "find_narrow_rows", "find_repeated"]
 
 aten = torch.ops.aten
 
@@ -48,8 +48,18 @@ def find_granularity(matcher: Matcher, x: Node, whole: bool, scale: Any, at: Nod
             node = x
             while node is not source:
                 node = matcher.take(node, cheap=True).args[0]
-            return Grouped(matcher.exact(source), Granularity.GROUP, size)
-    return Grouped(x, Granularity.TOKEN)
+            return Grouped(find_narrow_rows(matcher, matcher.exact(source)), Granularity.GROUP, size)
+    return Grouped(find_narrow_rows(matcher, x), Granularity.TOKEN)
+
+
+def find_narrow_rows(matcher: Matcher, x: Node) -> Node:
+    """The narrowest node with the rows of ``x``, behind a cast that loses nothing and views of its result."""
+    source = unshaped(x)
+    narrow = lossless(source)
+    if source is x or narrow is source or not known_equal(shape_of(narrow)[-1], shape_of(x)[-1]):
+        return x
+    matcher.through_views(x)
+    return matcher.exact(source)
 
 
 def find_repeated(matcher: Matcher, value: Any, x: Node) -> tuple[Node, Grouped] | None:
