@@ -29,6 +29,7 @@ from helion_compile.frontend.options import Options
 from helion_compile.graph.specialize_eps import specialize_eps
 from helion_compile.passes.account.records import GraphRecord
 from helion_compile.passes.account.refusal import Refusal
+from helion_compile.passes.ir.dynamic_sizes import traced_size
 from helion_compile.reports.describing import describe
 from helion_compile.reports.model import GraphReport
 from helion_compile.verify import run_verified
@@ -87,7 +88,10 @@ def inspect_model(
     found: list[Inspected] = []
     compiled = torch.compile(fresh, backend=make_inspecting_backend(found, mode, options, verify=verify), dynamic=dynamic)
     # Sizes of earlier calls, of this function or with other models, must not make today's dynamic.
-    with _as_written(model), compat.dynamo_config.patch(automatic_dynamic_shapes=False, recompile_limit=1000):
+    settings = {"automatic_dynamic_shapes": False, "recompile_limit": 1000}
+    if hasattr(compat.dynamo_config, "invalidate_compile_context_weakrefs"):  # since torch 2.13
+        settings["invalidate_compile_context_weakrefs"] = True  # as for the backends it knows: weights can be moved then
+    with _as_written(model), compat.dynamo_config.patch(settings):
         compiled(model, *args, **kwargs)
     return found
 
@@ -190,7 +194,7 @@ def inspect_graph(
     fresh = None if context is None else copy.copy(context)
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with tracing(fresh), torch.random.fork_rng(devices):
-        compiled = backend(copy.deepcopy(module), inputs)
+        compiled = backend(_copy_graph(module, {}), inputs)
         compiled(*values)
     return found
 
@@ -210,7 +214,7 @@ def make_reader(
     # Weights that the graph holds are shared: it is the graph that a compiler changes.
     held = {id(each): each for each in (*module.parameters(), *module.buffers())}
     try:
-        own = copy.deepcopy(module, held)
+        own = _copy_graph(module, held)
     except Exception:
         return None
     placeholders = module.graph.find_nodes(op="placeholder")
@@ -227,7 +231,21 @@ def make_reader(
     return read
 
 
+def _copy_graph(module: GraphModule, memo: dict[int, Any]) -> GraphModule:
+    """A deep copy that knows no tensor but those in ``memo`` and constants: not the weights and inputs it was traced with.
+
+    Dynamo keeps weak references to these at the placeholders, for the time of a compilation.  A copy lives longer, and a
+    weight of quantised numbers cannot be moved (``.to()``) while there is one.
+    """
+    own = copy.deepcopy(module, memo)
+    for node in own.graph.find_nodes(op="placeholder"):
+        if (argument := node.meta.get("grapharg")) is not None:
+            known = {name: getattr(argument, name, None) for name in ("source", "pass_arg_as_tensor")}
+            node.meta["grapharg"] = types.SimpleNamespace(**known)
+    return own
+
+
 def _own(value: Any) -> Any:
-    if isinstance(value, torch.SymInt):
-        return int(value.node.hint)
+    if isinstance(value, torch.SymInt) and (traced := traced_size(value)) is not None:
+        return traced
     return value.clone() if isinstance(value, torch.Tensor) and not isinstance(value, torch.nn.Parameter) else value

@@ -14,6 +14,7 @@ from helion_compile.frontend.history import current_compilation
 from helion_compile.frontend.options import log
 from helion_compile.frontend.verify_rollback import Checked
 from helion_compile.passes.account.records import GraphRecord
+from helion_compile.passes.failure_log import log_failures
 from helion_compile.reports.describing import annotate, describe
 from helion_compile.reports.model import GraphReport
 from helion_compile.reports.report import Report
@@ -40,8 +41,8 @@ class GraphReporter:
     def __call__(self, graph: Graph, record: GraphRecord) -> None:
         report = describe(graph, record, training=self.training, name=current_compilation())
         self.found.append(report)
-        annotate(graph, report)
         self._add(report)
+        annotate(graph, report)  # last, as the graph may hold what nobody thought of: the report is kept by then
 
     def report_cached(self, stored: Sequence[GraphReport], read: Callable[[], GraphReport] | None) -> None:
         """The graph came from Inductor's cache.
@@ -62,14 +63,9 @@ class GraphReporter:
             self.reports.append(empty if read is None else functools.partial(self._read, read, empty))
 
     def _read(self, read: Callable[[], GraphReport], empty: GraphReport) -> GraphReport:
-        try:
-            report = read()
-        except Exception as error:
-            log.warning(
-                "the graph %s, from Inductor's cache, could not be read: %s: %s", empty.name, type(error).__name__, error
-            )
-            return empty
-        return self._with_checked(dataclasses.replace(report, cached=True))
+        with log_failures(log, f"reading the graph {empty.name}, from Inductor's cache,", "nothing is told of it"):
+            return self._with_checked(dataclasses.replace(read(), cached=True))
+        return empty
 
     def _add(self, report: GraphReport) -> None:
         report = self._with_checked(report)

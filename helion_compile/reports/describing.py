@@ -12,6 +12,7 @@ from helion_compile.compat import unset_fake_temporarily
 from helion_compile.definitions import registry
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.passes.account.records import GraphRecord
+from helion_compile.passes.ir.dynamic_sizes import traced_size
 from helion_compile.reports.model import Config, Cost, FusedSite, GraphReport
 
 __all__ = ["annotate", "describe"]
@@ -88,16 +89,12 @@ def config_of(kernel: Any, values: list[Any]) -> Config:
 def _as_traced(values: list[Any]) -> list[Any] | None:
     """The arguments with the sizes that were traced, as tensors without memory: asking symbols for theirs would add guards."""
 
-    def number(size: Any) -> int:
-        return int(size.node.hint) if isinstance(size, torch.SymInt) else size
-
     tensors = [value for value in values if isinstance(value, torch.Tensor)]
-    symbols = [size for tensor in tensors for size in tensor.shape if isinstance(size, torch.SymInt)]
-    if not all(symbol.node.has_hint() for symbol in symbols):
+    if any(traced_size(size) is None for tensor in tensors for size in tensor.shape):
         return None
     with unset_fake_temporarily():
         return [
-            torch.empty_strided([*map(number, v.shape)], [*map(number, v.stride())], dtype=v.dtype, device="meta")
+            torch.empty_strided([*map(traced_size, v.shape)], [*map(traced_size, v.stride())], dtype=v.dtype, device="meta")
             if isinstance(v, torch.Tensor)
             else v
             for v in values

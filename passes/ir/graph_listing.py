@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
+from helion_compile.passes.ir.dynamic_sizes import traced_size
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.passes.ir.values import VIEWS, format_target, tensor_text
 
@@ -74,12 +75,8 @@ def _tensors(nodes: Iterable[Node]) -> Iterable[torch.Tensor]:
 
 
 def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
-    """The elements of these tensors, each read or written once; what a stride of 0 repeats counts each time."""
-    return sum(math.prod(map(_traced, tensor.shape)) * tensor.element_size() for tensor in tensors)
+    """The elements of these tensors, each read or written once; what a stride of 0 repeats counts each time.
 
-
-def _traced(size: int | torch.SymInt) -> int:
-    """The size that was traced; 0 for one that depends on data."""
-    if isinstance(size, int):
-        return size
-    return int(size.node.hint) if size.node.has_hint() else 0
+    A size that depends on data counts as 0.
+    """
+    return sum(math.prod((traced_size(size) or 0 for size in tensor.shape)) * tensor.element_size() for tensor in tensors)

@@ -54,6 +54,11 @@ class Edits:
             last.append(user)
             last = user
 
+    @property
+    def pending(self) -> bool:
+        """Whether there is anything to take back."""
+        return bool(self._undo)
+
     def undo(self) -> None:
         """Put the graph back as it was."""
         while self._undo:

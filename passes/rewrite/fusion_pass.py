@@ -19,6 +19,7 @@ from helion_compile.passes.account.records import GraphRecord
 from helion_compile.passes.account.refusal import Refusal
 from helion_compile.passes.compat import CustomGraphPass
 from helion_compile.passes.digest import digest_sources
+from helion_compile.passes.failure_log import first_line, log_failures
 from helion_compile.passes.ir.dynamic_sizes import symbols_of
 from helion_compile.passes.ir.graph_listing import Line, listing
 from helion_compile.passes.ir.source_location import Location
@@ -112,26 +113,26 @@ class FusionPass(CustomGraphPass):
 
     def __call__(self, graph: Graph) -> None:
         started = time.perf_counter()
-        record = GraphRecord(nodes=len(graph.nodes), inventory=inventory(graph), symbols=symbols_of(graph))
-        record.before, record.lines_before = self._code(graph)
-        edits = Edits(graph)
-        rewriting = Rewriting(graph, edits, self.fusions, keep=self.keep, reject=self.reject, originals=self.keep_originals)
-        failure = None
+        record = GraphRecord(nodes=len(graph.nodes))
+        written = self._record_before(graph, record)
+        changed, failure = False, None
+        edits = rewriting = None
         try:
+            edits = Edits(graph)
+            rewriting = Rewriting(graph, edits, self.fusions, keep=self.keep, reject=self.reject, originals=self.keep_originals)
             rewriting.run(record)
+            changed = rewriting.changed
         except Exception as error:
-            edits.undo()
-            failure = FusionError(
-                f"the fusion pass failed {rewriting.doing}: {type(error).__name__}: {_first_line(error)}"
-                + ("" if self.strict else "; the graph is compiled without fusions"),
-                rewriting.location,
-            )
-            failure.__cause__ = error
+            failure = self._failure(error, rewriting)
+            if edits is not None:
+                self._put_back(edits, failure)
             kept = ("nodes", "inventory", "symbols", "before", "lines_before")
             record = GraphRecord(**{name: getattr(record, name) for name in kept}, error=str(failure))
         # Writing a graph down is half of the pass's time: a graph that was left alone is not written twice.
-        changed = rewriting.changed and failure is None
-        record.after, record.lines_after = self._code(graph) if changed else (record.before, record.lines_before)
+        record.after, record.lines_after = record.before, record.lines_before
+        if changed and written:
+            with log_failures(self.log, "writing the rewritten graph down"):
+                record.after, record.lines_after = self._code(graph)
         record.seconds = time.perf_counter() - started
         self._report(graph, record)
         if failure:
@@ -158,24 +159,55 @@ class FusionPass(CustomGraphPass):
     def __getstate__(self) -> dict:
         return self.__dict__ | {"records": [], "on_record": None, "on_graph": None}
 
+    def _record_before(self, graph: Graph, record: GraphRecord) -> bool:
+        """What is told of the graph as it came; False where that failed, which is logged."""
+        with log_failures(self.log, "taking stock of a graph"):
+            record.inventory, record.symbols = inventory(graph), symbols_of(graph)
+            record.before, record.lines_before = self._code(graph)
+            return True
+        return False
+
+    def _failure(self, error: Exception, rewriting: Rewriting | None) -> FusionError:
+        doing, location = (rewriting.doing, rewriting.location) if rewriting else ("before it began", None)
+        failure = FusionError(
+            f"the fusion pass failed {doing}: {type(error).__name__}: {first_line(error)}"
+            + ("" if self.strict else "; the graph is compiled without fusions"),
+            location,
+        )
+        failure.__cause__ = error
+        return failure
+
+    def _put_back(self, edits: Edits, failure: FusionError) -> None:
+        """Take the edits back; a graph that is half rewritten is not compiled, whatever ``strict`` says."""
+        if not edits.pending:
+            return
+        try:
+            edits.undo()
+        except Exception as error:
+            raise FusionError(
+                f"the fusion pass failed, and so did putting the graph back as it was: {type(error).__name__}: "
+                f"{first_line(error)}. Compile with backend='inductor', and report it; the first failure: {failure}",
+                failure.site,
+            ) from failure
+
     def _code(self, graph: Graph) -> tuple[str, tuple[Line, ...]]:
         return (graph.python_code("self", verbose=True).src.strip(), listing(graph)) if self.keep_code else ("", ())
 
     def _report(self, graph: Graph, record: GraphRecord) -> None:
         self.records.append(record)
-        if not record.error:
-            self.log.info("%s", record.summary())
-        for line in record.details():
-            self.log.debug("%s", line)
+        with log_failures(self.log, "logging what was fused"):
+            if not record.error:
+                self.log.info("%s", record.summary())
+            if self.log.isEnabledFor(logging.DEBUG):
+                for line in record.details():
+                    self.log.debug("%s", line)
         for name, callback, arguments in (
             ("on_record", self.on_record, (record,)),
             ("on_graph", self.on_graph, (graph, record)),
         ):
             if callback:
-                try:
+                with log_failures(self.log, name):
                     callback(*arguments)
-                except Exception:
-                    self.log.warning("%s failed for a graph", name, exc_info=True)
 
 
 def _check_links(fusion: Fusion) -> None:
@@ -187,7 +219,3 @@ def _check_links(fusion: Fusion) -> None:
                 f"found: passes.match.chain.LINKS links {linked}; add there which output of {producer.__name__} is which "
                 f"input of {consumer.__name__}"
             )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

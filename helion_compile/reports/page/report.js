@@ -125,6 +125,11 @@
     }
   };
 
+  const range = ({ low, high }) => {
+    if (low == null) return high == null ? "any integer" : `${high} and less`;
+    return high == null ? `${low} and more` : `${low} to ${high}`;
+  };
+
   const details = (row) => {
     const { item } = row;
     const facts = [["place", `${row.module || "the function itself"} (${row.source})`], ["node", item.node]];
@@ -134,7 +139,7 @@
     if (item.shapes) fact("shapes", Object.entries(item.shapes).map(([name, shape]) => `${name} ${shape}`).join(", "));
     const symbols = Object.entries(data.graphs[row.graph].symbols).filter(([name]) => JSON.stringify(item.shapes || {}).includes(name));
     for (const [name, symbol] of symbols) {
-      fact(`size ${name}`, `${symbol.traced ?? "?"} when traced, ${symbol.low} ${symbol.high == null ? "and more" : `to ${symbol.high}`}`);
+      fact(`size ${name}`, `${symbol.traced ?? "?"} when traced, ${range(symbol)}`);
     }
     if (item.merged > 1) fact("merged", `${item.merged} copies that the model computes become one`);
     fact("kernel", item.kernel);
