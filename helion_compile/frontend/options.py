@@ -26,7 +26,7 @@ class Options:
             rounding step of the eager model.
         disable: names of fusions to leave out.
         only: names of the fusions to use, None for all.
-        strict: raise where the pass fails, instead of leaving the graph as it was.
+        strict: raise where the pass or ``verify`` fails, instead of leaving the graph as it was.
         verify: before a graph is compiled, run each fused site against what it replaces, on the values of that first call;
             where the contract of ``docs/numerics.md`` is broken, leave the original and warn.
     """

@@ -79,4 +79,4 @@ def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
 
     A size that depends on data counts as 0.
     """
-    return sum(math.prod((traced_size(size) or 0 for size in tensor.shape)) * tensor.element_size() for tensor in tensors)
+    return sum(math.prod(traced_size(size) or 0 for size in tensor.shape) * tensor.element_size() for tensor in tensors)

@@ -119,7 +119,9 @@ class FusionPass(CustomGraphPass):
         edits = rewriting = None
         try:
             edits = Edits(graph)
-            rewriting = Rewriting(graph, edits, self.fusions, keep=self.keep, reject=self.reject, originals=self.keep_originals)
+            rewriting = Rewriting(
+                graph, edits, self.fusions, keep=self.keep, reject=self.reject, originals=self.keep_originals
+            )
             rewriting.run(record)
             changed = rewriting.changed
         except Exception as error:
