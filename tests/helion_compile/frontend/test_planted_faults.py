@@ -1,4 +1,4 @@
-"""What only tells something of a graph never stops a compilation: with a fault planted in it the model is compiled, and right."""
+"""What only tells something of a graph never stops a compilation: with a fault planted in it the model is compiled."""
 
 import itertools
 import logging
