@@ -16,7 +16,17 @@ from helion_compile.passes.account.records import GraphRecord, Site
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.rewrite.fusion import Chain, Emit, Fusion
 from helion_compile.passes.rewrite.fusion_pass import FusionError, FusionPass
-from helion_compile.passes.semantics import Activation, Matmul, Norm, NormRounding, Quantize, Rope, ScaleUse, SemanticOp
+from helion_compile.passes.semantics import (
+    Activation,
+    Matmul,
+    Modulate,
+    Norm,
+    NormRounding,
+    Quantize,
+    Rope,
+    ScaleUse,
+    SemanticOp,
+)
 
 __all__ = [
     "Activation",
@@ -27,6 +37,7 @@ __all__ = [
     "FusionPass",
     "GraphRecord",
     "Matmul",
+    "Modulate",
     "SemanticOp",
     "Norm",
     "NormRounding",

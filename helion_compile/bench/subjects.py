@@ -13,7 +13,7 @@ import torch
 
 from helion_compile.configs.case import Case
 from helion_compile.helion_kernel import HelionKernel
-from helion_compile.kernels import activation_quant, norm_quant, norm_rope, quant, rope, scaled_mm
+from helion_compile.kernels import activation_quant, modulated_norm_quant, norm_quant, norm_rope, quant, rope, scaled_mm
 from helion_compile.kernels.arguments import takes
 from helion_compile.kernels.families.norm_rope import NormRopeArgs
 from helion_compile.kernels.families.rope import RopeArgs
@@ -168,6 +168,9 @@ SUBJECTS: dict[str, Subject] = {
     "add_norm_quant group": Subject(norm_quant, _rows(residual=True, group=128)),
     "add_norm_quant static": Subject(norm_quant, _rows(residual=True, static=True)),
     "layer_norm_quant": Subject(norm_quant, _rows(residual=False, kind="layer")),
+    "modulated_norm_quant": Subject(modulated_norm_quant, _rows(kind="layer", residual=False)),
+    "modulated_norm_quant static": Subject(modulated_norm_quant, _rows(kind="layer", residual=False, static=True)),
+    "gated_modulated_norm_quant": Subject(modulated_norm_quant, _rows(kind="layer", residual=True)),
     "quant": Subject(quant, _rows()),
     "quant group": Subject(quant, _rows(group=128)),
     "quant static": Subject(quant, _rows(static=True)),

@@ -6,7 +6,7 @@ One fusion a file, named as its kernel.  Each has ``KERNELS``, all kernels that 
 
 from __future__ import annotations
 
-from helion_compile.fusions import activation_quant, norm_quant, norm_rope, quant, rope, scaled_mm
+from helion_compile.fusions import activation_quant, modulated_norm_quant, norm_quant, norm_rope, quant, rope, scaled_mm
 from helion_compile.graph import lowering
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.passes.rewrite.fusion import Fusion
@@ -14,7 +14,7 @@ from helion_compile.passes.rewrite.fusion import Fusion
 __all__ = ["CATALOGUE", "NUMERICS", "fusions", "identity"]
 
 NUMERICS = ("default", "exact")
-CATALOGUE = (norm_quant, norm_rope, activation_quant, quant, rope, scaled_mm)
+CATALOGUE = (modulated_norm_quant, norm_quant, norm_rope, activation_quant, quant, rope, scaled_mm)
 
 
 def fusions(numerics: str = "default") -> tuple[Fusion, ...]:

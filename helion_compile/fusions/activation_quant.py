@@ -49,7 +49,7 @@ def fusion(*, exact: bool) -> Fusion:
         exact=exact,
         same_bits=exact,
         fields=_fields,
-        outputs=lambda chain: ["out"] if chain.copies_read(Activation, "out") else [],
+        outputs=lambda chain: [(Activation, "out")] if chain.copies_read(Activation, "out") else [],
         check=functools.partial(_check, exact=exact),
     )
 

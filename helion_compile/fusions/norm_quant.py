@@ -21,17 +21,25 @@ from helion_compile.kernels import norm_quant
 from helion_compile.kernels.device.attribute_text import copy_fields
 from helion_compile.kernels.device.normalize import NormAttrs
 from helion_compile.kernels.families.norm_quant import NormQuantArgs
+from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.rewrite.fusion import Chain, Fusion
-from helion_compile.passes.semantics import Norm, NormRounding
+from helion_compile.passes.semantics import Norm, NormRounding, SemanticOp
 
-__all__ = ["KERNELS", "fusion"]
+__all__ = ["KERNELS", "fusion", "norm_text"]
 
 KERNELS = (norm_quant,)
 
 
 def fusion(*, exact: bool) -> Fusion:
     """Norm -> Quantize as one ``norm_quant``."""
-    return into_quantizer(norm_quant, NormQuantArgs, Norm, exact=exact, fields=_fields, outputs=_outputs)
+    return into_quantizer(norm_quant, NormQuantArgs, Norm, exact=exact, fields=_fields, outputs=_outputs, check=_check)
+
+
+def _check(chain: Chain) -> Refusal | None:
+    if chain[Norm].op.gate_dtype:
+        found, remedy = "x is multiplied by a gate before the residual is added", "a plain residual fuses"
+        return chain.refuse(RefusalKind.OP, found, remedy)
+    return None
 
 
 def _fields(chain: Chain, operands: Operands) -> dict[str, Any]:
@@ -47,9 +55,9 @@ def _fields(chain: Chain, operands: Operands) -> dict[str, Any]:
     }
 
 
-def _outputs(chain: Chain) -> list[str]:
+def _outputs(chain: Chain) -> list[tuple[type[SemanticOp], str]]:
     present = {"sum": chain[Norm].op.residual, "out": chain.copies_read(Norm, "out")}
-    return [name for name, is_there in present.items() if is_there]
+    return [(Norm, name) for name, is_there in present.items() if is_there]
 
 
 def norm_text(norm: Norm) -> str:

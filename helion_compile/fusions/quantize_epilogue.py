@@ -44,7 +44,7 @@ def into_quantizer(
     *front: type[SemanticOp],
     exact: bool,
     fields: Callable[[Chain, Operands], Mapping[str, Any]],
-    outputs: Callable[[Chain], Sequence[str]] | None = None,
+    outputs: Callable[[Chain], Sequence[tuple[type[SemanticOp], str]]] = lambda chain: (),
     check: Callable[[Chain], Refusal | None] = lambda chain: None,
     same_bits: bool = False,
 ) -> Fusion:
@@ -55,7 +55,7 @@ def into_quantizer(
     Args:
         arguments_type: NamedTuple of the kernel's arguments, among them scale, scale_ub, quantizer and exact.
         fields: its other fields, by name.
-        outputs: names of what the kernel returns of the front.
+        outputs: what the kernel returns of the front, each as op and name.
         check: why a front is none that the kernel computes.
         same_bits: whether the kernel's bytes are those of the original, so that anything may read them.
     """
@@ -76,8 +76,7 @@ def into_quantizer(
 
     def build(chain: Chain, emit: Emit) -> Outputs:
         results = unpack(emit, emit(helion_kernel, *arguments(chain, Nodes(emit)), kernel=kernel.name))
-        own = [(op, name) for op in front for name in outputs(chain)] if outputs else []
-        return dict(zip([*_outputs(chain), *own], results, strict=True))
+        return dict(zip([*_outputs(chain), *outputs(chain)], results, strict=True))
 
     return Fusion(kernel.short_name, (*front, Quantize), check=check_all, build=build)
 

@@ -9,9 +9,9 @@ And it is no farther from fp64 as a whole, by SQNR with a margin of 1 dB.
 it by one step, in at most 0.1 % of the elements or a row of them; where fp32 values are rounded to nothing narrower, its
 order shows in any of them, by 64 steps at most.
 
-Where values are added that may cancel (a product, a rotation, a norm that takes off its mean or adds a bias), a last bit of a
-summand is many steps of a small result: there steps are measured at the largest magnitude of each row.  In gelu's 1 + erf(x)
-both summands are in fp32, so 2^-18 of that magnitude is all that may be left of them.
+Where values are added that may cancel (a product, a rotation, a norm that takes off its mean or adds a bias, a shift), a last
+bit of a summand is many steps of a small result: there steps are measured at the largest magnitude of each row.  In gelu's
+1 + erf(x) both summands are in fp32, so 2^-18 of that magnitude is all that may be left of them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from helion_compile.passes.semantics import (
     Activation,
     ActivationFunction,
     Matmul,
+    Modulate,
     Norm,
     NormKind,
     RotaryEmbedding,
@@ -82,5 +83,7 @@ def contract_of(ops: Sequence[SemanticOp], numerics: str) -> Contract:
 
 def _adds_what_cancels(op: SemanticOp) -> bool:
     if isinstance(op, Norm):
-        return op.kind is NormKind.LAYER or op.bias_dtype is not None
+        return op.kind is NormKind.LAYER or op.bias_dtype is not None or op.gate_dtype is not None
+    if isinstance(op, Modulate):
+        return op.shift_dtype is not None
     return isinstance(op, (Matmul, RotaryEmbedding))

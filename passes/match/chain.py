@@ -13,7 +13,7 @@ from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.ir.values import COPIES, RESHAPES, VIEWS
 from helion_compile.passes.match.match import Match, find_dead_nodes
 from helion_compile.passes.match.matched_graph import MatchedGraph
-from helion_compile.passes.semantics import Activation, ComplexRope, Matmul, Norm, Quantize, Rope, SemanticOp
+from helion_compile.passes.semantics import Activation, ComplexRope, Matmul, Modulate, Norm, Quantize, Rope, SemanticOp
 
 __all__ = ["Chain", "Reader", "LINKS", "find_chains"]
 
@@ -22,6 +22,8 @@ Op = TypeVar("Op", bound=SemanticOp)
 # (producer, consumer) -> input of the consumer: output of the producer
 LINKS: dict[tuple[type[SemanticOp], type[SemanticOp]], dict[str, str]] = {
     (Norm, Quantize): {"x": "out"},
+    (Norm, Modulate): {"x": "out"},
+    (Modulate, Quantize): {"x": "out"},
     (Activation, Quantize): {"x": "out"},
     (Norm, Rope): {"x": "out"},
     (Norm, ComplexRope): {"x": "out"},

@@ -9,6 +9,7 @@ Letters in shapes: ``...`` leading dimensions, ``K`` hidden size, ``M`` rows (to
 from helion_compile.passes.semantics.activation import Activation, ActivationFunction, ActivationRounding
 from helion_compile.passes.semantics.base import SemanticOp
 from helion_compile.passes.semantics.matmul import Matmul
+from helion_compile.passes.semantics.modulate import Modulate, ModulateRounding
 from helion_compile.passes.semantics.norm import Norm, NormKind, NormRoot, NormRounding
 from helion_compile.passes.semantics.quantize import Granularity, Quantize, ScaleDivision, ScaleFormat, ScaleLayout, ScaleUse
 from helion_compile.passes.semantics.rope import ComplexRope, Rope, RopePairs, RopeRounding, RopeTable, RotaryEmbedding
@@ -20,6 +21,8 @@ __all__ = [
     "ComplexRope",
     "Granularity",
     "Matmul",
+    "Modulate",
+    "ModulateRounding",
     "SemanticOp",
     "Norm",
     "NormKind",

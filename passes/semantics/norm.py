@@ -52,7 +52,9 @@ class Norm(SemanticOp):
     Inputs: ``x`` [..., K]; ``weight`` [K] if ``weight_dtype``; ``bias`` [K] if ``bias_dtype``; ``residual`` [..., K] if
     ``residual``, then the norm is that of ``x * residual_multiplier + residual``, product and sum each rounded to
     ``x``'s dtype (no product if the multiplier is 1, a number of fp32).  With ``unrounded_sum`` the norm reads the sum in
-    fp32, before it is rounded (vLLM).
+    fp32, before it is rounded (vLLM).  With ``gate_dtype`` x is multiplied by ``gate`` instead, [B, K] under any shape, one
+    row for each run of M / B rows of x: if that is x's dtype, product and sum are each rounded to it; if it is fp32, the sum
+    alone is.
     Outputs: ``out`` [..., K] of ``dtype``; ``sum`` [..., K], the sum rounded to ``x``'s dtype, if ``residual``.
     """
 
@@ -71,6 +73,7 @@ class Norm(SemanticOp):
     residual: bool = False
     residual_multiplier: float = 1.0
     unrounded_sum: bool = False
+    gate_dtype: torch.dtype | None = None
 
     @property
     def name(self) -> str:
@@ -91,4 +94,5 @@ class Norm(SemanticOp):
             f"{dtype_name(self.bias_dtype)} bias" if self.bias_dtype else "",
             ("+unrounded residual" if self.unrounded_sum else "+residual") if self.residual else "",
             f"x * {self.residual_multiplier:g} before" if self.residual_multiplier != 1 else "",
+            f"x * {dtype_name(self.gate_dtype)} gate before" if self.gate_dtype else "",
         )

@@ -32,6 +32,9 @@ fusions.
 This page is made by `python -m tests.support.conformance`.
 """
 _UNDER_TABLES = {
+    "Modulate": """A product with a factor of each batch is a modulation behind a norm alone, so the tests put a LayerNorm in
+front.
+""",
     "Matmul": """Dtypes are those of the result. None of torch 2.11, 2.13 and 2.15 multiplies blocks on a CPU. So these are
 matched, and nothing is compared. torch 2.11 multiplies no rows there, and does not trace `F.scaled_mm`.
 `tests/passes/patterns/aten/test_matmul.py` has other shapes of scales, and the partial matches.
@@ -62,6 +65,7 @@ class Spelled:
     told: bool = False  # the function also takes the dtype
     traced: bool = True  # by this torch
     runs: bool = True  # in eager mode, on a CPU with this torch
+    behind: Callable[..., Any] | None = None  # what computes x in a graph, for an op that is one behind another alone
 
     def __str__(self) -> str:
         return self.function.__name__
@@ -85,6 +89,9 @@ def argument(name: str, row: Spelled, dtype: torch.dtype) -> torch.Tensor:
     if name in ("weight", "bias"):
         given = getattr(row.op(dtype), f"{name}_dtype")
         return programs.tensor(row.sizes[-1], dtype=given, seed=len(name))
+    if name in ("mod_scale", "mod_shift"):
+        batches, *_, k = row.sizes
+        return programs.tensor(batches, 1, k, dtype=row.op(dtype).scale_dtype, seed=len(name))
     if name == "up":
         return programs.tensor(*row.sizes, dtype=dtype, seed=3)
     if name in ("cos", "sin", "freqs"):
@@ -137,6 +144,7 @@ def page() -> str:
     """docs/patterns.md."""
     from tests.support.corpus.activations import ACTIVATIONS
     from tests.support.corpus.matmuls import PRODUCTS
+    from tests.support.corpus.modulations import MODULATIONS
     from tests.support.corpus.norms import NORMS
     from tests.support.corpus.quantisers import OPAQUE_QUANTISERS, QUANTISERS
     from tests.support.corpus.ropes import ROPES
@@ -144,6 +152,7 @@ def page() -> str:
     parts = [_INTRODUCTION]
     tables = {
         "Norm": NORMS,
+        "Modulate": MODULATIONS,
         "Quantize": QUANTISERS + OPAQUE_QUANTISERS,
         "Activation": ACTIVATIONS,
         "Rope": ROPES,

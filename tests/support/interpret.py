@@ -13,6 +13,8 @@ from helion_compile.passes.semantics import (
     ComplexRope,
     Granularity,
     Matmul,
+    Modulate,
+    ModulateRounding,
     Norm,
     NormKind,
     NormRoot,
@@ -31,10 +33,12 @@ from helion_compile.passes.semantics import (
 FP32 = torch.float32
 
 
-def norm(op: Norm, x, weight=None, bias=None, residual=None):
+def norm(op: Norm, x, weight=None, bias=None, residual=None, gate=None):
     """{"out": …, "sum": …}"""
     outputs = {}
-    if op.residual:
+    if op.gate_dtype:
+        x = outputs["sum"] = (x * gate + residual).to(op.x_dtype)
+    elif op.residual:
         scaled = x if op.residual_multiplier == 1 else x * op.residual_multiplier
         total = scaled + residual
         outputs["sum"] = total
@@ -58,6 +62,16 @@ def norm(op: Norm, x, weight=None, bias=None, residual=None):
     if bias is not None:
         value = (value.float() + bias.float()).to(last)
     return {"out": value.to(op.dtype), **outputs}
+
+
+def modulate(op: Modulate, x, mod_scale, mod_shift=None):
+    """{"out": …}"""
+    steps = op.x_dtype if op.rounding is ModulateRounding.EVERY_STEP else FP32
+    rows = [row.to(steps) for row in (mod_scale, mod_shift) if row is not None]
+    value = x.to(steps) * (rows[0] + op.scale_offset)
+    if op.shift_dtype:
+        value = value + rows[1]
+    return {"out": value.to(op.dtype)}
 
 
 def quantize(op: Quantize, x, scale=None, scale_ub=None):

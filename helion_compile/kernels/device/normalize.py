@@ -124,8 +124,12 @@ def normalize_reference(
     eps: float,
     norm: str,
     exact: bool,
+    gate: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The norm of ``x`` (+ ``residual``) in plain torch, fp32 [M, K], and the rounded sum if there is a residual."""
+    """The norm of ``x`` (+ ``residual``) in plain torch, fp32 [M, K], and the rounded sum if there is a residual.
+
+    ``gate``, which broadcasts, multiplies ``x`` before the residual is added.
+    """
     attrs = NormAttrs.parse(norm)
     dtype = attrs.dtype or x.dtype
 
@@ -133,6 +137,9 @@ def normalize_reference(
         return values.to(dtype).float() if exact else values
 
     values, total = x.float(), None
+    if gate is not None:
+        values = values * gate.float()
+        values = maybe_round(values, x.dtype) if gate.dtype == x.dtype else values
     if residual is not None:
         if attrs.residual_multiplier != 1.0:
             values = maybe_round(values * attrs.residual_multiplier, x.dtype)

@@ -10,7 +10,7 @@ import torch
 
 from helion_compile import kernels
 from helion_compile.kernels import families
-from helion_compile.kernels.device import activation, normalize, quantize, split_k
+from helion_compile.kernels.device import activation, modulate, normalize, quantize, split_k
 from helion_compile.kernels.device import rope as rope_device
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -32,7 +32,7 @@ def bodies(monkeypatch):
         "ordered_bits": lambda values: (bits := values.view(torch.int32)) ^ ((bits >> 31) & 0x7FFFFFFF),
     }
     replaced |= dict.fromkeys(("launch_dependents", "grid_dependency_wait"), lambda: None)
-    for module in (normalize, quantize, activation, rope_device, *vars(families).values()):
+    for module in (normalize, quantize, activation, modulate, rope_device, *vars(families).values()):
         for name, function in replaced.items():
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, function)

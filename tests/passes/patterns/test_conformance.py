@@ -9,13 +9,14 @@ import torch
 from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.patterns.aten import matmul
 from helion_compile.passes.patterns.custom_ops import library_table
-from helion_compile.passes.semantics import Activation, ComplexRope, Matmul, Norm, Quantize, Rope
+from helion_compile.passes.semantics import Activation, ComplexRope, Matmul, Modulate, Norm, Quantize, Rope
 from tests.support import conformance, interpret, stubs
 from tests.support.capture import capture
 from tests.support.checks import assert_near, assert_same_bits
 from tests.support.conformance import argument, arguments, of_any_number_of_rows
 from tests.support.corpus.activations import ACTIVATIONS
 from tests.support.corpus.matmuls import PRODUCTS
+from tests.support.corpus.modulations import MODULATIONS
 from tests.support.corpus.norms import NORMS
 from tests.support.corpus.quantisers import OPAQUE_QUANTISERS, QUANTISERS
 from tests.support.corpus.ropes import ROPES
@@ -23,12 +24,13 @@ from tests.support.corpus.ropes import ROPES
 BF16, FP32 = torch.bfloat16, torch.float32
 
 
-def only(graph):
-    """The one region of a graph, in which nothing was refused."""
+def only(graph, behind=False):
+    """The one region of a graph, in which nothing was refused; or the one ``behind`` another."""
     matched = match_graph(graph)
     assert not matched.refusals, matched.refusals
     assert matched.matches, "neither a match nor a refusal: no anchor, or match_at gave None for what feeds it"
-    (match,) = matched.matches
+    *others, match = matched.matches
+    assert len(others) == behind
     return match
 
 
@@ -38,7 +40,7 @@ def libraries():
         yield
 
 
-TABLES = NORMS, QUANTISERS + OPAQUE_QUANTISERS, ACTIVATIONS, ROPES, PRODUCTS
+TABLES = NORMS, MODULATIONS, QUANTISERS + OPAQUE_QUANTISERS, ACTIVATIONS, ROPES, PRODUCTS
 CASES = [(row, dtype) for rows in TABLES for row in rows for dtype in row.dtypes]
 
 
@@ -61,6 +63,7 @@ def traced():
 
 PROMISES = {
     Norm: interpret.norm,
+    Modulate: interpret.modulate,
     Quantize: interpret.quantize,
     Activation: interpret.activation,
     Rope: interpret.rope,
@@ -80,12 +83,12 @@ def test_read_once(row, dtype, dynamic):
         if dynamic and row.scales and given["a_scale"].shape[:1] == given["a"].shape[:1]:
             # Where a quantiser gives both they have as many rows; torch 2.11's fake product does not ask for it.
             torch._check(tensors[2].shape[0] == tensors[0].shape[0])
-        return function(*tensors)
+        return function(row.behind(tensors[0]), *tensors[1:]) if row.behind else function(*tensors)
 
     if dynamic:
         of_any_number_of_rows(row, given)
     captured = capture(program, *given.values(), dynamic=None if dynamic else False)
-    match = only(captured.graph)
+    match = only(captured.graph, behind=row.behind is not None)
     expected = row.op(dtype)
     if "residual" in given:
         expected = dataclasses.replace(expected, residual=True, unrounded_sum=str(row) == "unrounded_sum")
@@ -94,6 +97,9 @@ def test_read_once(row, dtype, dynamic):
         assert row.who.startswith(f"`{match.anchor.target}`".replace(".default", ""))
         assert list(match.outputs["out"]) == list(captured.graph.output_node().args[0])
     placeholders = captured.graph.find_nodes(op="placeholder")
+    if row.behind:
+        assert list(match.inputs) == list(given)
+        del match.inputs["x"], given["x"]
     found = {name: captured.arguments[placeholders.index(node)] for name, node in match.inputs.items()}
     assert {name: id(tensor) for name, tensor in found.items()} == {name: id(tensor) for name, tensor in given.items()}
 
@@ -157,11 +163,11 @@ def test_layouts_are_what_memory_has():
 def test_every_attribute_has_a_row_that_sets_it():
     """No field of the meanings is without a spelling that needs it."""
     # Others set these: a row behind an addition, an operator of vLLM.
-    elsewhere = {"eps", "residual", "unrounded_sum", "joined", "zero_points", "library"}
+    elsewhere = {"eps", "residual", "unrounded_sum", "gate_dtype", "joined", "zero_points", "library"}
     for rows in TABLES:
         ops = [row.op(dtype) for row in rows for dtype in row.dtypes]
         ops = [op for op in ops if type(op) is type(ops[0])]
-        fields = set(ops[0].__dataclass_fields__) - elsewhere
+        fields = {field.name for field in dataclasses.fields(ops[0])} - elsewhere
         for field in fields:
             assert len({getattr(op, field) for op in ops}) > 1, field
 

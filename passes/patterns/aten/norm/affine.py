@@ -29,6 +29,7 @@ from helion_compile.passes.ir.values import (
     shape_of,
     unshaped,
 )
+from helion_compile.passes.patterns.batch_rows import broadcasts_rows
 from helion_compile.passes.patterns.matcher import ADD, MUL, Matcher
 from helion_compile.passes.semantics import NormRounding
 
@@ -97,7 +98,7 @@ def _scaled(matcher: Matcher, values: Iterable[Node], x: Node) -> tuple[Node | N
                 )
             _step_to(matcher, factor, weight)
             return product, weight, offset
-        if len(readers) == 1 and weight.op in ("placeholder", "get_attr"):
+        if len(readers) == 1 and weight.op in ("placeholder", "get_attr") and not broadcasts_rows(factor, product):
             shape = shape_of(factor) or ()
             matcher.fail(
                 product,

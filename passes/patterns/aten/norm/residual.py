@@ -5,6 +5,7 @@
     add(x, residual) → norm                                            residual
     add(mul(x, number), residual) → norm                               residual with a multiplier
     add(x.float(), residual) → norm, and → cast for other readers      unrounded sum: vLLM
+    add(mul(x, gate), residual) → norm                                 gated, see ``gated``
 
 Gives ``residual``, ``residual_multiplier`` and ``unrounded_sum`` of a ``Norm``.
 """
@@ -19,6 +20,7 @@ from torch.fx import Node
 
 from helion_compile.passes.ir.values import cast_dtype, dtype_of, lossless, number, rounded, same_shape, shape_of
 from helion_compile.passes.match.match import Match
+from helion_compile.passes.patterns.aten.norm.gated import with_gated_residual
 from helion_compile.passes.patterns.matcher import ADD, MUL, Matcher
 
 __all__ = ["UnroundedSum", "unrounded_sum", "with_residual"]
@@ -60,6 +62,8 @@ def unrounded_sum(matcher: Matcher, total: Node) -> UnroundedSum | None:
 def with_residual(norm: Match) -> Match | None:
     """The norm together with the addition whose sum it reads; None when no plain addition is in front of it."""
     add = norm.inputs["x"]
+    if gated := with_gated_residual(norm):
+        return gated
     if norm.op.residual or add.target not in ADD or add.kwargs.get("alpha", 1) != 1:
         return None
     x, residual = add.args
