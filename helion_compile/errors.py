@@ -39,5 +39,8 @@ class UnpreparedCaptureError(RuntimeError):
 
 def truncate(value: object, limit: int = 80) -> str:
     """``value`` as one short line of printable ASCII, for messages that quote what a file or a caller said."""
-    text = ascii(value)
+    try:
+        text = ascii(value)
+    except (RecursionError, ValueError):  # nested too deeply, or a number of more digits than Python writes
+        text = f"a {type(value).__name__} too large to show"
     return text if len(text) <= limit else f"{text[:limit]}…"

@@ -19,12 +19,13 @@ from helion_compile.fusions import CATALOGUE, NUMERICS, fusions
 __all__ = ["describe", "main"]
 
 _PACKAGES = ("helion-compile", "triton", "helion", "transformers", "torchao", "vllm", "depyf")
+_TESTED = {"torch": compat.TORCH, "triton": compat.TRITON, "helion": compat.HELION, "vllm": compat.VLLM}
 _VARIABLES = ("HELION_", "TORCHINDUCTOR_", "TORCH_", "TRITON_", "CUDA_VISIBLE_DEVICES", "PYTORCH_")
 
 
 def describe() -> str:
     """The whole text."""
-    return "\n".join(f"{name:16}{text}" for name, text in _facts())
+    return "\n".join(f"{name:16}{text}" for name, text in _lines())
 
 
 def main(argv: list[str]) -> int:
@@ -33,11 +34,11 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _facts() -> Iterator[tuple[str, str]]:
+def _lines() -> Iterator[tuple[str, str]]:
     yield "python", f"{platform.python_version()} on {platform.platform()}"
-    yield "torch", torch.__version__  # which names the build; the metadata may not
-    for package in _PACKAGES:
-        yield package, _version(package)
+    for package in ("torch", *_PACKAGES):
+        tested = f"; tested with {', '.join(_TESTED[package])}" if package in _TESTED else ""
+        yield package, f"{_version(package)}{tested}"
     yield from _gpus()
     yield from _tables()
     modules = {module.__name__.rpartition(".")[2]: [kernel.short_key for kernel in module.KERNELS] for module in CATALOGUE}
@@ -48,6 +49,8 @@ def _facts() -> Iterator[tuple[str, str]]:
 
 
 def _version(package: str) -> str:
+    if package == "torch":
+        return torch.__version__  # which names the build; the metadata may not
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -129,14 +129,14 @@ def _config(options: argparse.Namespace) -> Any:
 
     file = options.model / "config.json" if options.model.is_dir() else options.model
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-        config = transformers.AutoConfig.for_model(**facts)
+        content = json.loads(file.read_text(encoding="utf-8"))
+        config = transformers.AutoConfig.for_model(**content)
     except Exception as error:  # besides OSError and ValueError, what transformers' own checks raise
         raise CommandError(
             f"{file} is no config of a Hugging Face model that transformers {transformers.__version__} knows: "
             f"{_in_a_line(error)}"
         ) from None
-    if "quantization_config" in facts and options.quantize == "none":
+    if "quantization_config" in content and options.quantize == "none":
         print(
             f"explain: the quantization_config of {file} is for weights, which are random here, and is left out: name a "
             f"folder that has the weights, or choose with --quantize",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from helion_compile.configs.case import Case
+from helion_compile.configs.files import parse_value
 from helion_compile.configs.gpu import Gpu, arch_of, slug
 from helion_compile.configs.import_vllm import read_vllm_file
 from helion_compile.configs.row import ConfigError
@@ -76,10 +77,12 @@ def _assignment(text: str) -> tuple[str, str]:
 
 def _field(text: str) -> tuple[str, Any]:
     name, value = _assignment(text)
+    field = parse_value(value)
     try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
+        Case(**{name: field})
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return name, field
 
 
 def _capability(text: str) -> tuple[int, int]:

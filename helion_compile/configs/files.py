@@ -26,6 +26,7 @@ __all__ = [
     "kernel_folder",
     "kernel_of_folder",
     "parse_json",
+    "parse_value",
     "shipped_folder",
     "table_files",
     "user_folder",
@@ -130,6 +131,16 @@ def parse_json(content: bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def parse_value(text: str) -> Any:
+    """What an option says of a key field: JSON, or else a word."""
+    if text in ("NaN", "Infinity", "-Infinity"):
+        return float(text)  # which no case holds
+    try:
+        return parse_json(text.encode())
+    except ValueError:
+        return text
+
+
 def parse_table(content: bytes) -> list[Any]:
     """The entries of a table, unchecked; ``ValueError`` when it is not a JSON list."""
     entries = parse_json(content)
@@ -150,7 +161,8 @@ def write_rows(folder: Path, kernel: str, gpu: str, rows: Iterable[Row]) -> Path
     """
     import filelock
 
-    target = kernel_folder(folder, kernel) / f"{slug(gpu)}.json"
+    table = kernel_folder(folder, kernel) / f"{slug(gpu)}.json"
+    target = Path(os.path.realpath(table))  # what a link names is written, and the link stays
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(target.parent, os.W_OK):
@@ -163,28 +175,44 @@ def write_rows(folder: Path, kernel: str, gpu: str, rows: Iterable[Row]) -> Path
             write_atomically(target, content, mode=0o644)  # a table is for others to read, too
     except filelock.Timeout:
         raise ConfigError(
-            f"no rows were written to {target}: another process has held its lock for {_LOCK_SECONDS} s; "
+            f"no rows were written to {table}: another process has held its lock for {_LOCK_SECONDS} s; "
             "end that process or choose another folder with HELION_COMPILE_CONFIG_DIR"
         ) from None
     except OSError as error:
         raise ConfigError(
-            f"no rows were written to {target}: {_reason(error)}; its old rows are untouched, "
+            f"no rows were written to {table}: {_reason(error)}; its old rows are untouched, "
             "and HELION_COMPILE_CONFIG_DIR chooses another folder"
         ) from None
-    return target
+    return table
 
 
 def _entries_to_keep(target: Path) -> list[Any]:
+    if target.exists() and not target.is_file():
+        raise FileExistsError("it is no file")  # and reading a pipe would wait for a writer for ever
     try:
         content = target.read_bytes()
     except FileNotFoundError:
         return []
+    # Named after its content: setting aside twice loses nothing, whichever of two damaged files came first.
+    aside = target.with_name(f"{target.name}.damaged-{hashlib.sha256(content).hexdigest()[:8]}")
     try:
-        return parse_table(content)
+        entries = parse_table(content)
     except ValueError:
-        # Named after its content: setting aside twice loses nothing, whichever of two damaged files came first.
-        os.replace(target, target.with_name(f"{target.name}.damaged-{hashlib.sha256(content).hexdigest()[:8]}"))
+        os.replace(target, aside)
         return []
+    if not _can_render(entries):
+        write_atomically(aside, content, mode=0o644)
+        return [entry for entry in entries if _can_render(entry)]
+    return entries
+
+
+def _can_render(entries: Any) -> bool:
+    """Whether they can be written again: 1e999, which JSON allows, is read as an infinity."""
+    try:
+        json.dumps(entries, allow_nan=False)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _merge(entries: list[Any], rows: Iterable[Row]) -> list[Any]:
@@ -199,7 +227,7 @@ def _merge(entries: list[Any], rows: Iterable[Row]) -> list[Any]:
         else:
             kept.setdefault((row.case, row.kernel), []).append(row)
     kept.update({(row.case, row.kernel): [row] for row in rows})
-    ordered = sorted((row for group in kept.values() for row in group), key=lambda row: (row.case, row.kernel or ""))
+    ordered = sorted((row for group in kept.values() for row in group), key=lambda row: (row.case.order, row.kernel or ""))
     return [row.to_json() for row in ordered] + damaged
 
 

@@ -26,14 +26,14 @@ _FLAT_FIELD = re.compile(r"([A-Za-z][A-Za-z_]*?)_(\d+)(?:_|$)")
 def read_vllm_file(
     file: Path, gpu: Gpu, renames: dict[str, str] | None = None, fields: dict[str, Any] | None = None
 ) -> tuple[list[Row], list[str]]:
-    """The rows of one of vLLM's config files for ``gpu``, and a sentence for each entry that is none.
+    """The rows of one of vLLM's config files for ``gpu``, and a sentence for each that is none, or for a file without any.
 
     The rows name no kernel version, because vLLM's kernel is not ours: a table uses them after rows that were tuned,
     and drops those that do not compile.
 
     Args:
         renames: our name of a key field by vLLM's.
-        key fields: key fields that every row gets, for what vLLM's keys do not say.
+        fields: key fields that every row gets, for what vLLM's keys do not say.
 
     Raises:
         ConfigError: the file cannot be read, is in none of the three forms, or holds other GPUs only.
@@ -47,11 +47,17 @@ def read_vllm_file(
     skipped: list[str] = []
     for place, key, config in _entries(file, content, gpu):
         try:
-            named = {(renames or {}).get(name, name): value for name, value in _fields(key).items()}
+            theirs = _fields(key)
+            named = {(renames or {}).get(name, name): value for name, value in theirs.items()}
+            if len(named) < len(theirs):
+                raise ConfigError(f"has two key fields that were given one name: {truncate(list(theirs))}")
             case = {**named, **(fields or {})} if named else {}
-            rows.append(Row.from_json({"case": case, "config": config, "made_with": {"source": f"vllm {file.name}"}}))
+            row = Row.from_json({"case": case, "config": config, "made_with": {"source": f"vllm {file.name}"}})
+            rows.append(row.checked())
         except ConfigError as error:
             skipped.append(f"{file}: {place} {error}; it is left out")
+    if not rows and not skipped:
+        skipped.append(f"{file} has no configs")
     return rows, skipped
 
 

@@ -34,7 +34,7 @@ class CaseIndex:
             self._by_case.setdefault(row.case, row)
         self._default = self._by_case.pop(Case(), None)
         groups: dict[_Exact, list[tuple[tuple[Any, ...], Row]]] = {}
-        for case in sorted(self._by_case):
+        for case in sorted(self._by_case, key=lambda case: case.order):
             exact, sizes = self._split(case)
             if all(map(_is_number, sizes)):
                 groups.setdefault(exact, []).append((sizes, self._by_case[case]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import Any
 from helion_compile.configs.case import Case
 from helion_compile.errors import truncate
 
-__all__ = ["ConfigError", "Row"]
+__all__ = ["ConfigError", "Row", "is_duration"]
 
 _FIELDS = ("case", "config", "us", "baselines", "made_with")
+_LONGEST_CALL = 1e12  # microseconds, eleven days; a whole number of any size can be compared, not computed with
 
 
 class ConfigError(RuntimeError):
@@ -63,11 +63,11 @@ class Row:
         except ValueError as error:
             raise ConfigError(f"has a bad case ({error})") from None
         us = fields.get("us")
-        if us is not None and not _is_duration(us):
+        if us is not None and not is_duration(us):
             raise ConfigError(f"has us={truncate(us)} where microseconds or null belong")
         baselines = _object(fields, "baselines")
         for name, value in baselines.items():
-            if not _is_duration(value):
+            if not is_duration(value):
                 raise ConfigError(f"has {truncate(value)} microseconds for the baseline {truncate(name)}")
         if not fields.get("config"):
             raise ConfigError("has no config")
@@ -126,5 +126,6 @@ def _object(fields: dict[str, Any], name: str) -> dict[str, Any]:
     return value
 
 
-def _is_duration(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+def is_duration(value: object) -> bool:
+    """Whether it can be microseconds: a number, finite, and none that overflows when it is computed with."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= _LONGEST_CALL

@@ -219,12 +219,14 @@ class ConfigTable:
                 f"and are skipped; `python -m helion_compile tune {self.kernel}` makes new ones"
             )
         first: dict[tuple[Case, str | None], Row] = {}
-        for row in ours:
-            if (twin := first.setdefault((row.case, row.kernel), row)) is not row:
-                self._report(
-                    f"{file.path}: rows {twin.index} and {row.index} are both for ({row.case}); the faster is used, "
-                    "or the first where none says its time"
-                )
+        twins = [(twin, row) for row in ours if (twin := first.setdefault((row.case, row.kernel), row)) is not row]
+        if twins:
+            twin, row = twins[0]
+            more = f" (and {len(twins) - 1} more like them)" if len(twins) > 1 else ""
+            self._report(
+                f"{file.path}: rows {twin.index} and {row.index} are both for ({row.case}){more}; the faster is used, "
+                "or the first where none says its time"
+            )
         if self._broken:
             ours = [row for row in ours if _config_text(row) not in self._broken]
         return sorted(ours, key=lambda row: float("inf") if row.us is None else row.us)
@@ -258,4 +260,7 @@ def _arch(row: Row, file: TableFile) -> str | None:
 
 
 def _config_text(row: Row) -> str:
-    return f"{row.case} {json.dumps(row.config, sort_keys=True)}"
+    try:
+        return f"{row.case} {json.dumps(row.config, sort_keys=True)}"
+    except RecursionError:
+        return f"{row.case} in {row.where}"

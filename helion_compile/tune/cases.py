@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helion_compile.configs.case import Case
+from helion_compile.configs.files import parse_json, parse_value
 from helion_compile.errors import truncate
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def read_model(path: Path) -> Layer:
     """
     file = path / "config.json" if path.is_dir() else path
     try:
-        content = json.loads(file.read_bytes())
+        content = parse_json(file.read_bytes())
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise TuneError(f"{file} cannot be read as a model's config: {reason}; give the config.json of a model") from None
@@ -98,21 +98,18 @@ def read_tokens(text: str) -> tuple[int, ...]:
 
 
 def read_shapes(text: str) -> dict[str, Any]:
-    """``"hidden_size=4096,residual=true"`` as facts; values are JSON, or else words.
+    """``"hidden_size=4096,residual=true"`` as key fields; values are JSON, or else words.
 
     Raises:
         TuneError: not of that form.
     """
-    facts: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for part in text.split(","):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not (name and equals and value):
             raise TuneError(f"--shapes has {truncate(part)} where FIELD=VALUE belongs, as in --shapes hidden_size=4096")
-        try:
-            facts[name] = json.loads(value)
-        except ValueError:
-            facts[name] = value
-    return facts
+        fields[name] = parse_value(value)
+    return fields
 
 
 def cases_of(
@@ -121,7 +118,7 @@ def cases_of(
     """Each case of ``kernel`` for these layers and shapes once, in order; empty when the kernel takes none of them.
 
     Raises:
-        TuneError: the kernel does not say how its inputs are made, or a shape lacks a fact or has one too many.
+        TuneError: the kernel does not say how its inputs are made, or a shape lacks a key field or has one too many.
     """
     if kernel.tuning.inputs is None or (kernel.tuning.shapes is None and not shapes):
         lacks, field = ("its inputs are made", "inputs") if kernel.tuning.inputs is None else ("its cases follow", "shapes")
@@ -129,10 +126,10 @@ def cases_of(
             f"{kernel.short_name} cannot be tuned: it does not say how {lacks}; give @kernel tuning=Tuning({field}=…)"
         )
     shapes_of = kernel.tuning.shapes or (lambda _: ())
-    found = {Case(**{"dtype": dtype, **facts}) for layer in layers for facts in shapes_of(layer)}
-    for facts in shapes:
+    found = {Case(**{"dtype": dtype, **fields}) for layer in layers for fields in shapes_of(layer)}
+    for fields in shapes:
         try:
-            found.add(Case(**{"dtype": dtype, **facts}))
+            found.add(Case(**{"dtype": dtype, **fields}))
         except ValueError as error:
             raise TuneError(f"--shapes names no case: {error}") from None
     rounded = kernel.configs.bucketed[0] if kernel.configs.bucketed else None
@@ -150,11 +147,13 @@ def _check(kernel: KernelSpec, case: Case) -> None:
         with torch.device("meta"):
             found = kernel.case(*kernel.tuning.make_inputs(case, torch.device("meta")))
     except KeyError as error:
-        raise TuneError(f"{kernel.short_name} needs more facts than ({case}): {error.args[0]}; add it to --shapes") from None
+        raise TuneError(
+            f"{kernel.short_name} needs more key fields than ({case}): {error.args[0]}; add it to --shapes"
+        ) from None
     except Exception as error:  # of the functions that the kernel gives, about a value that none of them expects
         reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
-        raise TuneError(f"{kernel.short_name} has no case ({case}): {reason}; correct its facts in --shapes") from error
+        raise TuneError(f"{kernel.short_name} has no case ({case}): {reason}; correct its key fields in --shapes") from error
     if found != case:
         raise TuneError(
-            f"{kernel.short_name} has no case ({case}): inputs made for it are of ({found}); name its facts in --shapes"
+            f"{kernel.short_name} has no case ({case}): inputs made for it are of ({found}); name its key fields in --shapes"
         )

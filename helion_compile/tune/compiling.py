@@ -140,11 +140,11 @@ class Compiler:
     def __init__(self) -> None:
         torch.set_num_threads(1)
 
-    def compile(self, target: Target, name: str, facts: Mapping[str, Any], config: Mapping[str, Any]) -> Compiled:
-        return compile_config(target, name, facts, config)
+    def compile(self, target: Target, name: str, fields: Mapping[str, Any], config: Mapping[str, Any]) -> Compiled:
+        return compile_config(target, name, fields, config)
 
 
-def compile_config(target: Target, name: str, facts: Mapping[str, Any], config: Mapping[str, Any]) -> Compiled:
+def compile_config(target: Target, name: str, fields: Mapping[str, Any], config: Mapping[str, Any]) -> Compiled:
     """Generate and compile for ``target``, into Triton's cache.
 
     Where Helion or Triton refuses the config, the result holds their error in one line.
@@ -156,7 +156,7 @@ def compile_config(target: Target, name: str, facts: Mapping[str, Any], config: 
     pretend(target)
     source = entry = ""
     try:
-        case = Case.from_json(dict(facts))
+        case = Case.from_json(dict(fields))
         kernel = registry.get_kernel(name)
         bound, args = _bound(name, representative(case, kernel.configs.bucketed))
         entry = kernel.helion.name

@@ -48,7 +48,7 @@ class Winner:
 
 @dataclass
 class Family:
-    """Cases of one kernel that differ in rounded facts only.
+    """Cases of one kernel that differ in bucketed key fields only.
 
     Args:
         compile: takes a case and a config, gives a future of :class:`Compiled`.

@@ -18,7 +18,7 @@ def generate_all(asked: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         asked: ``target`` (see :class:`helion_compile.tune.compiling.Target`), and ``jobs``, each with the ``fingerprint``
-            of its kernel's configs, the facts of its ``case`` and its ``config``.
+            of its kernel's configs, the key fields of its ``case`` and its ``config``.
 
     Returns:
         ``root``, the folder of the package; ``kernels``, names by fingerprint; ``made``, for each job its ``source`` and
@@ -39,12 +39,12 @@ def generate_all(asked: dict[str, Any]) -> dict[str, Any]:
     return {"root": helion_compile.__path__[0], "kernels": found, "made": made}
 
 
-def _generate(compiling: Any, name: str, facts: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+def _generate(compiling: Any, name: str, fields: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     import helion
 
     from helion_compile.compat import PyCodeCache
 
-    bound, args = compiling._bound(name, compiling.Case.from_json(facts))
+    bound, args = compiling._bound(name, compiling.Case.from_json(fields))
     source = bound.to_triton_code(helion.Config(**config))
     launches: list[Any] = []
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from helion_compile.configs.case import Case
+from helion_compile.configs.row import is_duration
 from helion_compile.tune.cases import TuneError
 
 __all__ = ["Journal", "config_text"]
@@ -93,6 +94,8 @@ class Journal:
         try:
             entry = json.loads(line)
             case = Case.from_json(entry["case"])
+            if entry["us"] is not None and not is_duration(entry["us"]):
+                return
             if "baseline" in entry:
                 self.baselines[case, entry["baseline"]] = entry["us"]
             elif "winner" in entry:
@@ -102,5 +105,5 @@ class Journal:
             else:
                 self.times[case, config_text(entry["config"])] = entry
                 self.has_run |= entry["us"] is not None and "alternative" not in entry["config"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return

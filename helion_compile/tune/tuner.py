@@ -221,9 +221,9 @@ class Tuner:
                 self.failed[name, case] = reason
         self._write()
         self.advance(len(family.cases) - family.phases * self._share_of_phase(family))
-        facts = family.cases[0].without(family.kernel.configs.bucketed)
+        exact = family.cases[0].without(family.kernel.configs.bucketed)
         lost = f", {self._worker.deaths} measuring processes lost so far" if self._worker.deaths else ""
-        self.report(f"{name} {facts}: {len(family.winners)} of {len(family.cases)} cases tuned{lost}")
+        self.report(f"{name} {exact}: {len(family.winners)} of {len(family.cases)} cases tuned{lost}")
 
     def _is_late(self, grace: float = 1.0) -> bool:
         budget = self.settings.budget

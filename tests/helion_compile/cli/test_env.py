@@ -6,15 +6,19 @@ import sys
 import pytest
 import torch
 
+from helion_compile import compat
 from helion_compile.cli import env
 from helion_compile.configs.gpu import Gpu
 from helion_compile.kernels import quant
+
+TESTED = {"triton": compat.TRITON, "helion": compat.HELION, "vllm": compat.VLLM}
 
 
 def test_as_a_command():
     done = subprocess.run([sys.executable, "-m", "helion_compile", "env"], capture_output=True, text=True, check=True)
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if not line.startswith(" "))
-    assert lines["torch"] == torch.__version__
+    assert lines["torch"] == f"{torch.__version__}; tested with {', '.join(compat.TORCH)}"
+    assert all(f"; tested with {', '.join(tested)}" in lines[name] for name, tested in TESTED.items())
     assert {"python", "triton", "helion", "GPU", "tables", "fusions", "Inductor", "environment"} <= set(lines)
     assert f"quant: {quant.short_key}" in done.stdout and "quant: nvidia_h200 " in done.stdout
 

@@ -98,6 +98,9 @@ def test_a_file_that_is_no_table_is_passed_over_with_one_sentence(tmp_path, capl
         {"case": {"k": 1}, "config": {"a": 1}, "baselines": {"inductor": None}},
         {"case": {"k": 1}, "config": {"a": 1}, "made_with": "helion 1.4"},
         {"case": {"k": "\u001b[31m\nred"}, "config": 3},
+        {"case": {"k": 1}, "config": {"a": 1}, "us": 10**400},
+        {"case": {"k": 1}, "config": {"a": 1}, "us": 10**300},
+        {"case": {"k": 1}, "config": {"a": 1}, "baselines": {"inductor": 10**400}},
     ],
 )
 def test_a_damaged_row_is_skipped_with_one_sentence_and_the_others_are_used(tmp_path, caplog, entry):
@@ -106,6 +109,49 @@ def test_a_damaged_row_is_skipped_with_one_sentence_and_the_others_are_used(tmp_
     assert pick.config == {"name": "sound"}
     (sentence,) = caplog.messages
     assert sentence.startswith(f"{path}: row 0 ") and sentence.isprintable()
+
+
+@pytest.mark.parametrize("field", ["us", "config", "baselines", "other", "case"])
+def test_a_number_beyond_all_floats_costs_no_other_row(tmp_path, field):
+    """JSON allows 1e999, and Python reads an infinity, which no JSON can hold again."""
+    value = '{"a": 1e999}' if field in ("config", "baselines", "case") else "1e999"
+    odd = {"case": {"k": 4096, "num_tokens": 9}, "config": {"a": 1}, field: "value"}
+    text = json.dumps([odd, SOUND]).replace('"value"', value).encode()
+    path = put(tmp_path, text)
+    table = ConfigTable("quant", folders=[tmp_path])
+    assert table.pick(ASKED, H200).config == {"name": "sound"}
+    for n in (1, 2):
+        table.add([row(n)], H200)
+    assert numbers(tmp_path) == [1, 2, 8]
+    (aside,) = path.parent.glob("nvidia_h200.json.damaged-*")
+    assert aside.read_bytes() == text
+
+
+def test_rows_of_any_depth_are_read_and_written(tmp_path):
+    """Between a depth that JSON's reader gives up at and one that is harmless, Python's recursion limit may end anything."""
+    for depth in (50, *range(sys.getrecursionlimit() - 120, sys.getrecursionlimit() + 10, 5), 100_000):
+        nested = "[" * depth + "]" * depth
+        rows = (f'{{"case": {nested}}}', nested, f'{{"case": {{"k": 1, "num_tokens": 3}}, "config": {{"a": {nested}}}}}')
+        put(tmp_path, f"[{', '.join(rows)}, {json.dumps(SOUND)}]".encode())
+        table = ConfigTable("quant", folders=[tmp_path])
+        assert table.pick(ASKED, H200).config in ({"name": "sound"}, None)
+        for found in table.rows(H200):
+            table.mark_broken(found, "it was tried")
+        assert table.pick(Case(k=1, num_tokens=3), H200).origin == "default"
+        table.add([row(1)], H200)
+        assert 1 in numbers(tmp_path)
+
+
+def test_many_rows_are_read_and_written_fast(tmp_path):
+    """20 000 rows took 4 s of a pick and 8 s of an add; each pair of twins was a sentence of its own."""
+    put(tmp_path, [{**SOUND, "case": {"k": 128 * (n % 200), "num_tokens": n // 200 + 1}} for n in range(4_000)] + [SOUND] * 9)
+    table = ConfigTable("quant", folders=[tmp_path])
+    compared = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Case, "__lt__", lambda one, other: compared.append(one) or NotImplemented)
+        assert table.pick(Case(k=128, num_tokens=7), H200).origin == "exact"
+        table.add([row(1)], H200)
+    assert len(table.rows(H200)) == 4_010 and not compared and len(table.problems) <= 2
 
 
 def test_many_damaged_rows_still_make_one_sentence(tmp_path, caplog):
@@ -186,6 +232,25 @@ def test_a_file_that_is_no_table_is_set_aside_not_overwritten(tmp_path):
     table.add([row(2)], H200)
     aside = {file.read_bytes() for file in path.parent.glob("nvidia_h200.json.damaged-*")}
     assert aside == {WHOLE[:-1], b"broken again"} and numbers(tmp_path) == [2]
+
+
+def test_a_linked_table_is_written_where_it_lies(tmp_path):
+    real = put(tmp_path / "elsewhere", [SOUND])
+    for linked in (real, tmp_path / "nowhere" / "yet.json"):
+        own = tmp_path / "own" / "quant" / "nvidia_h200.json"
+        own.parent.mkdir(parents=True, exist_ok=True)
+        own.unlink(missing_ok=True)
+        own.symlink_to(linked)
+        assert ConfigTable("quant", folders=[tmp_path / "own"]).add([row(1)], H200) == own
+        assert own.is_symlink() and 1 in numbers(tmp_path / "own") and b'"padding"' in linked.read_bytes()
+
+
+def test_a_pipe_in_a_tables_place_is_an_error(tmp_path):
+    kernel = tmp_path / "quant"
+    kernel.mkdir()
+    os.mkfifo(kernel / "nvidia_h200.json")
+    with pytest.raises(ConfigError, match="no rows were written to .*it is no file"):
+        ConfigTable("quant", folders=[tmp_path]).add([row(1)], H200)
 
 
 def test_damaged_rows_outlive_a_write(tmp_path):

@@ -48,7 +48,7 @@ def test_all_three_forms_give_the_same_rows(tmp_path, own, capsys, content):
     assert default.made_with == {"gpu": H100.name, "arch": "sm_90", "source": "vllm vllm.json"}
 
 
-def test_facts_are_renamed_and_added(tmp_path, own):
+def test_key_fields_are_renamed_and_added(tmp_path, own):
     options = ("--rename", "hidden_size=k", "--set", "dtype=bf16", "--set", "bias=true")
     assert run(write(tmp_path, LISTED), *options) == 0
     cases = [row.case for row in ConfigTable("norm_quant").rows(H100)]
@@ -65,7 +65,7 @@ def test_bad_entries_are_told_and_the_rest_is_imported(tmp_path, own, capsys):
     assert len(ConfigTable("norm_quant").rows(H100)) == 3
 
 
-def test_a_flat_key_that_is_not_facts_is_told(tmp_path, own, capsys):
+def test_a_flat_key_without_key_fields_is_told(tmp_path, own, capsys):
     path = write(tmp_path, {"fast one": SMALL, "hidden_size_1": SMALL})
     assert run(path) == 0
     assert capsys.readouterr().err == (
@@ -117,3 +117,30 @@ def test_the_gpu_with_the_longest_fitting_name_is_taken(tmp_path):
     assert [row.config for row in rows] == [SMALL] and not skipped
     with pytest.raises(ConfigError):
         read_vllm_file(path, Gpu("NVIDIA H10", (9, 0)))
+
+
+@pytest.mark.parametrize(
+    "value", ["[" * 100_000, "[" * 900 + "]" * 900, "[]", "{}", "NaN", "1e999", "9" * 400, "9" * 5000, "x" * 201]
+)
+def test_a_field_that_no_case_holds_is_told_before_a_file_is_read(capsys, value):
+    with pytest.raises(SystemExit):
+        run("absent.json", "--set", f"a={value}")
+    assert "argument --set: the key field a is " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [[], {}])
+def test_a_file_without_configs_is_told(tmp_path, own, capsys, content):
+    path = write(tmp_path, content)
+    assert run(path) == 1 and capsys.readouterr().err == f"{path} has no configs\n"
+
+
+def test_an_entry_that_no_table_can_hold_keeps_no_other_out(tmp_path, own, capsys):
+    path = write(tmp_path, json.dumps([*LISTED, {"key": {"a": 1}, "config": {"b": 7}}]).replace("7", "1e999"))
+    assert run(path) == 0 and "entry 3 is not JSON" in capsys.readouterr().err
+    assert len(ConfigTable("norm_quant").rows(H100)) == 3
+
+
+def test_two_fields_that_get_one_name_are_told(tmp_path, own, capsys):
+    path = write(tmp_path, LISTED)
+    assert run(path, "--rename", "hidden_size=num_tokens") == 0
+    assert "entry 1 has two key fields that were given one name" in capsys.readouterr().err

@@ -5,7 +5,10 @@ import json
 import pytest
 
 from helion_compile.configs.case import Case
-from helion_compile.kernels import activation_quant, norm_quant, norm_rope, quant, rope, scaled_mm
+from helion_compile.definitions import registry
+from helion_compile.definitions.names import BUILT_IN
+from helion_compile.fusions import CATALOGUE
+from helion_compile.kernels import norm_quant, norm_rope, quant, rope, scaled_mm
 from helion_compile.tune.cases import Layer, TuneError, cases_of, read_model, read_shapes, read_tokens
 
 QWEN3_8B = {"hidden_size": 4096, "intermediate_size": 12288, "num_attention_heads": 32, "head_dim": 128}
@@ -40,7 +43,7 @@ def test_heads_may_be_wider_than_the_model_or_unsaid(tmp_path):
     assert read_model(model(tmp_path, vision={}, text_config=QWEN3_8B)).intermediate_size == 12288
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"hidden_size": "4096"}', '{"hidden_size": 4096}'])
+@pytest.mark.parametrize("content", ["{", "[" * 100_000, "[]", "{}", '{"hidden_size": "4096"}', '{"hidden_size": 4096}'])
 def test_a_file_that_is_no_model_is_one_sentence(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(TuneError, match="config.json"):
@@ -58,7 +61,7 @@ def test_tokens():
             read_tokens(bad)
 
 
-def test_shapes_by_hand_must_be_the_kernel_s_facts():
+def test_shapes_by_hand_must_be_the_key_fields_of_the_kernel():
     shapes = [read_shapes("hidden_size=4096,residual=true")]
     assert cases_of(norm_quant, [], shapes, (8,), "bf16") == [
         Case(dtype="bf16", hidden_size=4096, num_tokens=8, residual=True)
@@ -70,10 +73,15 @@ def test_shapes_by_hand_must_be_the_kernel_s_facts():
     for bad in ("4096", "hidden_size=", "=1"):
         with pytest.raises(TuneError, match="--shapes"):
             read_shapes(bad)
+    for odd in ("[" * 100_000, "[]", "1e999", "NaN", "9" * 400):
+        with pytest.raises(TuneError, match="--shapes names no case"):
+            cases_of(quant, [], [read_shapes(f"hidden_size={odd}")], (8,), "bf16")
 
 
 def test_every_shipped_kernel_can_be_tuned_for_every_dtype():
-    for kernel in (quant, norm_quant, activation_quant, rope, norm_rope):
+    shipped = [kernel for kernel in registry.list_kernels() if kernel.name.startswith(f"{BUILT_IN}::")]
+    assert len(shipped) >= len(CATALOGUE)
+    for kernel in shipped:
         for dtype in ("bf16", "fp16", "fp32"):
             assert cases_of(kernel, [Layer(64, 128, 64, head_dim=16, key_value_heads=2)], [], (1, 3), dtype)
 

@@ -429,3 +429,14 @@ def test_no_alternative_wins_because_nothing_else_compiles(tmp_path):
     assert folder.tune(*shape, FAKE_KERNEL="plus_one_or_library")[1] == 0
     configs = {case["num_tokens"]: row["config"] for case, row in folder.rows_of("plus_one_or_library").items()}
     assert configs[16]["num_warps"] == configs[1024]["num_warps"] == 8 and configs[8192] == {"alternative": "library"}
+
+
+def test_a_damaged_line_of_a_journal_is_passed_over(tmp_path):
+    sound = {"case": {"k": 1}, "config": {"num_warps": 4}, "us": 2.0, "error": None}
+    odd = ({"us": "fast"}, {"us": 10**400}, {"us": -1}, {"us": True}, {"us": [1]}, {"case": 3}, {"config": 3})
+    lines = [json.dumps({**sound, **each}) for each in odd]
+    lines += ["[" * 100_000, "7", "{}", '{"case": {"k": 1}, "config": {"num_warps": 8}, "us": 1e999}', json.dumps(sound)]
+    (tmp_path / "run.0.jsonl").write_text("\n".join(lines))
+    journal = Journal(tmp_path, "run")
+    journal.close()
+    assert [entry["us"] for entry in journal.times.values()] == [2.0]
