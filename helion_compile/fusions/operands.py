@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from helion_compile.helion_kernel import HelionKernel
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
-from helion_compile.passes.ir.values import known_equal
+from helion_compile.passes.match.clones import lies_in_rows
 from helion_compile.passes.rewrite.fusion import Chain, Emit
 
 __all__ = ["Fakes", "Nodes", "Operands", "Outputs", "check_kernel", "unpack", "value_of"]
@@ -30,39 +30,46 @@ class Operands(Protocol):
     def rows(self, node: Node) -> Any:
         """What stands for ``node`` [..., K] as [M, K]."""
 
-    def call(self, target: Any, *args: Any) -> Any:
+    def call(self, target: Any, *args: Any, **kwargs: Any) -> Any:
         """What stands for an operator's result, of arguments that stand for something themselves."""
 
 
 class Nodes:
-    """Nodes of the graph, added to it where one is needed."""
+    """Nodes of the graph, added to it where one is needed.
 
-    def __init__(self, emit: Emit) -> None:
+    Args:
+        cloning: copy what is no view of rows.
+    """
+
+    def __init__(self, emit: Emit, *, cloning: bool = False) -> None:
         self.call = emit
+        self.cloning = cloning
 
     def of(self, node: Node) -> Node:
         return node
 
     def rows(self, node: Node) -> Node:
         value = value_of(node)
+        if self.cloning and not lies_in_rows(value):
+            node = self.call(aten.clone.default, node, memory_format=torch.contiguous_format)
         return node if value.dim() == 2 else self.call(aten.reshape.default, node, [-1, value.size(-1)])
 
 
 class Fakes:
-    """Fake tensors; a :class:`Refusal` where a view is asked for that would be a copy."""
+    """Fake tensors; a :class:`Refusal` where a view is asked for that would be a copy, but for ``cloning``."""
+
+    def __init__(self, *, cloning: bool = False) -> None:
+        self.cloning = cloning
 
     def of(self, node: Node) -> torch.Tensor:
         return value_of(node)
 
     def rows(self, node: Node) -> torch.Tensor | Refusal:
         value = value_of(node)
-        if value.dim() == 2:
-            return value
-        step = None  # from one row to the next, over the dimensions seen so far
-        for size, stride in zip(reversed(value.shape[:-1]), reversed(value.stride()[:-1]), strict=True):
-            if known_equal(size, 1):
-                continue
-            if step is not None and not known_equal(stride, step):
+        if not lies_in_rows(value):
+            if self.cloning:
+                value = torch.empty_like(value, memory_format=torch.contiguous_format)
+            elif value.dim() != 2:
                 return Refusal.of(
                     RefusalKind.SHAPE,
                     node,
@@ -72,11 +79,10 @@ class Fakes:
                     shape=tuple(value.shape),
                     strides=value.stride(),
                 )
-            step = stride * size
-        return value.view(-1, value.size(-1))
+        return value if value.dim() == 2 else value.view(-1, value.size(-1))
 
-    def call(self, target: Any, *args: Any) -> Any:
-        return _first_refusal(args) or target(*args)
+    def call(self, target: Any, *args: Any, **kwargs: Any) -> Any:
+        return _first_refusal(args) or target(*args, **kwargs)
 
 
 def check_kernel(chain: Chain, kernel: HelionKernel, *arguments: Any) -> Refusal | None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from helion_compile.fusions.operands import Fakes, Nodes, Operands, Outputs, unpack
+from helion_compile.fusions.operands import Fakes, Nodes, Operands, Outputs, unpack, value_of
 from helion_compile.fusions.profitability import check_profitable_kernel
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.helion_kernel import HelionKernel
@@ -16,7 +16,8 @@ from helion_compile.kernels.device.attribute_text import copy_fields, word_of
 from helion_compile.kernels.device.quantize_attrs import QuantizeAttrs
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.ir.source_location import Location
-from helion_compile.passes.ir.values import CASTS, VIEWS, known_equal, number, shape_of
+from helion_compile.passes.ir.values import CASTS, CLONES, RESHAPES, VIEWS, known_equal, number, shape_of
+from helion_compile.passes.match.clones import lies_in_rows
 from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.custom_ops import vllm_table
 from helion_compile.passes.patterns.custom_ops.op_call import get_op_name
@@ -71,11 +72,12 @@ def into_quantizer(
             check(chain)
             or (None if same_bits else _check_readers(chain))
             or _check_quantize(chain, exact)
-            or check_profitable_kernel(chain, kernel, exact, *arguments(chain, Fakes()))
+            or check_profitable_kernel(chain, kernel, exact, *arguments(chain, Fakes(cloning=_is_cloned(chain))))
         )
 
     def build(chain: Chain, emit: Emit) -> Outputs:
-        results = unpack(emit, emit(helion_kernel, *arguments(chain, Nodes(emit)), kernel=kernel.name))
+        operands = Nodes(emit, cloning=_is_cloned(chain))
+        results = unpack(emit, emit(helion_kernel, *arguments(chain, operands), kernel=kernel.name))
         return dict(zip([*_outputs(chain), *outputs(chain)], results, strict=True))
 
     return Fusion(kernel.short_name, (*front, Quantize), check=check_all, build=build)
@@ -117,6 +119,29 @@ def _check_zeros(chain: Chain) -> Refusal | None:
                     where=Location.of(reader.node),
                 )
     return None
+
+
+def _is_cloned(chain: Chain) -> bool:
+    """Whether readers are given rows, of whatever lies otherwise in front of the chain: then one copy is made there instead.
+
+    Of results that are looked at by their strides nothing may lie in another way.
+    """
+    return all(_is_read_in_rows(node, chain) for node in chain.copies_read(Quantize, "q")) and not any(
+        view.target is aten.as_strided.default
+        for op, name, _ in chain.outputs()
+        for reader in chain.readers(op, name)
+        for view in reader.views
+    )
+
+
+def _is_read_in_rows(node: Node, chain: Chain) -> bool:
+    """Whether a value lies in rows, or all who read it read a copy that does."""
+    return lies_in_rows(value_of(node)) or all(
+        user in chain.nodes
+        or (user.target in RESHAPES and _is_read_in_rows(user, chain))
+        or (user.target in CLONES and lies_in_rows(value_of(user)))
+        for user in node.users
+    )
 
 
 def _inputs(chain: Chain) -> tuple[Node | None, Node | None]:
@@ -182,19 +207,21 @@ def _check_readers(chain: Chain) -> Refusal | None:
     return None
 
 
-def _other_than_products(node: Node, match: Match | None) -> Node | None:
+def _other_than_products(node: Node, match: Match | None, leaves: bool = True) -> Node | None:
     """What reads the bytes and is no matmul; None where they go to matmuls alone, converted or shifted by a constant too.
 
-    On a CPU torchao writes int8 products as such, of floats or of uint8.
+    On a CPU torchao writes int8 products as such, of floats or of uint8.  ``leaves``: the bytes may leave the graph.
     """
     if match is not None and isinstance(match.op, Matmul):
         return None
     if node.target in _MATMULS or get_op_name(node) in vllm_table.matmul.ANCHORS:
         return None
     shifts = node.target is aten.add.Tensor and number(node.args[1]) is not None
-    if node.target in CASTS | VIEWS or shifts:
-        others = [_other_than_products(user, None) for user in node.users]
-        if others and not any(others):
+    if node.target in CASTS | CLONES | VIEWS or shifts:
+        leaves = leaves and node.target in CLONES | VIEWS
+        users = [user for user in node.users if user.op != "output" or not leaves]
+        others = [_other_than_products(user, None, leaves) for user in users]
+        if node.users and not any(others):
             return None
     elif node.target is aten.view.dtype:
         others = list(node.users)

@@ -15,7 +15,7 @@ from helion_compile.passes.compat import OpOverload
 
 __all__ = [
     "CASTS",
-    "COPIES",
+    "CLONES",
     "RESHAPES",
     "VIEWS",
     "cast_dtype",
@@ -53,7 +53,7 @@ RESHAPES = frozenset(
     }
 )
 # The same elements under the same indices, in memory of their own: what .contiguous() and .clone() leave in a graph.
-COPIES = frozenset({aten.clone.default})
+CLONES = frozenset({aten.clone.default})
 # Any node that only looks at another's elements; what is written through one is seen through the other.
 VIEWS = RESHAPES | {
     aten.permute.default,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from torch.fx import Node
 
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
-from helion_compile.passes.ir.values import COPIES, RESHAPES, VIEWS
+from helion_compile.passes.ir.values import CLONES, RESHAPES, VIEWS
 from helion_compile.passes.match.match import Match, find_dead_nodes
 from helion_compile.passes.match.matched_graph import MatchedGraph
 from helion_compile.passes.semantics import Activation, ComplexRope, Matmul, Modulate, Norm, Quantize, Rope, SemanticOp
@@ -159,7 +159,7 @@ def _list_smaller(match: Match) -> Iterator[Match]:
 
 def _find_views_between(node: Node, outputs: tuple[Node, ...]) -> dict[Node, None]:
     views: dict[Node, None] = {}
-    while node not in outputs and node.target in RESHAPES | COPIES:
+    while node not in outputs and node.target in RESHAPES | CLONES:
         views[node] = None
         node = node.args[0]
     return views

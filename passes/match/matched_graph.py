@@ -10,14 +10,15 @@ from torch.fx import Graph, Node
 
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.ir.source_location import Location
-from helion_compile.passes.ir.values import COPIES, RESHAPES, shape_of, unshaped
+from helion_compile.passes.ir.values import CLONES, RESHAPES, shape_of, unshaped
+from helion_compile.passes.match.clones import take_clones
 from helion_compile.passes.match.match import Match, find_dead_nodes
 from helion_compile.passes.match.progress import match_progress
 from helion_compile.passes.patterns import PATTERNS
 from helion_compile.passes.patterns.aten.norm import with_residual
 from helion_compile.passes.patterns.custom_ops.op_call import get_op_name
 from helion_compile.passes.patterns.matcher import MatchFailed
-from helion_compile.passes.semantics import Norm, SemanticOp
+from helion_compile.passes.semantics import Norm, Quantize, SemanticOp
 
 __all__ = ["MatchedGraph", "match_graph"]
 
@@ -35,7 +36,7 @@ class MatchedGraph:
     def find_source(self, value: Node) -> tuple[Match, str] | None:
         """The match and output that ``value`` shows, behind copies and views that keep rows as they are."""
         while value not in self.producers:
-            if not isinstance(value, Node) or value.target not in RESHAPES | COPIES:
+            if not isinstance(value, Node) or value.target not in RESHAPES | CLONES:
                 return None
             value = value.args[0]
         return self.producers[value]
@@ -81,6 +82,10 @@ def match_graph(graph: Graph) -> MatchedGraph:
             else:
                 found[key] = match
         _keep(matched, pattern.NAME, list(found.values()))
+    for match in matched.matches:
+        if isinstance(match.op, Quantize):
+            take_clones(match, matched.owners)
+            _own(matched, match)
     return matched
 
 
@@ -98,10 +103,14 @@ def _keep(matched: MatchedGraph, name: str, matches: list[Match]) -> None:
             sums.add(match.inputs["x"])
             match = with_residual(match) or match
         matched.matches.append(match)
-        matched.owners.update(dict.fromkeys(match.nodes, match))
-        for output, copies in match.outputs.items():
-            for node in copies:
-                matched.producers.setdefault(node, (match, output))
+        _own(matched, match)
+
+
+def _own(matched: MatchedGraph, match: Match) -> None:
+    matched.owners.update(dict.fromkeys(match.nodes, match))
+    for output, copies in match.outputs.items():
+        for node in copies:
+            matched.producers.setdefault(node, (match, output))
 
 
 def _check_interior(match: Match) -> None:

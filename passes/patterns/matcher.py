@@ -15,11 +15,13 @@ from torch.fx import Node
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.ir.values import (
     CASTS,
+    CLONES,
     RESHAPES,
     VIEWS,
     format_target,
     lossless,
     number,
+    only_reader,
     same_shape,
     shape_of,
     unshaped,
@@ -213,6 +215,14 @@ class Matcher:
             else:
                 found[user] = None
         return list(found)
+
+    def past_clone(self, node: Node) -> Node:
+        """The copy of ``node`` if that is all that reads it: torch's RMSNorm makes its result contiguous; else ``node``."""
+        copy = only_reader(node)
+        if copy is None or copy.target not in CLONES:
+            return node
+        self.take(node)
+        return self.take(copy)
 
     def other(self, node: Node, value: Node, *, behind: Callable[[Any], Any] = lambda operand: operand) -> Any:
         """The operand of a two-operand node whose partner is ``value``, or ``value`` once seen ``behind`` something.

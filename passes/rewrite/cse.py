@@ -12,13 +12,17 @@ __all__ = ["merge_copies"]
 
 
 def merge_copies(chain: Chain, edits: Edits) -> set[Node]:
-    """Let readers of a copy read the first one; the nodes that are dead then.
+    """Let readers of a copy read the first one of its layout; the nodes that are dead then.
 
-    A copy in another layout stays, and so does one that is read before the first is computed.
+    One that is read before the first is computed stays.
     """
-    for _, _, (first, *others) in chain.outputs():
-        for copy in others:
-            if _have_one_layout(copy, first) and all(first < user for user in copy.users):
+    for _, _, copies in chain.outputs():
+        kept: list[Node] = []
+        for copy in copies:
+            first = next((node for node in kept if _have_one_layout(copy, node)), None)
+            if first is None:
+                kept.append(copy)
+            elif all(first < user for user in copy.users):
                 edits.replace_uses(copy, first, keep=())
     dead: set[Node] = set()
     for node in sorted(chain.nodes, reverse=True):

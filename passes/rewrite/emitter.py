@@ -11,7 +11,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from helion_compile.passes.compat import detect_fake_mode, enable_python_dispatcher
-from helion_compile.passes.ir.values import VIEWS, describe, known_equal, same_shape, shape_of, tensor_text
+from helion_compile.passes.ir.values import CLONES, VIEWS, describe, known_equal, same_shape, shape_of, tensor_text
 from helion_compile.passes.match.chain import Chain
 from helion_compile.passes.rewrite.edits import Edits
 
@@ -35,7 +35,7 @@ class Emitter:
         self._fake_mode = detect_fake_mode([node.meta["val"] for node in chain.inputs.values()])
 
     def __call__(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> Node:
-        name = None if target in VIEWS or target is aten.sym_size.int else self._name
+        name = None if target in VIEWS | CLONES or target is aten.sym_size.int else self._name
         node = self._edits.insert(self._after, target, args, kwargs, name)
         self.nodes.append(node)
         self._after = node

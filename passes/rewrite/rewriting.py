@@ -13,6 +13,7 @@ from helion_compile.passes.account.records import GraphRecord, Site, Unfused
 from helion_compile.passes.account.refusal import Refusal
 from helion_compile.passes.ir.graph_listing import is_view
 from helion_compile.passes.ir.source_location import Location
+from helion_compile.passes.ir.values import CLONES
 from helion_compile.passes.match.chain import Chain
 from helion_compile.passes.match.matched_graph import MatchedGraph, match_graph
 from helion_compile.passes.rewrite.choose import Choice, Chosen, Kept, choose_chains
@@ -39,7 +40,8 @@ class _Replacement:
     outputs: list[tuple[str, Node, Node]]  # name, old, new
 
     def record(self) -> Site:
-        emitted = [node for node in self.emitter.nodes if not is_view(node)] or self.emitter.nodes
+        nodes = self.emitter.nodes
+        emitted = [node for node in nodes if not is_view(node) and node.target not in CLONES] or nodes
         return record_site(self.fusion.name, self.chain, self.shapes, emitted[0], self.emitter.nodes)
 
 

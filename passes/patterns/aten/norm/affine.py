@@ -6,7 +6,8 @@
     normalised → mul(weight) [→ add(bias)] → cast         scale then cast; a weight [K], or w.float() + 1
     normalised → cast                                     without weight
 
-Gives ``weight_dtype``, ``weight_offset``, ``bias_dtype``, ``rounding`` and ``dtype`` of a ``Norm``.
+torch's RMSNorm clones what is not contiguous before the cast.  Gives ``weight_dtype``, ``weight_offset``, ``bias_dtype``,
+``rounding`` and ``dtype`` of a ``Norm``.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Affine:
 
 def match_affine(matcher: Matcher, normalised: Node, x: Node) -> Affine:
     """What is done to ``normalised``, of which ``x`` was the origin; as much of it as a Norm can say."""
+    normalised = matcher.past_clone(normalised)
     rounds_itself = dtype_of(normalised) in _HALF
     casts = (normalised,) if rounds_itself else rounding_casts(normalised, _HALF)
     if not casts:
@@ -59,6 +61,7 @@ def match_affine(matcher: Matcher, normalised: Node, x: Node) -> Affine:
         if product is None:
             return Affine((normalised,), NormRounding.SCALE_THEN_CAST)
         value, bias = _shifted(matcher, matcher.take(product), x)
+        value = matcher.past_clone(value)
         return Affine(rounding_casts(value, _HALF) or (value,), NormRounding.SCALE_THEN_CAST, weight, offset, bias)
     product, weight, offset = _scaled(matcher, casts, x)
     if product is None:
