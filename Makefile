@@ -1,7 +1,7 @@
 # make demo [MODEL=PATH]      run the main job on a transformers Qwen3, or on the checkpoint folder PATH
 # make test [TORCH=2.11.0]    run the tests that need no GPU; with TORCH against that torch, in .venv-<TORCH> (about 5 GB)
 # make test-long              the same and the slow tests
-# make test-vllm              run the pass inside vLLM's own compiler, without a GPU; in .venv-vllm on top of .venv (1 GB)
+# make test-vllm              run the pass inside vLLM's own compiler, without a GPU; in .venv-vllm-* on top of .venv (1 GB each)
 # make test-gpu               run tests/gpu on this machine's GPU
 # make lint                   ruff: style and order of everything
 # make typecheck              mypy: types of both packages
@@ -18,7 +18,7 @@ TESTED_TORCH := 2.13.0
 TORCH = $(TESTED_TORCH)
 BASE_PYTHON = python3
 ARGS =
-VLLM_CONSTRAINTS := $(wildcard constraints/vllm-*.txt)
+VLLM_VENVS := $(patsubst constraints/vllm-%.txt,.venv-vllm-%,$(wildcard constraints/vllm-*.txt))
 
 ifeq ($(TORCH),$(TESTED_TORCH))
   VENV := .venv
@@ -57,8 +57,12 @@ test: $(INSTALLED)
 test-long: $(INSTALLED)
 	$(PYTEST_CPU) -m "not gpu" $(ARGS)
 
-test-vllm: .venv-vllm/.installed
-	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/helion_compile/vllm/test_in_vllm.py $(ARGS)
+test-vllm: $(VLLM_VENVS:=/.installed)
+	@set -e; for venv in $(VLLM_VENVS); do \
+	  echo "$$venv"; \
+	  OMP_NUM_THREADS=1 $$venv/bin/python -m pytest tests/helion_compile/vllm/test_in_vllm.py \
+	    tests/helion_compile/vllm/test_whole_compiler.py $(ARGS); \
+	done
 
 test-gpu: $(INSTALLED)
 	@$(PYTHON) .ci/preflight.py gpu
@@ -86,12 +90,12 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS) constraints/common.txt constra
 	@touch $@
 
 # The packages of .venv are seen through a .pth file, so that torch is there once.
-.venv-vllm/.installed: $(VLLM_CONSTRAINTS) .venv/.installed
-	@.venv/bin/python -m venv .venv-vllm
-	@echo "Installing vLLM without what it needs on a GPU into .venv-vllm"
-	@.venv-vllm/bin/python -m pip install -qq --no-deps -r $(VLLM_CONSTRAINTS)
+.venv-vllm-%/.installed: constraints/vllm-%.txt constraints/beside-vllm.txt .venv/.installed
+	@.venv/bin/python -m venv .venv-vllm-$*
+	@echo "Installing vLLM $* without what it needs on a GPU into .venv-vllm-$*"
+	@.venv-vllm-$*/bin/python -m pip install -qq --no-deps -r constraints/vllm-$*.txt
 	@.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-	  > "$$(.venv-vllm/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/packages_of_venv.pth"
+	  > "$$(.venv-vllm-$*/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/packages_of_venv.pth"
 	@touch $@
 
 helion_compile.egg-info/entry_points.txt: pyproject.toml

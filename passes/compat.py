@@ -21,4 +21,4 @@ __all__ = [
 # Each has a file in ``constraints``; the names above are the same in all of them.
 TORCH = ("2.11.0", "2.13.0", "2.15.0")
 # vLLM is not imported here.  Its operators are known by name, and compared for each with ``tests/support/vllm/schemas``.
-VLLM = ("0.26.0", "0.31.0")
+VLLM = ("0.26.0", "0.31.0", "0.33.0")

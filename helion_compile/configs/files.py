@@ -27,8 +27,10 @@ __all__ = [
     "kernel_of_folder",
     "parse_json",
     "parse_value",
+    "read_table",
     "shipped_folder",
     "table_files",
+    "table_paths",
     "user_folder",
     "write_rows",
 ]
@@ -89,9 +91,7 @@ class TableFile:
         self.rows: list[Row] = []
         self.problems: list[str] = []
         try:
-            if path.stat().st_size > _LARGEST_FILE:
-                raise ValueError(f"it is larger than {_LARGEST_FILE >> 20} MiB")
-            self.content = path.read_bytes()
+            self.content = read_table(path)
             entries = parse_table(self.content)
         except (OSError, ValueError) as error:
             self.problems.append(f"the table {path} is passed over: {_reason(error)}")
@@ -116,11 +116,26 @@ class TableFile:
 
 def table_files(folders: Iterable[Path], kernel: str) -> Iterator[TableFile]:
     """Every table of a kernel, folder by folder in the order given, then by name."""
-    for folder in folders:
-        with contextlib.suppress(OSError):  # an absent or unreadable folder holds no tables
-            paths = sorted(kernel_folder(folder, kernel).glob("*.json"))
-            # A pipe or a device by that name would block the reader.
-            yield from (TableFile(path) for path in paths if path.is_file())
+    return (TableFile(path) for folder in folders for path in table_paths(folder, kernel))
+
+
+def table_paths(folder: Path, kernel: str) -> list[Path]:
+    """Where the tables of a kernel lie in ``folder``, by name."""
+    with contextlib.suppress(OSError):  # an absent or unreadable folder holds no tables
+        # A pipe or a device by that name would block the reader.
+        return [path for path in sorted(kernel_folder(folder, kernel).glob("*.json")) if path.is_file()]
+    return []
+
+
+def read_table(path: Path) -> bytes:
+    """The bytes of a table.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is too large for a table.
+    """
+    if path.stat().st_size > _LARGEST_FILE:
+        raise ValueError(f"it is larger than {_LARGEST_FILE >> 20} MiB")
+    return path.read_bytes()
 
 
 def parse_json(content: bytes) -> Any:

@@ -187,7 +187,9 @@ class KernelSpec:
 
         # What a host function may compute besides launching is watched where its plan is recorded.
         quiet = [helion.exc.TensorOperationInWrapper]
-        return helion.kernel(self.fn, static_shapes=False, ignore_warnings=quiet, key=_sizes_that_are_one, **settings)
+        kernel = helion.kernel(self.fn, static_shapes=False, ignore_warnings=quiet, key=_sizes_that_are_one, **settings)
+        _forget_process_groups(kernel)
+        return kernel
 
     @functools.cached_property
     def table(self) -> ConfigTable:
@@ -309,3 +311,16 @@ def _sizes_that_are_one(*args: Any) -> tuple[tuple[bool, ...], ...]:
     was first made for one row would then serve many, and compute one.
     """
     return tuple(tuple(size == 1 for size in arg.shape) for arg in args if isinstance(arg, torch.Tensor))
+
+
+def _forget_process_groups(kernel: Any) -> None:
+    """Have Helion compile ``kernel`` in a process of many ranks as anywhere else, unless it names a process group.
+
+    Where torch cannot tell symmetric memory (2.11), Helion takes every kernel for a distributed one once there is a default
+    process group, and there always is one in vLLM: it warns at each binding and allows persistent grids only.
+    """
+    from helion_compile.compat import symmetric_memory
+
+    declared = kernel.settings.distributed or getattr(kernel, "_declares_process_group", True)
+    if not declared and not hasattr(symmetric_memory, "is_symm_mem_tensor"):
+        kernel._compute_is_distributed = lambda *args, **kwargs: False

@@ -54,6 +54,9 @@ def _check(chain: Chain, exact: bool) -> Refusal | None:
         found = "the kernel's default configs are for {arch}, and this GPU is {gpu}"
         remedy = "on {arch} it fuses"
         return chain.refuse(RefusalKind.UNPROFITABLE, found, remedy, arch=ARCH, gpu=Gpu.current().arch)
+    if op.library == "triton":
+        found, remedy = "nobody compared the kernel with vLLM's GEMM in Triton", "behind torch's or CUTLASS's it is known"
+        return chain.refuse(RefusalKind.UNPROFITABLE, found, remedy)
     kinds = {op.a_scales, op.b_scales}
     if Granularity.GROUP in kinds:
         found, remedy = "the scales are those of blocks", "one per row and one per column, or one per tensor, fuse"

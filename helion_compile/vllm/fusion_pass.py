@@ -17,19 +17,17 @@ from helion_compile.configs.gpu import Gpu
 from helion_compile.passes.account.records import GraphRecord
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.compat import VLLM
-from helion_compile.passes.ir.values import VIEWS
 from helion_compile.passes.match.chain import Chain
 from helion_compile.passes.patterns.custom_ops.op_call import get_op_name
-from helion_compile.vllm import hooks
+from helion_compile.passes.patterns.custom_ops.vllm_table import QUANTISING_MATMULS
+from helion_compile.passes.semantics import Quantize
+from helion_compile.vllm import attention, batch_invariance, hooks
 from helion_compile.vllm.identity import gpu as found_gpu
 from helion_compile.vllm.identity import identity
-from helion_compile.vllm.log import log, off
+from helion_compile.vllm.log import log, note, off
 from helion_compile.vllm.options import checked
 
 __all__ = ["FusionPass"]
-
-# vLLM's fusion of attention and the quantiser behind it saves more than ours can.
-_ATTENTION = frozenset({"vllm.unified_attention_with_output.default", "vllm.unified_mla_attention_with_output.default"})
 
 
 class FusionPass(InductorPass):
@@ -40,6 +38,7 @@ class FusionPass(InductorPass):
 
     Args:
         gpu: the GPU whose tables count; by default the one that vLLM uses.
+        config: the ``VllmConfig`` whose own passes come behind this one; None where none of them does.
         untuned: use all fusions, those without configs for the GPU too.
         **options: ``numerics``, ``disable`` and ``only``, as for ``backend="helion"``.
 
@@ -47,8 +46,9 @@ class FusionPass(InductorPass):
         ValueError, TypeError: an option that there is not, or one with a value it cannot have.
     """
 
-    def __init__(self, *, gpu: Gpu | None = None, untuned: bool = False, **options: Any):
+    def __init__(self, *, gpu: Gpu | None = None, config: Any = None, untuned: bool = False, **options: Any):
         self.gpu = gpu
+        self.config = config
         self.untuned = untuned
         self.options = options
         self._checked = checked(options)
@@ -59,6 +59,7 @@ class FusionPass(InductorPass):
     def __call__(self, graph: Graph) -> None:
         hooks.install()
         try:
+            self._tell_of_quantising_matmuls(graph)
             self._sort_nodes(graph)
             if self._fuse is None:
                 self._fuse = self._make_pass()
@@ -75,7 +76,8 @@ class FusionPass(InductorPass):
 
     @functools.cached_property
     def _uuid(self) -> str:
-        return identity(self.options | {"untuned": self.untuned}, self.gpu)
+        facts = {"untuned": self.untuned, "batch invariant": batch_invariance.is_asked_for()}
+        return identity(self.options | facts, self.gpu)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _make, (self.gpu, self.untuned, self.options)
@@ -88,6 +90,15 @@ class FusionPass(InductorPass):
         from helion_compile.compat import stable_topological_sort
 
         stable_topological_sort(graph)
+
+    def _tell_of_quantising_matmuls(self, graph: Graph) -> None:
+        names = {(get_op_name(node) or "").removesuffix(".default") for node in graph.nodes}
+        for name in names & set(QUANTISING_MATMULS):
+            note(
+                f"{name} takes 16 bits and quantises them itself, so there is no quantiser to fuse with a norm or an "
+                "activation; with VLLM_BLOCKSCALE_FP8_GEMM_FLASHINFER=0 vLLM takes a GEMM that reads fp8, which may be the "
+                "slower way"
+            )
 
     def _make_pass(self) -> passes.FusionPass:
         from helion_compile.fusions import fusions
@@ -107,9 +118,11 @@ class FusionPass(InductorPass):
             for fusion in known
             if fusion.name not in chosen.disable and (chosen.only is None or fusion.name in chosen.only)
         ]
+        if batch_invariance.is_asked_for():
+            wanted = batch_invariance.drop_sums(wanted)
         return passes.FusionPass(
             [
-                dataclasses.replace(fusion, check=functools.partial(_check, fusion.check))
+                dataclasses.replace(fusion, check=functools.partial(self._check, fusion.check))
                 for fusion in self._keep_tuned(wanted)
             ],
             strict=chosen.strict,
@@ -146,6 +159,18 @@ class FusionPass(InductorPass):
             if refusal.kind is RefusalKind.UNKNOWN_OPERATOR:
                 off("operators stay as this vLLM has them", str(refusal))
 
+    def _check(self, check: Callable[[Chain], Refusal | None], chain: Chain) -> Refusal | None:
+        """A fusion's own check, and what holds inside vLLM alone."""
+        op = chain.matches[-1].op
+        if self.config is not None and isinstance(op, Quantize) and attention.comes_from_attention(chain.inputs.get("x")):
+            if attention.vllm_fuses(op, self.config):
+                return chain.refuse(
+                    RefusalKind.READER,
+                    "x comes from attention in the same graph, whose fusion with the quantiser is left to vLLM",
+                    "with vLLM's fuse_attn_quant off it fuses",
+                )
+        return check(chain)
+
     @staticmethod
     def _make_graph_log() -> logging.Logger:
         """A model has dozens of graphs: only who asks for details is told of each."""
@@ -156,16 +181,3 @@ class FusionPass(InductorPass):
 
 def _make(gpu: Gpu | None, untuned: bool, options: dict[str, Any]) -> FusionPass:
     return FusionPass(gpu=gpu, untuned=untuned, **options)
-
-
-def _check(check: Callable[[Chain], Refusal | None], chain: Chain) -> Refusal | None:
-    x = chain.inputs.get("x")
-    while x is not None and x.target in VIEWS:
-        x = x.args[0]
-    if x is not None and get_op_name(x) in _ATTENTION:
-        return chain.refuse(
-            RefusalKind.READER,
-            "x comes from attention in the same graph, whose fusion with the quantiser is left to vLLM",
-            "an x that comes from elsewhere fuses",
-        )
-    return check(chain)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from helion_compile.configs.files import shipped_folder, user_folder
+from helion_compile.configs.files import read_table, shipped_folder, table_paths, user_folder
 from helion_compile.configs.gpu import Gpu
 from helion_compile.definitions.fingerprint import digest_packages
 
 __all__ = ["gpu", "identity"]
+
+# Of all fusions; their own modules would import Helion.
+_KERNELS = ("activation_quant", "norm_quant", "norm_rope", "quant", "rope", "scaled_mm")
 
 
 def identity(options: Mapping[str, Any], for_gpu: Gpu | None = None) -> str:
@@ -25,7 +28,11 @@ def identity(options: Mapping[str, Any], for_gpu: Gpu | None = None) -> str:
     digest = hashlib.sha256()
     digest.update(digest_packages().encode())
     for folder in (user_folder(), shipped_folder()):
-        _add(digest, folder, "*.json")
+        for kernel in _KERNELS:
+            for path in table_paths(folder, kernel):
+                with contextlib.suppress(OSError, ValueError):  # it has no rows for the tables' reader either
+                    content = read_table(path)
+                    digest.update(f"{kernel}/{path.name} {len(content)}\0".encode() + content)
     versions = [f"{name} {_version(name)}" for name in ("helion", "triton", "torch")]
     digest.update(repr((versions, for_gpu or gpu(), sorted(options.items()))).encode())
     return digest.hexdigest()
@@ -39,12 +46,6 @@ def gpu() -> Gpu | None:
         return None
     capability = current_platform.get_device_capability()
     return Gpu(current_platform.get_device_name(), (capability.major, capability.minor))
-
-
-def _add(digest: hashlib._Hash, folder: Path, pattern: str) -> None:
-    for path in sorted(folder.rglob(pattern)) if folder.is_dir() else ():
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(folder).as_posix()} {len(content)}\0".encode() + content)
 
 
 @functools.cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-__all__ = ["log", "off"]
+__all__ = ["log", "note", "off"]
 
 log = logging.getLogger("vllm.helion_compile")
 _said: set[str] = set()
@@ -15,3 +15,10 @@ def off(what: str, why: object) -> None:
     if what not in _said:
         _said.add(what)
         log.warning("helion_compile: %s: %s", what, why)
+
+
+def note(what: str) -> None:
+    """Say ``what``, once in a process."""
+    if what not in _said:
+        _said.add(what)
+        log.info("helion_compile: %s", what)

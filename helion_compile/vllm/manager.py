@@ -36,7 +36,7 @@ class PassManager(resolve_obj_by_qualname(original_manager())):  # type: ignore[
     def configure(self, config: Any) -> None:
         super().configure(config)
         try:
-            place(self.passes, FusionPass(**from_environment()))
+            place(self.passes, FusionPass(config=config, **from_environment()))
         except Exception as error:
             off("the fusions are off", f"{type(error).__name__}: {error}")
 

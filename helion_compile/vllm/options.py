@@ -10,14 +10,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from helion_compile.frontend.options import Options
 
-__all__ = ["OPTIONS", "SWITCH", "checked", "from_environment", "wanted"]
+__all__ = ["OPTIONS", "SWITCH", "checked", "from_environment", "share_environment", "wanted"]
 
 SWITCH, OPTIONS = "HELION_COMPILE_VLLM", "HELION_COMPILE_VLLM_OPTIONS"
+_OURS = "HELION_COMPILE_"  # with which the names of all our variables begin
+_COPIED = "VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY"
 
 
 def wanted() -> bool:
     """Whether the environment asks for the plug-in."""
     return os.environ.get(SWITCH) == "1"
+
+
+def share_environment() -> None:
+    """Have vLLM give our variables to the engines and workers that Ray starts, which get no others than it knows of."""
+    prefixes = [prefix.strip() for prefix in os.environ.get(_COPIED, "").split(",") if prefix.strip()]
+    if _OURS not in prefixes:
+        os.environ[_COPIED] = ",".join([*prefixes, _OURS])
 
 
 def from_environment() -> dict[str, Any]:

@@ -11,9 +11,10 @@ import hashlib
 import importlib
 from typing import Any
 
+from helion_compile.vllm.batch_invariance import is_asked_for
 from helion_compile.vllm.identity import identity
 from helion_compile.vllm.log import off
-from helion_compile.vllm.options import from_environment, wanted
+from helion_compile.vllm.options import from_environment, share_environment, wanted
 
 __all__ = ["original_manager", "register"]
 
@@ -26,6 +27,7 @@ def register() -> None:
     if not wanted():
         return
     try:
+        share_environment()
         _identity()  # what fails in it fails here, and not where vLLM asks for a hash
         _add_to_hash()
         _replace_manager()
@@ -83,4 +85,4 @@ def _add_to_hash() -> None:
 
 @functools.cache
 def _identity() -> str:
-    return identity(from_environment())
+    return identity(from_environment() | {"batch invariant": is_asked_for()})

@@ -14,6 +14,7 @@ __all__ = ["Matmul"]
 
 _OF_A = {Granularity.TOKEN: "row", Granularity.TENSOR: "tensor", Granularity.GROUP: "block"}
 _OF_B = {Granularity.TOKEN: "column", Granularity.TENSOR: "tensor", Granularity.GROUP: "block"}
+_LIBRARIES = {"cutlass": "by CUTLASS", "triton": "by Triton"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Matmul(SemanticOp):
     ``zero_points``, int32 ``zero_sums`` [1, N], the sums of b's columns, and ``zero`` [M, 1] if each row has its own.
     Outputs: ``out`` [M, N] of ``dtype``.
 
-    The order of the sum is that of ``library``: "torch", or "cutlass" for vLLM's operators of that name.
+    The order of the sum is that of ``library``: "torch", or "cutlass" and "triton" for vLLM's operators of these names.
     """
 
     dtype: torch.dtype
@@ -62,5 +63,5 @@ class Matmul(SemanticOp):
             "zero points" if self.zero_points else "",
             "bias" if self.bias else "",
             "fast accumulation" if self.fast_accum else "",
-            "by CUTLASS" if self.library == "cutlass" else "",
+            _LIBRARIES.get(self.library, ""),
         )

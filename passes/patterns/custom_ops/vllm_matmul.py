@@ -5,10 +5,12 @@ Before and after (a [M, K]; b [K, N] of CUTLASS, [N, K] of the others)::
     both = auto_functionalized(_C.cutlass_scaled_mm, out=empty, a=a, b=b, a_scales=…, b_scales=…, bias=bias); both[1]
                                    Matmul(a, b, a_scale [M, 1] or single, b_scale [N, 1] or single, bias) -> out
     _C.cutlass_scaled_mm_azp       the same of int8, and zero points: azp [M, 1], or all of it in azp_adj [1, N]
+    vllm.int8_scaled_mm_func       Matmul(a, b, a_scale, b_scale, bias) -> out, int8
     vllm.fp8_gemm_nt_op, vllm.w8a8_triton_block_scaled_mm_func
                                    Matmul(a, b, a_scale, b_scale of blocks) -> out
 
-CUTLASS applies the scale of ``b`` first, then that of ``a``, in fp32 (csrc, ``cutlass_extensions/epilogue``).
+CUTLASS applies the scale of ``b`` first, then that of ``a``, in fp32 (csrc, ``cutlass_extensions/epilogue``); Triton's int8
+GEMM that of ``a`` first.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.custom_ops.op_call import OpMatcher, Value
 from helion_compile.passes.semantics import Granularity, Matmul
 
-__all__ = ["build_block_scaled_mm", "build_cutlass_scaled_mm"]
+__all__ = ["build_block_scaled_mm", "build_cutlass_scaled_mm", "build_triton_scaled_mm"]
 
 _OPERANDS = (torch.float8_e4m3fn, torch.int8)
 
@@ -59,6 +61,27 @@ def build_cutlass_scaled_mm(call: OpMatcher, *, zero_points: bool = False) -> Ma
         library="cutlass",
     )
     return call.match(op, inputs, {"out": out})
+
+
+def build_triton_scaled_mm(call: OpMatcher) -> Match | None:
+    """vLLM's GEMM in Triton, of int8."""
+    if not (results := call.find_nodes(0)):
+        return None
+    a, b, a_scale, b_scale = call.get_tensors("qx", "weight", "x_scale", "weight_scale")
+    (bias,) = call.get_arguments("bias")
+    _check_operands(call, a, b)
+    kinds = _find_granularities(call, shape_of(a)[0], shape_of(b)[1], a_scale, b_scale)
+    inputs = {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale} | ({} if bias is None else {"bias": bias})
+    op = Matmul(
+        dtype=dtype_of(results[0]),
+        operands=dtype_of(a),
+        a_scales=kinds[0],
+        b_scales=kinds[1],
+        a_scale_first=True,
+        bias=bias is not None,
+        library="triton",
+    )
+    return call.match(op, inputs, {"out": results})
 
 
 def build_block_scaled_mm(call: OpMatcher, *, a: str, a_scale: str, b_scale: str, out: Value) -> Match | None:

@@ -19,7 +19,11 @@ from helion_compile.passes.patterns.custom_ops.operator_table import (
     refuse_operator,
 )
 from helion_compile.passes.patterns.custom_ops.vllm_activation import build_activation
-from helion_compile.passes.patterns.custom_ops.vllm_matmul import build_block_scaled_mm, build_cutlass_scaled_mm
+from helion_compile.passes.patterns.custom_ops.vllm_matmul import (
+    build_block_scaled_mm,
+    build_cutlass_scaled_mm,
+    build_triton_scaled_mm,
+)
 from helion_compile.passes.patterns.custom_ops.vllm_norm import build_norm
 from helion_compile.passes.patterns.custom_ops.vllm_quantize import (
     build_per_block,
@@ -30,7 +34,10 @@ from helion_compile.passes.patterns.custom_ops.vllm_quantize import (
 )
 from helion_compile.passes.semantics import ActivationFunction
 
-__all__ = ["OPERATORS", "activation", "matmul", "norm", "quantize", "rope"]
+__all__ = ["OPERATORS", "QUANTISING_MATMULS", "activation", "matmul", "norm", "quantize", "rope"]
+
+# GEMMs that take x in 16 bits and quantise it themselves: no quantiser is there to fuse.
+QUANTISING_MATMULS = ("vllm.flashinfer_fp8_blockscale_gemm", "vllm.dynamic_flashinfer_deepgemm_blockscale_gemm")
 
 
 def _row(name: str, arguments: str, versions: tuple[str, ...] = VLLM, **builders: Builder) -> OperatorRow:
@@ -40,6 +47,11 @@ def _row(name: str, arguments: str, versions: tuple[str, ...] = VLLM, **builders
 _NORM_QUANT = "result! input weight scale! epsilon scale_ub residual!"
 _GROUPS = "group_size eps fp8_min fp8_max"
 _quantized_norm = partial(build_norm, x="input", out=INSIDE)
+_quantising_matmul = partial(
+    refuse_operator,
+    found="takes x in 16 bits and quantises it itself",
+    remedy="behind a quantiser, as with VLLM_BLOCKSCALE_FP8_GEMM_FLASHINFER=0, it can be read",
+)
 _rope_in_place = partial(
     refuse_operator,
     found="rotates queries and keys in one call, where they lie, and is one kernel as it is",
@@ -192,6 +204,22 @@ OPERATORS = make_table(
             "vllm.w8a8_triton_block_scaled_mm_func",
             "qx weight x_scale weight_scale block_size output_dtype",
             matmul=partial(build_block_scaled_mm, a="qx", a_scale="x_scale", b_scale="weight_scale", out=0),
+        ),
+        _row(
+            "vllm.int8_scaled_mm_func",
+            "qx weight x_scale weight_scale output_dtype bias",
+            ("0.33.0",),
+            matmul=build_triton_scaled_mm,
+        ),
+        _row(
+            QUANTISING_MATMULS[0],
+            "input weight weight_scale",
+            matmul=_quantising_matmul,
+        ),
+        _row(
+            QUANTISING_MATMULS[1],
+            "input weight weight_scale group_size use_deep_gemm_e8m0",
+            matmul=_quantising_matmul,
         ),
         _row(
             "vllm.bmm_fp8",

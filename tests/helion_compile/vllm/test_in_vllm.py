@@ -8,6 +8,7 @@ import pickle
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,9 +21,10 @@ import vllm
 from vllm.compilation.passes.inductor_pass import InductorPass, pass_context
 from vllm.compilation.passes.ir import clone_elimination
 from vllm.compilation.passes.pass_manager import PostGradPassManager
-from vllm.config import CompilationConfig, DeviceConfig, VllmConfig
+from vllm.config import CompilationConfig, CompilationMode, DeviceConfig, VllmConfig
 from vllm.config.utils import Range
 from vllm.platforms import current_platform
+from vllm.ray.ray_env import get_env_vars_to_copy
 from vllm.utils.import_utils import resolve_obj_by_qualname
 
 import helion_compile.vllm
@@ -121,6 +123,7 @@ def test_what_is_left_is_lowered_by_vllm(config):
 
 
 def test_in_front_of_fusions_and_behind_communication():
+    plugin.register()
     from helion_compile.vllm import manager as placing
 
     order = ["NoOpEliminationPass", "AllReduceFusionPass", "RMSNormQuantFusionPass", "ActivationQuantFusionPass"]
@@ -158,6 +161,14 @@ def test_options_of_the_plugin(config, monkeypatch):
     monkeypatch.setenv(OPTIONS, '{"disable": ["quant"]}')
     plugin.register()
     assert "quant" not in run(manager(config), recorded.graph("token", 1))
+
+
+def test_ray_copies_our_variables_to_engines_and_workers(monkeypatch):
+    monkeypatch.setenv("VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY", "")
+    monkeypatch.setenv(OPTIONS, "{}")
+    monkeypatch.setenv("HELION_COMPILE_CONFIG_DIR", "tables")
+    plugin.register()
+    assert {SWITCH, OPTIONS, "HELION_COMPILE_CONFIG_DIR"} <= get_env_vars_to_copy()
 
 
 def warnings(caplog):
@@ -292,17 +303,39 @@ def test_a_private_name_of_vllm_is_there(name):
         assert getattr(compat, name) is not None
 
 
-def test_enforce_eager_compiles_nothing_and_warms_nothing(caplog):
+@pytest.mark.parametrize(
+    ("mode", "name", "said"),
+    [
+        (CompilationMode.NONE, None, "with the compilation mode NONE vLLM runs no passes"),
+        (
+            CompilationMode.NONE,
+            "VLLM_USE_BREAKABLE_CUDAGRAPH",
+            "with VLLM_USE_BREAKABLE_CUDAGRAPH=1, which vLLM sets for some architectures, it compiles nothing; with 0 it "
+            "compiles the model if it can",
+        ),
+        (CompilationMode.VLLM_COMPILE, None, "vLLM compiles no part of this architecture"),
+    ],
+)
+def test_the_log_says_why_vllm_compiles_nothing(config, monkeypatch, caplog, mode, name, said):
     class Runner:
         def _dummy_run(self, tokens, **_):
             return torch.zeros(tokens)
 
+        def get_model(self):
+            return torch.nn.Linear(2, 2)
+
     class Worker:
-        vllm_config = VllmConfig(device_config=DeviceConfig(device="cpu"))
+        vllm_config = config
         model_runner = Runner()
 
-    warming.warm(Worker())
-    assert not warnings(caplog)
+    config.compilation_config.mode = mode
+    if name:
+        monkeypatch.setenv(name, "1")
+    with caplog.at_level(logging.INFO, "vllm.helion_compile"):
+        warming.warm(Worker())
+    assert [record.getMessage() for record in caplog.records if record.name == "vllm.helion_compile"] == [
+        f"helion_compile: a step of the model calls no kernel of ours: {said}"
+    ]
 
 
 def test_a_pass_that_fails_leaves_the_graph_and_says_so_once(config, monkeypatch, caplog):
@@ -327,32 +360,93 @@ def test_our_node_is_no_write_to_vllms_clone_elimination():
     assert not any(clone_elimination.user_writes_to_node(kernel, clone) for kernel in kernels)
 
 
-def test_attention_keeps_the_quantiser_behind_it(config):
+def behind_attention(quantiser, **scale):
+    """A graph of attention, a quantiser that reads it, and a product."""
     calls = Calls()
     query, key, value = (calls.input(4, 64) for _ in range(3))
-    output = calls.empty(4, 64, dtype=torch.bfloat16)
     attention = calls.functional(
         torch.ops.vllm.unified_attention_with_output.default,
         query=query,
         key=key,
         value=value,
-        output=output,
+        output=calls.empty(4, 64, dtype=torch.bfloat16),
         layer_name="layer",
     )
     (x,) = calls.items(attention, 1)
-    q, scale = calls.items(
-        calls.functional(
-            torch.ops._C.dynamic_per_token_scaled_fp8_quant.default,
-            result=calls.empty(4, 64, dtype=torch.float8_e4m3fn),
-            input=x,
-            scale=calls.empty(4, 1, dtype=torch.float32),
-            scale_ub=None,
-        ),
-        1,
-        2,
-    )
-    graph = calls.output(calls.matmul(q, scale))
+    memory = calls.empty(4, 64, dtype=torch.float8_e4m3fn)
+    if quantiser == "static":
+        scale = calls.input(1, dtype=torch.float32)
+        op = torch.ops._C.static_scaled_fp8_quant.default
+        (q,) = calls.items(calls.functional(op, result=memory, input=x, scale=scale, group_shape=None), 1)
+    else:
+        scale = calls.empty(4, 1, dtype=torch.float32)
+        op = torch.ops._C.dynamic_per_token_scaled_fp8_quant.default
+        q, scale = calls.items(calls.functional(op, result=memory, input=x, scale=scale, scale_ub=None), 1, 2)
+    return calls.output(calls.matmul(q, scale))
+
+
+class Layer:
+    """An attention layer whose backend can write fp8 with these kinds of scale."""
+
+    def __init__(self, *kinds):
+        self.impl = SimpleNamespace(fused_output_quant_supported=kinds.__contains__)
+
+
+STATIC = compat.vllm_quant_keys.kFp8StaticTensorSym
+
+
+@pytest.mark.parametrize(
+    ("quantiser", "fuse_attn_quant", "layers", "theirs"),
+    [
+        ("static", True, [Layer(STATIC)], True),
+        ("static", True, [Layer(), Layer(STATIC)], True),
+        ("static", True, [], True),  # no layer is known: it cannot be told
+        ("static", True, [Layer()], False),
+        ("static", False, [Layer(STATIC)], False),
+        ("token", True, [Layer(STATIC)], False),
+    ],
+)
+def test_the_quantiser_behind_attention_is_left_where_vllm_can_take_it(config, quantiser, fuse_attn_quant, layers, theirs):
+    config.compilation_config.pass_config.fuse_attn_quant = fuse_attn_quant
+    config.compilation_config.static_forward_context |= dict(enumerate(layers))
+    fusion_pass = helion_compile.vllm.FusionPass(config=config)
+    fusion_pass(behind_attention(quantiser))
+    (record,) = fusion_pass.records
+    assert [site.fusion for site in record.sites] == ([] if theirs else ["quant"])
+    assert [str(refusal).partition(",")[0] for refusal in record.refusals] == [
+        "x comes from attention in the same graph"
+    ] * theirs
+
+
+def test_a_product_that_quantises_is_told_of_once(config, caplog):
     fusion_pass = helion_compile.vllm.FusionPass()
-    fusion_pass(graph)
+    with caplog.at_level(logging.INFO, "vllm.helion_compile"):
+        for _ in range(2):
+            calls = Calls()
+            op = torch.ops.vllm.flashinfer_fp8_blockscale_gemm.default
+            weight = calls.input(128, 128, dtype=torch.float8_e4m3fn)
+            fusion_pass(calls.output(calls.call(op, calls.input(4, 128), weight, calls.input(1, 1, dtype=torch.float32))))
+    said = [record.getMessage() for record in caplog.records if "quantises them itself" in record.getMessage()]
+    assert len(said) == 1 and "VLLM_BLOCKSCALE_FP8_GEMM_FLASHINFER=0" in said[0]
     (refusal,) = fusion_pass.records[0].refusals
-    assert str(refusal).startswith("x comes from attention in the same graph")
+    assert refusal.candidate == "matmul" and str(refusal).startswith("vllm.flashinfer_fp8_blockscale_gemm takes x in 16 bits")
+
+
+def test_behind_vllms_passes_nothing_is_left_for_them():
+    fusion_pass = helion_compile.vllm.FusionPass()
+    fusion_pass(behind_attention("static"))
+    assert [site.fusion for site in fusion_pass.records[0].sites] == ["quant"]
+
+
+def test_batch_invariance_leaves_sums_to_vllm(config, monkeypatch, caplog):
+    plugin.register()
+    before = ours(manager(config)).uuid()
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
+    made = manager(config)
+    for index in (1, 2):
+        assert set(run(made, recorded.graph("token", index))) == {"activation_quant", "quant"}
+    assert warnings(caplog) == [
+        "helion_compile: norm_quant, norm_rope, scaled_mm left to vLLM: VLLM_BATCH_INVARIANT=1 wants the same bits for every "
+        "number of tokens, and their configs sum in several orders"
+    ]
+    assert ours(manager(config)).uuid() != before

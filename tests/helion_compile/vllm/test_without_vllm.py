@@ -8,7 +8,7 @@ from importlib import import_module
 
 import pytest
 
-from helion_compile.vllm.options import OPTIONS, SWITCH, checked, from_environment
+from helion_compile.vllm.options import OPTIONS, SWITCH, checked, from_environment, share_environment
 from tests.support import ROOT
 
 
@@ -43,3 +43,18 @@ def test_options_that_are_none(monkeypatch, text, error):
     monkeypatch.setenv(OPTIONS, text)
     with pytest.raises((ValueError, TypeError), match=error):
         checked(from_environment())
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "HELION_COMPILE_"),
+        ("MY_, OTHER_", "MY_,OTHER_,HELION_COMPILE_"),
+        ("HELION_COMPILE_,MY_", "HELION_COMPILE_,MY_"),
+    ],
+)
+def test_ray_is_told_of_our_variables(before, after, monkeypatch):
+    monkeypatch.setenv("VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY", before)
+    for _ in range(2):
+        share_environment()
+        assert os.environ["VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY"] == after

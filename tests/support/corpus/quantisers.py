@@ -206,12 +206,15 @@ def group_of(size, **facts):
     return dict(granularity=Granularity.GROUP, group=size, **facts)
 
 
-def vllm_group(x, size, power=False):
+def vllm_group(x, size, power=False, bound_first=False):
     grouped = x.view(-1, x.shape[-1] // size, size)
     scale = grouped.abs().max(dim=-1, keepdim=True)[0].float() / 448.0
+    if bound_first:
+        scale = scale.clamp(min=1.0 / (448.0 * 512.0))
     if power:
         scale = torch.exp2(torch.ceil(torch.log2(scale)))
-    scale = scale.clamp(min=1.0 / (448.0 * 512.0))
+    if not bound_first:
+        scale = scale.clamp(min=1.0 / (448.0 * 512.0))
     q = (grouped / scale).clamp(-448.0, 448.0).to(E4M3).view(x.shape)
     return q, scale.squeeze(-1).reshape(x.shape[:-1] + (x.shape[-1] // size,))
 
@@ -254,6 +257,29 @@ def vllm_group_columns(x):
 )
 def vllm_group_power(x):
     return vllm_group(x, 128, power=True)
+
+
+@spelled(
+    "vLLM 0.33: QuantFP8, groups, use_ue8m0",
+    sizes=MATRIX,
+    scale_floor=2.0**-17,
+    scale_format=ScaleFormat.UE8M0,
+    **group_of(128),
+)
+def vllm_group_power_of_bounded(x):
+    return vllm_group(x, 128, power=True, bound_first=True)
+
+
+@spelled(
+    "plain code: bounded before and behind a power of two",
+    sizes=MATRIX,
+    scale_floor=2.0**-10,
+    scale_format=ScaleFormat.UE8M0,
+)
+def power_between_bounds(x):
+    scale = (x.abs().amax(-1, keepdim=True).float() / 448.0).clamp(min=0.0009)
+    scale = torch.exp2(torch.ceil(torch.log2(scale))).clamp(min=1e-6)
+    return (x / scale).clamp(-448.0, 448.0).to(E4M3), scale
 
 
 @spelled(

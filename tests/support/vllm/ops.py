@@ -78,6 +78,9 @@ _SHAPES = {
     "vllm::unified_kv_cache_update": lambda key, *_: key.new_empty(0),
     "vllm::moe_forward": lambda x, *_: torch.empty_like(x),
     "vllm::w8a8_triton_block_scaled_mm_func": lambda a, b, *rest: a.new_empty((a.size(0), b.size(0)), dtype=rest[-1]),
+    "vllm::int8_scaled_mm_func": lambda a, b, s, t, dtype, bias=None: a.new_empty((a.size(0), b.size(1)), dtype=dtype),
+    "vllm::flashinfer_fp8_blockscale_gemm": lambda a, b, s: a.new_empty((a.size(0), b.size(0))),
+    "vllm::dynamic_flashinfer_deepgemm_blockscale_gemm": lambda a, b, *rest: a.new_empty((a.size(0), b.size(0))),
     "vllm::bmm_fp8": lambda a, b, s, t, dtype, _: a.new_empty((*a.shape[:2], b.size(-1)), dtype=dtype),
 }
 _libraries = []

@@ -4,13 +4,14 @@
 
     amax [→ clamp] → div(qmax) [→ clamp] → scale               also mul(1 / qmax), and in any dtype with casts between
     where(amax > 0, amax, number) → div(qmax) → scale
-    … → log2 → ceil → exp2 → scale                             UE8M0
+    … [→ clamp] → log2 → ceil → exp2 [→ clamp] → scale         UE8M0
 
 Gives ``qmax``, ``division``, ``scale_dtype``, ``scale_format`` and the bounds of a ``Quantize``.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -61,6 +62,7 @@ class Scale:
         self.scale_floor: float | None = None
         self.amax_dtypes: list[torch.dtype] = []  # that the largest magnitude is converted to, the last one first
         self.scale_dtypes: list[torch.dtype] = []  # that the scale is converted to, the last one first
+        self._casts_of_powers = 0  # how many of these are of a power of two already
         self.range: Range  # set by read
 
     @property
@@ -166,7 +168,9 @@ class Scale:
         if divided and node.target in CEILING and (bound := self._upper_bound(node)):
             return bound
         inner, low, high = matcher.clamp(node) or (None, None, None)
-        taken = (low is not None and (self.amax_floor if divided else self.scale_floor) is not None) or (
+        powers = not divided and self.format is ScaleFormat.UE8M0
+        given = self.amax_floor if divided else self.scale_floor if not powers else None
+        taken = (low is not None and given is not None) or (
             high is not None and (not divided or self.amax_ceiling is not None or self.upper_bound is not None)
         )
         if (low, high) == (None, None) or taken:
@@ -178,18 +182,17 @@ class Scale:
                 node=node,
                 operands=node.args,
             )
-        if not divided and self.format is not ScaleFormat.FP32:
-            matcher.fail(
-                node,
-                RefusalKind.FUNCTION,
-                "the floor is put under the scale before it becomes a power of two",
-                "put under amax it fuses",
-            )
         # Rounding keeps order, so a bound of a value that is rounded later is the rounded bound.
-        for dtype in (dtype_of(node), *reversed(self.amax_dtypes if divided else self.scale_dtypes)):
+        later = self.amax_dtypes if divided else self.scale_dtypes[self._casts_of_powers :]
+        for dtype in (dtype_of(node), *reversed(later)):
             low, high = (bound if bound is None else rounded(bound, dtype) for bound in (low, high))
         # A floor that rounds to 0 bounds nothing: no magnitude is below it.
-        if not divided:
+        if powers:
+            if low and low < torch.finfo(torch.float32).tiny:
+                matcher.fail(node, RefusalKind.CONSTANT, "the floor is {floor}", "a normal number above 0 fuses", floor=low)
+            # Rounding up to a power of two keeps order too.
+            self.scale_floor = max(_power_above(low), self.scale_floor or 0.0) if low else self.scale_floor
+        elif not divided:
             self.scale_floor = low or None
         else:
             if low and self.amax_of_zeros is not None:
@@ -282,6 +285,7 @@ class Scale:
             "the exponent of a scale",
         )
         self.format = ScaleFormat.UE8M0
+        self._casts_of_powers = len(self.scale_dtypes)
         inner = matcher.through_views(logarithm.args[0])
         while isinstance(inner, Node) and inner.target in ABS:  # of what is not negative
             inner = matcher.through_views(matcher.take(inner).args[0])
@@ -318,6 +322,12 @@ class Scale:
                     dtype=dtype,
                     divided=self.dtype,
                 )
+
+
+def _power_above(floor: float) -> float:
+    """The smallest power of two that is not below ``floor``."""
+    fraction, exponent = math.frexp(floor)
+    return math.ldexp(1.0, exponent - (fraction == 0.5))
 
 
 def _inverse_of(constant: float) -> float | None:

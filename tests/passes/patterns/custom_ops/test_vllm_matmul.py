@@ -45,6 +45,31 @@ def test_product_of_block_scales():
     assert match.inputs["b"] is weight
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_product_by_triton(bias):
+    calls = Calls()
+    q, weight = calls.input(4, 64, dtype=torch.int8), calls.input(64, 32, dtype=torch.int8)
+    scales = calls.input(1, dtype=torch.float32), calls.input(32, 1, dtype=torch.float32)
+    more = (calls.input(32),) if bias else ()
+    graph = calls.output(calls.call(ops.vllm.int8_scaled_mm_func.default, q, weight, *scales, BF16, *more))
+    assert only(graph, Matmul).op == Matmul(
+        dtype=BF16, operands=torch.int8, a_scales=Granularity.TENSOR, a_scale_first=True, bias=bias, library="triton"
+    )
+    assert not sites(graph)
+
+
+def test_what_feeds_a_product_by_triton_is_fused():
+    calls = Calls()
+    normed = calls.call(ops.vllm_ir.rms_norm.default, calls.input(4, 64), calls.input(64), 1e-6)
+    scale = calls.input(1, dtype=torch.float32)
+    memory = calls.empty(4, 64, dtype=torch.int8)
+    op = ops._C.static_scaled_int8_quant.default
+    (q,) = calls.items(calls.functional(op, result=memory, input=normed, scale=scale, azp=None), 1)
+    weight, w_scale = calls.input(64, 32, dtype=torch.int8), calls.input(32, 1, dtype=torch.float32)
+    graph = calls.output(calls.call(ops.vllm.int8_scaled_mm_func.default, q, weight, scale, w_scale, BF16))
+    assert sites(graph) == ["norm_quant"]
+
+
 def integer_product(zero_points, zero=None):
     calls = Calls()
     more = dict(azp_adj=calls.input(32, dtype=torch.int32), azp=zero and calls.input(*zero, dtype=torch.int32))
