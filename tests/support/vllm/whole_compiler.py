@@ -125,7 +125,7 @@ def _run(start: Start) -> dict[str, Any]:
             for count in start.tokens:
                 step(f"{name} {count}", model, count)
         if start.reload:
-            for parameter in models["target"].parameters():
+            for parameter in models["target"].parameters():  # in place, as vLLM loads weights anew
                 if parameter.dtype == torch.float32:
                     parameter.mul_(2)
             step("reloaded", models["target"], start.tokens[0])
