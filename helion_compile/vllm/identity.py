@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib.metadata
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from helion_compile.configs.files import read_table, shipped_folder, table_paths, user_folder
@@ -15,8 +16,8 @@ from helion_compile.definitions.fingerprint import digest_packages
 
 __all__ = ["gpu", "identity"]
 
-# Of all fusions; their own modules would import Helion.
-_KERNELS = ("activation_quant", "norm_quant", "norm_rope", "quant", "rope", "scaled_mm")
+# Names of all kernels, as those of their files: the modules would import Helion.
+_KERNELS = sorted(path.stem for path in (Path(__file__).parents[1] / "kernels" / "families").glob("[!_]*.py"))
 
 
 def identity(options: Mapping[str, Any], for_gpu: Gpu | None = None) -> str:

@@ -39,7 +39,7 @@ def test_gpu_and_options_and_tables_change_it(tmp_path):
 
 
 def test_it_reads_the_tables_of_every_kernel_that_may_run():
-    assert {kernel.short_name for module in CATALOGUE for kernel in module.KERNELS} == set(identity._KERNELS)
+    assert {kernel.short_name for module in CATALOGUE for kernel in module.KERNELS} <= set(identity._KERNELS)
 
 
 def test_what_the_tables_reader_passes_over_is_not_read(tmp_path):
