@@ -11,6 +11,7 @@ from helion_compile.passes.ir.source_location import Location
 from helion_compile.passes.ir.values import VIEWS, describe, format_target
 from helion_compile.passes.match.match import Match
 from helion_compile.passes.match.matched_graph import MatchedGraph
+from helion_compile.passes.rewrite.between import refuse_what_is_between
 from helion_compile.passes.rewrite.fusion import Fusion
 
 __all__ = ["explain_unfused"]
@@ -27,6 +28,8 @@ def explain_unfused(match: Match, matched: MatchedGraph, fusions: Sequence[Fusio
     if not chains:
         found, remedy = "no fusion in use takes {op}", "a fusion whose chain has {op} takes it"
         return Refusal.of(RefusalKind.NO_FUSION, match.last, found, remedy, op=match.op.name)
+    if refusal := refuse_what_is_between(match, matched, fusions):
+        return refusal
     taken = list(dict.fromkeys(" -> ".join(each.__name__ for each in chain) for chain in chains))
     readers = _readers(match, matched)
     found, remedy = "the result is read by {readers}", "the fusions in use take {chains}"
