@@ -9,6 +9,7 @@ import operator
 
 import torch
 
+from helion_compile.passes.account.refusal import RefusalKind
 from helion_compile.passes.ir.values import known_equal, shape_of
 from helion_compile.passes.rewrite.fusion import Fusion
 from helion_compile.passes.semantics import Matmul, Norm, Quantize, SemanticOp
@@ -86,7 +87,8 @@ def build_matmul(chain, emit):
 def refuse_other_rows(chain):
     normed, quantised = (shape_of(chain[op].inputs["x"])[-1] for op in (Norm, Quantize))
     if chain[Quantize].op.dynamic and not known_equal(normed, quantised):
-        return f"rows of {normed} elements are quantised in rows of {quantised}"
+        found, remedy = "rows of {normed} elements are quantised in rows of {quantised}", "rows that stay as they are fuse"
+        return chain.refuse(RefusalKind.SHAPE, found, remedy, normed=normed, quantised=quantised)
     return None
 
 
