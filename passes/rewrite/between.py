@@ -20,7 +20,7 @@ from torch.fx import Node
 
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.ir.source_location import Location
-from helion_compile.passes.ir.values import CASTS, COPIES, RESHAPES, known_equal, shape_of
+from helion_compile.passes.ir.values import CASTS, CLONES, RESHAPES, known_equal, shape_of
 from helion_compile.passes.match.chain import LINKS
 from helion_compile.passes.match.match import Match
 from helion_compile.passes.match.matched_graph import MatchedGraph
@@ -46,7 +46,7 @@ _BETWEEN = {
     aten.permute.default: _MOVES,
     aten.index.Tensor: _MOVES,
 }
-_PASSED = _BETWEEN.keys() | RESHAPES | COPIES | CASTS
+_PASSED = _BETWEEN.keys() | RESHAPES | CLONES | CASTS
 _FAR = 64  # nodes that are looked at on the way
 
 
