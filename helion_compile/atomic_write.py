@@ -10,14 +10,16 @@ from pathlib import Path
 __all__ = ["write_atomically"]
 
 
-def write_atomically(path: Path, content: bytes, mode: int = 0o600) -> None:
+def write_atomically(path: Path, content: bytes, mode: int = 0o600, *, durable: bool) -> None:
     """Put ``content`` into ``path``, whose folder exists; a reader finds the old file or the new one, never a part.
 
-    The new file is on the disk when this returns, its name too: a machine that loses power then has it.  Where writing fails
-    the old file stays, and nothing is left beside it.  A writer that is killed leaves ``.<name>.*.tmp``.
+    Where writing fails the old file stays, and nothing is left beside it.  A writer that is killed leaves
+    ``.<name>.*.tmp``.
 
     Args:
         mode: who may read and write the file; by default its owner alone.
+        durable: whether the new file is on the disk when this returns, its name too, so that a machine that loses power
+            then has it: for what cannot be made again, since each disk access waits.
 
     Raises:
         OSError: it cannot be written.
@@ -27,7 +29,8 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o600) -> None:
         with open(descriptor, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         if mode != 0o600:  # as mkstemp makes it
             os.chmod(name, mode)
         os.replace(name, path)
@@ -35,7 +38,7 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o600) -> None:
         with contextlib.suppress(OSError):
             os.unlink(name)
         raise
-    if os.name == "posix":  # the new name is on the disk only when its folder is
+    if durable and os.name == "posix":  # the new name is on the disk only when its folder is
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

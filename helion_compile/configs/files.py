@@ -187,7 +187,7 @@ def write_rows(folder: Path, kernel: str, gpu: str, rows: Iterable[Row]) -> Path
             for orphan in target.parent.glob(f".{target.name}.*.tmp"):
                 orphan.unlink()
             content = _render(_merge(_entries_to_keep(target), rows))
-            write_atomically(target, content, mode=0o644)  # a table is for others to read, too
+            write_atomically(target, content, mode=0o644, durable=True)  # a table is for others to read, too
     except filelock.Timeout:
         raise ConfigError(
             f"no rows were written to {table}: another process has held its lock for {_LOCK_SECONDS} s; "
@@ -216,7 +216,7 @@ def _entries_to_keep(target: Path) -> list[Any]:
         os.replace(target, aside)
         return []
     if not _can_render(entries):
-        write_atomically(aside, content, mode=0o644)
+        write_atomically(aside, content, mode=0o644, durable=True)
         return [entry for entry in entries if _can_render(entry)]
     return entries
 

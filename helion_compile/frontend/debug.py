@@ -94,10 +94,13 @@ def dump_graph(module: GraphModule, inputs: Sequence[Any], mode: str | None, opt
         folder = _folder / f"graph_{_graphs}"
         folder.mkdir(exist_ok=True)
         report = Report((inspected.report,))
-        torch.save(
-            {"self": _attributes(inspected.module), "inputs": inspected.inputs, "outputs": inspected.outputs},
-            folder / "inputs.pt",
-        )
+        attributes = _attributes(inspected.module)
+        bodies = {name: each for name, each in attributes.items() if isinstance(each, torch.nn.Module)}
+        constants = {name: each for name, each in attributes.items() if name not in bodies}
+        recorded = {"self": constants, "inputs": inspected.inputs, "outputs": inspected.outputs}
+        torch.save(recorded, folder / "inputs.pt")
+        if bodies:
+            torch.save(bodies, folder / "bodies.pt")
         title = f"Graph {_graphs}, compilation {inspected.report.name or 'unknown'}"
         for name, code in (("before", inspected.report.before), ("after", inspected.report.after)):
             (folder / f"{name}.py").write_text(make_program(title, name, code), encoding="utf-8")
@@ -146,8 +149,12 @@ NoneType = type(None)
 
 def recorded():
     """self, inputs and outputs of the call that was recorded."""
-    found = torch.load(Path(__file__).with_name("inputs.pt"), weights_only=False)
-    return SimpleNamespace(**found["self"]), found["inputs"], found["outputs"]
+    found = torch.load(Path(__file__).with_name("inputs.pt"), weights_only=True)
+    owner = SimpleNamespace(**found["self"])
+    bodies = Path(__file__).with_name("bodies.pt")  # the graphs inside of this one: code, as this file is
+    if bodies.exists():
+        owner.__dict__.update(torch.load(bodies, weights_only=False))
+    return owner, found["inputs"], found["outputs"]
 
 
 def run():

@@ -2,21 +2,22 @@
 
 One file a graph beside Inductor's own (``<cache folder>/helion_reports``, which goes when that folder is emptied), named by
 what Dynamo's graph says with its shapes, modules and source lines, and by all that decides what becomes of it.  A file that
-is damaged, or of another version, counts as none.
+is damaged, of another version, of somebody else or too large counts as none, with one warning.  Only files of ours are ever
+removed, by the pattern of their names, and nothing is read or written where others may write.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import enum
 import functools
 import gzip
 import hashlib
 import json
+import logging
 import os
-import types
-import typing
+import re
+import stat
+import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,16 +29,28 @@ from torch.fx import GraphModule, Node
 from helion_compile.atomic_write import write_atomically
 from helion_compile.compat import is_traceable_wrapper_subclass
 from helion_compile.configs.gpu import Gpu
-from helion_compile.passes import semantics
 from helion_compile.passes.ir.dynamic_sizes import symbols_in
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.passes.ir.values import format_target
-from helion_compile.passes.semantics import SemanticOp
+from helion_compile.private_files import (
+    NotPrivateError,
+    log_refusal_once,
+    make_private_folder,
+    read_private_file,
+    require_private_folder,
+)
+from helion_compile.reports.encoding import decode, encode
 from helion_compile.reports.model import GraphReport
 
 __all__ = ["LIMIT", "keep_reports", "load_reports", "make_key"]
 
+log = logging.getLogger("helion_compile")
+
 LIMIT = 256  # files, of about 18 kB a decoder layer
+_LARGEST_PACKED, _LARGEST = 16 * 2**20, 64 * 2**20  # bytes of a file as it is and unpacked: several hundred layers
+_MOST_VALUES = 4 * 2**20  # in a file: a value takes some 20 bytes in it, and up to 100 in memory
+_OURS = re.compile(r"\.?[0-9a-f]{64}\.json\.gz(?P<orphan>\.\w+\.tmp)?")
+_WRITING = 3600  # seconds in which a temporary file may still be somebody's
 # Passes of the user, which Inductor's portable configuration leaves out.
 _PASSES = ("pre_grad_custom_pass", "joint_custom_pre_pass", "joint_custom_post_pass", "post_grad_custom_post_pass")
 _WHOLE = 64  # elements: a constant of the graph that is larger is known by its shape
@@ -76,29 +89,64 @@ def make_key(module: GraphModule, inputs: Sequence[Any], config: Mapping[str, An
 
 def keep_reports(key: str, reports: Sequence[GraphReport]) -> None:
     """Store the reports of a graph under its key.  A disk that takes no more is no reason to fail."""
+    text = json.dumps(encode(list(reports)), ensure_ascii=False, separators=(",", ":")).encode()
+    if len(text) > _LARGEST or _count_values(text) > _MOST_VALUES:
+        log.debug("the report of a graph is too large to be kept: %d bytes", len(text))
+        return
     # Equal keys mean equal reports, so writers need no lock.
-    with contextlib.suppress(OSError):
+    try:
         folder = _folder()
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(_encoded(list(reports)), ensure_ascii=False, separators=(",", ":"))
-        write_atomically(folder / f"{key}.json.gz", gzip.compress(text.encode(), 5))
+        make_private_folder(folder)
+        write_atomically(folder / f"{key}.json.gz", gzip.compress(text, 5), durable=False)
         _forget_oldest(folder)
+    except NotPrivateError as error:
+        log_refusal_once(log, f"reports are not kept: {error}")
+    except OSError as error:
+        log.debug("the report of a graph was not kept: %s", error)
 
 
 def load_reports(key: str) -> list[GraphReport]:
     """What was stored under ``key``; empty where there is nothing, or nothing that can be read."""
     file = _folder() / f"{key}.json.gz"
     try:
-        found = _decoded(list[GraphReport], json.loads(gzip.decompress(file.read_bytes())))
+        require_private_folder(file.parent)
+        content = read_private_file(file, _LARGEST_PACKED)
     except FileNotFoundError:
         return []
-    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, AttributeError):
+    except NotPrivateError as error:
+        log_refusal_once(log, f"stored reports are passed over: {error}")
+        return []
+    except (OSError, ValueError) as error:
+        log.warning("a stored report is passed over: %s", error)
+        return []
+    try:
+        found: list[GraphReport] = decode(list[GraphReport], json.loads(_unpack(content)))
+    except Exception as error:  # whatever a damaged file may lead to
+        log.warning("the stored report %s is damaged and passed over: %s", file, f"{type(error).__name__}: {error}"[:200])
         with contextlib.suppress(OSError):
             file.unlink()
         return []
     with contextlib.suppress(OSError):  # a folder of somebody else's, say
         os.utime(file)  # the ones used last are kept
     return found
+
+
+def _unpack(content: bytes) -> bytes:
+    """The text of a report; an error for what takes more memory than one does."""
+    unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    text = unpacker.decompress(content, _LARGEST)
+    if unpacker.unconsumed_tail:
+        raise ValueError(f"it has more than {_LARGEST} bytes unpacked")
+    if not unpacker.eof or unpacker.unused_data:
+        raise ValueError("it is cut off, or followed by something else")
+    if _count_values(text) > _MOST_VALUES:
+        raise ValueError(f"it has more than {_MOST_VALUES} values")
+    return text
+
+
+def _count_values(text: bytes) -> int:
+    """At most as many as there are in a JSON text."""
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 def _folder() -> Path:
@@ -108,10 +156,19 @@ def _folder() -> Path:
 
 
 def _forget_oldest(folder: Path) -> None:
+    """Remove our files but for the last ones, and what a writer that was killed left an hour ago."""
     ages = {}
     for file in folder.iterdir():
+        if (match := _OURS.fullmatch(file.name)) is None:
+            continue
         with contextlib.suppress(FileNotFoundError):  # another process forgets as well
-            ages[file] = file.stat().st_mtime
+            found = file.lstat()
+            if not stat.S_ISREG(found.st_mode):
+                continue
+            if not match["orphan"]:
+                ages[file] = found.st_mtime
+            elif found.st_mtime < time.time() - _WRITING:
+                file.unlink(missing_ok=True)
     for file in sorted(ages, key=ages.__getitem__)[:-LIMIT]:
         file.unlink(missing_ok=True)
 
@@ -149,69 +206,3 @@ def _value(value: Any) -> Any:
         inner = [context, *((name, _value(getattr(value, name))) for name in names)]
     facts = (value.dtype, tuple(map(str, value.shape)), tuple(map(str, value.stride())), value.device, value.requires_grad)
     return type(value).__name__, *facts, *inner
-
-
-# --- the file: dataclasses as objects of their fields --------------------------------------------------------------------
-
-
-_OP = "op"
-_OPS = {each.__name__: each for each in vars(semantics).values() if isinstance(each, type) and issubclass(each, SemanticOp)}
-
-
-def _encoded(value: Any) -> Any:
-    if isinstance(value, SemanticOp):
-        attributes = {each.name: _encoded(getattr(value, each.name)) for each in dataclasses.fields(value)}
-        return {_OP: type(value).__name__, **attributes}
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, torch.dtype):
-        return str(value).removeprefix("torch.")
-    if _has_fields(value):
-        return {each.name: _encoded(getattr(value, each.name)) for each in _fields(value.__class__)}
-    if isinstance(value, (list, tuple)):
-        return list(map(_encoded, value))
-    if isinstance(value, Mapping):
-        return {name: _encoded(item) for name, item in value.items()}
-    return value
-
-
-def _decoded(kind: Any, value: Any) -> Any:
-    """``value`` as the type ``kind``, which the fields of the dataclasses say."""
-    if kind is SemanticOp:
-        kind, value = _OPS[value[_OP]], {name: item for name, item in value.items() if name != _OP}
-    if _has_fields(kind):
-        hints = _hints(kind)
-        if value.keys() != {each.name for each in _fields(kind)}:
-            raise TypeError(f"expected the fields of {kind}, found {list(value)}")
-        return kind(**{each.name: _decoded(hints[each.name], value[each.name]) for each in _fields(kind)})
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (list, tuple):
-        return origin(_decoded(arguments[0], item) for item in value)
-    if origin in (dict, Mapping):
-        return {name: _decoded(arguments[1], item) for name, item in value.items()}
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        (kind,) = (each for each in arguments if each is not types.NoneType)
-        return _decoded(kind, value)
-    if isinstance(kind, type) and issubclass(kind, enum.Enum):
-        return kind(value)
-    if kind is torch.dtype:
-        value = getattr(torch, value)
-    if kind is not Any and not isinstance(value, (float, int) if kind is float else kind):
-        raise TypeError(f"expected {kind}, found {value!r}")
-    return value
-
-
-def _has_fields(value: Any) -> bool:
-    return dataclasses.is_dataclass(value)
-
-
-@functools.cache
-def _fields(kind: type) -> tuple[dataclasses.Field, ...]:
-    return tuple(each for each in dataclasses.fields(kind) if each.name != "originals")  # hold modules, for verifying only
-
-
-@functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)

@@ -6,7 +6,8 @@ versions of torch, Triton and Python, Helion's settings and environment, the key
 and the config.  Parts of that key are known only after tracing: which sizes and strides ``hl.specialize`` built in;
 their places are kept beside the code.  What is specialised in another way is not kept at all.
 
-The folder is Inductor's cache folder, from which Inductor runs generated code too, or ``HELION_COMPILE_CACHE_DIR``.
+The folder lies in Inductor's cache folder, or is ``HELION_COMPILE_CACHE_DIR``.  What is in it is run: a folder or a file that
+others own, or may write, is passed over (``helion_compile/private_files.py``), with one warning.
 
 Private interfaces of Helion (``compat``): ``Kernel._base_specialization_key``, and of a bound kernel's ``env``
 ``specialized_vars``, ``specialized_strides`` and ``shape_env``, and ``get_cached_path``.  Where they differ, nothing is kept.
@@ -18,9 +19,11 @@ import dataclasses
 import functools
 import hashlib
 import json
+import linecache
 import logging
 import os
 import sys
+import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +31,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from helion_compile.atomic_write import write_atomically
+from helion_compile.private_files import (
+    NotPrivateError,
+    log_refusal_once,
+    make_private_folder,
+    read_private_file,
+    require_private_folder,
+)
 
 if TYPE_CHECKING:
     from helion_compile.definitions.spec import KernelSpec
@@ -35,6 +45,8 @@ if TYPE_CHECKING:
 __all__ = ["keep_host_function", "load_host_function"]
 
 log = logging.getLogger(__name__)
+
+_LARGEST = 16 * 2**20  # bytes; generated code has some 10 kB, so nobody tuned this
 
 # (parameter, "size" or "stride", dimension), or (parameter, "value", 0) for a number
 Place = tuple[int, str, int]
@@ -50,16 +62,16 @@ def load_host_function(
     """The host function that Helion generated for such a call in an earlier process, or None."""
     try:
         base = _make_base_key(kernel, args)
-        places = _places_of.get(base) or json.loads((_folder() / f"{base}.json").read_text())
+        places = _places_of.get(base) or json.loads(_read(_folder() / f"{base}.json"))
         name = _digest(base, _values(args, places), config)
         if name not in _hosts:
-            kept = json.loads((_folder() / f"{name}.json").read_text())
-            from helion_compile.compat import PyCodeCache
-
-            _hosts[name] = getattr(PyCodeCache.load(kept["code"]), kept["function"])
+            _hosts[name] = _run(_folder() / f"{name}.py")
         _places_of[base] = places
         return _hosts[name]
     except FileNotFoundError:
+        return None
+    except NotPrivateError as error:
+        log_refusal_once(log, f"generated code is not run from there, but made anew: {error}")
         return None
     except Exception as error:  # damaged, or another Helion: it can be made anew
         log.debug("no generated code of %s was read: %s: %s", kernel.short_name, type(error).__name__, error)
@@ -82,12 +94,29 @@ def keep_host_function(
         code = Path(bound.get_cached_path(chosen)).read_text()
         if "tensor_descriptor" in code:  # right for some strides only, by a rule of Helion's own
             return
-        _write(
-            _folder() / f"{_digest(base, _values(args, places), config)}.json", {"code": code, "function": bound.kernel.name}
-        )
-        _write(_folder() / f"{base}.json", places)
+        facts = {"function": bound.kernel.name, "sha256": hashlib.sha256(code.encode()).hexdigest()}
+        _write(_folder() / f"{_digest(base, _values(args, places), config)}.py", f"# {json.dumps(facts)}\n{code}")
+        _write(_folder() / f"{base}.json", json.dumps(places))
+    except NotPrivateError as error:
+        log_refusal_once(log, f"generated code is not kept: {error}")
     except Exception as error:
         log.debug("the generated code of %s was not kept: %s: %s", kernel.short_name, type(error).__name__, error)
+
+
+def _run(file: Path) -> Callable[..., Any]:
+    """The function of kept code: of the bytes that were checked, whatever stands in the file later."""
+    text = _read(file)
+    head, _, code = text.partition("\n")
+    facts = json.loads(head.removeprefix("# "))
+    if hashlib.sha256(code.encode()).hexdigest() != facts["sha256"]:
+        raise ValueError(f"{file} is cut off or edited")
+    module = types.ModuleType(f"helion_compile_generated_{file.stem}")
+    module.__file__ = str(file)
+    # Triton reads the source of its kernels here; None says that it is not to be read again.
+    linecache.cache[str(file)] = (len(text), None, text.splitlines(keepends=True), str(file))
+    sys.modules[module.__name__] = module
+    exec(compile(text, str(file), "exec"), module.__dict__)
+    return getattr(module, facts["function"])
 
 
 def _places(bound: Any) -> list[Place] | None:
@@ -146,12 +175,17 @@ def _digest(*what: Any) -> str:
 
 def _folder() -> Path:
     if chosen := os.environ.get("HELION_COMPILE_CACHE_DIR"):
-        return Path(chosen).expanduser()
+        return Path(chosen).expanduser().resolve()
     from helion_compile.compat import cache_dir
 
     return Path(cache_dir()) / "helion_compile"
 
 
-def _write(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(content).encode())
+def _read(file: Path) -> str:
+    require_private_folder(file.parent)
+    return read_private_file(file, _LARGEST).decode()
+
+
+def _write(file: Path, content: str) -> None:
+    make_private_folder(file.parent)
+    write_atomically(file, content.encode(), durable=False)

@@ -79,6 +79,22 @@ def test_the_configs(folder):
     assert {config["origin"] for config in configs} == {"reference"}
 
 
+def test_recorded_values_run_no_code(folder):
+    """What stands in the file is data: pickled code in it is refused, not run."""
+    code = (folder / "graph_1" / "after.py").read_text()
+    assert 'with_name("inputs.pt"), weights_only=True' in code and not (folder / "graph_1" / "bodies.pt").exists()
+
+
+def test_a_graph_with_graphs_inside(tmp_path):
+    def choose(x):
+        return torch.cond(x.sum() > 0, lambda x: x.sin(), lambda x: x.cos(), (x,))
+
+    with torch.no_grad(), helion_compile.debug(tmp_path):
+        torch.compile(choose, backend="helion")(torch.ones(4))
+    after = load(tmp_path / "graph_1" / "after.py")
+    assert (tmp_path / "graph_1" / "bodies.pt").exists() and torch.equal(after.run()[0], after.recorded()[2][0])
+
+
 def test_a_kernel_of_the_users_is_imported():
     from helion_compile.kernels import quant
 

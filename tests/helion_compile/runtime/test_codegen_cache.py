@@ -1,11 +1,17 @@
 """Helion's generated code is found again by all that it depends on, and by nothing less."""
 
+import hashlib
+import inspect
+import json
+import os
+
 import helion.language as hl
 import pytest
 import torch
+import triton
 
 import helion_compile
-from helion_compile import counters
+from helion_compile import counters, private_files
 from helion_compile.runtime import codegen_cache
 from helion_compile.runtime.call_target import make_host_function
 
@@ -96,13 +102,106 @@ def test_an_edited_kernel_or_another_environment_is_traced_anew(monkeypatch):
     assert traced() == 1
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"code": "x = (", "function": "scaled"}', '{"code": "x = 1"}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "# {}\nx = 1", '# {"function": "scaled"}\nx = 1', "x = (", "\0"])
 def test_a_damaged_file_is_no_error(folder, content):
     traced()
     forget()
-    for path in folder.glob("*.json"):
+    for path in folder.iterdir():
         path.write_text(content)
     assert traced() == 1
+
+
+def test_code_that_is_cut_off_is_not_run(folder):
+    """At the end of a line, where it may still be Python."""
+    traced()
+    forget()
+    (file,) = folder.glob("*.py")
+    file.write_text("\n".join(file.read_text().splitlines()[:-1]))
+    assert traced() == 1
+
+
+def plant(folder):
+    """Code of the right name that must not run."""
+    (file,) = folder.glob("*.py")
+    code = "raise SystemExit('planted code ran')\n"
+    facts = {"function": "scaled", "sha256": hashlib.sha256(code.encode()).hexdigest()}
+    file.write_text(f"# {json.dumps(facts)}\n{code}")
+    return file
+
+
+def make_link(file):
+    file.rename(file.with_name("elsewhere"))
+    file.symlink_to("elsewhere")
+
+
+def make_pipe(file):
+    file.unlink()
+    os.mkfifo(file)
+
+
+def open_to_all(mode):
+    return lambda folder, file: folder.chmod(mode)
+
+
+def own_folder(folder, file):
+    os.chown(folder, 12345, -1)
+
+
+needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
+OTHERS = {
+    "may write the file": lambda folder, file: file.chmod(0o666),
+    "of the group may write the file": lambda folder, file: file.chmod(0o660),
+    "may write to the folder": open_to_all(0o777),
+    "may write to the folder, which has a sticky bit": open_to_all(0o1777),
+    "made a link": lambda folder, file: make_link(file),
+    "made a pipe": lambda folder, file: make_pipe(file),
+    "own the file": pytest.param(lambda folder, file: os.chown(file, 12345, -1), marks=needs_root),
+    "own the folder": pytest.param(own_folder, marks=needs_root),
+}
+FOLDERS = [own_folder, *(OTHERS[name] for name in OTHERS if name.startswith("may write to the folder"))]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the mode says nothing of others")
+@pytest.mark.parametrize("spoil", OTHERS.values(), ids=OTHERS)
+def test_what_others_may_have_written_is_not_run(spoil, folder, caplog):
+    traced()
+    spoil(folder, plant(folder))
+    private_files.log_refusal_once.cache_clear()
+    forget()
+    assert traced() == 1
+    forget()
+    assert traced() == int(spoil in FOLDERS)  # a file of that name was replaced
+    (line,) = [each.getMessage() for each in caplog.records if "generated code is not run from there" in each.getMessage()]
+    assert str(folder) in line
+
+
+def test_a_folder_that_is_made_is_the_users_alone(folder, monkeypatch):
+    old = os.umask(0)
+    try:
+        monkeypatch.setenv("HELION_COMPILE_CACHE_DIR", str(folder / "made" / "below"))
+        assert traced() == 1
+    finally:
+        os.umask(old)
+    assert (folder / "made" / "below").stat().st_mode & 0o777 == 0o700
+    assert {file.stat().st_mode & 0o777 for file in (folder / "made" / "below").iterdir()} == {0o600}
+
+
+def test_a_chosen_folder_may_be_a_link(folder, monkeypatch):
+    (folder / "real").mkdir()
+    (folder / "link").symlink_to("real")
+    monkeypatch.setenv("HELION_COMPILE_CACHE_DIR", str(folder / "link"))
+    assert traced() == 1
+    forget()
+    assert traced() == 0
+
+
+def test_triton_finds_the_source_of_kept_code(folder):
+    traced()
+    forget()
+    assert traced() == 0
+    (host,) = codegen_cache._hosts.values()
+    kernel = next(value for value in vars(inspect.getmodule(host)).values() if isinstance(value, triton.JITFunction))
+    assert "tl.load" in kernel.src and "def scaled" in inspect.getsource(host)
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(folder, monkeypatch):
