@@ -1,7 +1,14 @@
 """Every test starts from a compiler that remembers nothing, with global state as it was."""
 
-import pytest
-import torch
+import os
+
+# Inductor's C++ code without vector instructions.  To find out which there are, each process that compiles for a CPU, and each
+# empty cache folder, costs some 10 s: four trial compilations, and as many processes that import torch.  Torch reads this when
+# it is imported; processes that tests start inherit it.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "0")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """A GPU and a compiler that are not there: times follow from the config, so that tests know which one has to win."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -188,32 +189,32 @@ def search(name, case, seconds, modules, environment):
     return {"block_sizes": [1], "num_warps": 8, "pid_type": "flat"}
 
 
-def main(argv) -> int:
-    """The command, with the fakes.
+def with_fakes(settings, variables, **more):
+    """Settings of the tuner with the fakes in the place of GPU and compiler.
 
-    FAKE_KERNEL: which kernels.  FAKE_SPACE=helion: Helion's own space of configs.  FAKE_PROCESSES: that compile.
+    FAKE_SPACE=helion: Helion's own space of configs.  FAKE_PROCESSES: that compile.
     """
-    import dataclasses
+    return dataclasses.replace(
+        settings,
+        measurer="tests.support.tune_fakes:Measurer",
+        compiler="tests.support.tune_fakes:Compiler",
+        start="forkserver",
+        search=search,
+        space=Space if variables.get("FAKE_SPACE") == "helion" else FakeSpace,
+        processes=int(variables.get("FAKE_PROCESSES", 1)),
+        baselines=1,
+        modules=("tests.support.tune_fakes",),
+        **more,
+    )
 
+
+def main(argv) -> int:
+    """The command, with the fakes, in a process of its own."""
     from helion_compile.tune import __main__ as command
 
     real = command._settings
-
-    def settings(options):
-        return dataclasses.replace(
-            real(options),
-            measurer="tests.support.tune_fakes:Measurer",
-            compiler="tests.support.tune_fakes:Compiler",
-            start="forkserver",
-            search=search,
-            space=Space if os.environ.get("FAKE_SPACE") == "helion" else FakeSpace,
-            processes=int(os.environ.get("FAKE_PROCESSES", 1)),
-            baselines=1,
-            modules=("tests.support.tune_fakes",),
-        )
-
-    command._settings = settings
-    return command.main([*os.environ.get("FAKE_KERNEL", "plus_one").split(), *argv])
+    command._settings = lambda options: with_fakes(real(options), os.environ)
+    return command.main(argv)
 
 
 if __name__ == "__main__":

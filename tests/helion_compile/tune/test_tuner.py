@@ -30,24 +30,35 @@ BEST = {"block_sizes": [1], "num_warps": 8, "pid_type": "persistent_interleaved"
 class Folder:
     """Where one test's tables, journal and log of measurements lie."""
 
-    def __init__(self, path):
+    def __init__(self, path, monkeypatch, capsys):
         self.path = path
         self.log = path / "log"
+        self.monkeypatch, self.capsys = monkeypatch, capsys
 
-    def command(self, *options, launcher=(), **environment):
+    def arguments(self, options, kernel="plus_one"):
+        return [kernel, "--out", str(self.path / "out"), "--journal", str(self.path / "journal"), *options]
+
+    def start(self, *options, launcher=(), **environment):
+        """The command in a process of its own."""
         variables = {**os.environ, "PYTHONPATH": str(ROOT), "FAKE_LOG": str(self.log), "COLUMNS": "200", **environment}
-        places = ("--out", str(self.path / "out"), "--journal", str(self.path / "journal"))
-        arguments = [sys.executable, *launcher, "-m", "tests.support.tune_fakes", *places, *options]
+        command = [sys.executable, *launcher, "-m", "tests.support.tune_fakes", *self.arguments(options)]
         return subprocess.Popen(
-            arguments, env=variables, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=_heeds_ctrl_c
+            command, env=variables, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=_heeds_ctrl_c
         )
 
-    def tune(self, *options, **environment):
-        """Runs to the end; what it said, and the exit code."""
-        process = self.command(*options, **environment)
-        said = process.communicate(timeout=200)[1]
-        assert "Traceback" not in said, said
-        return said, process.returncode
+    def tune(self, *options, kernel="plus_one", **environment):
+        """Runs the command to the end; what it said, and the exit code.  Only the workers are processes of their own."""
+        environment = {"FAKE_LOG": str(self.log), **environment}
+        settings = command._settings
+        with self.monkeypatch.context() as patch:
+            patch.setenv("COLUMNS", "200")
+            patch.setattr(
+                command,
+                "_settings",
+                lambda options: tune_fakes.with_fakes(settings(options), environment, environment=environment),
+            )
+            code = command.main(self.arguments(options, kernel))
+        return self.capsys.readouterr().err, code
 
     @property
     def rows(self):
@@ -75,8 +86,8 @@ def _heeds_ctrl_c():
 
 
 @pytest.fixture
-def folder(tmp_path):
-    return Folder(tmp_path)
+def folder(tmp_path, monkeypatch, capsys):
+    return Folder(tmp_path, monkeypatch, capsys)
 
 
 def case(tokens, size=4096):
@@ -145,7 +156,7 @@ def test_a_case_without_any_right_config_gets_no_row(folder):
 @pytest.mark.parametrize("after", [2, 9])
 def test_killed_at_any_moment_it_continues(folder, after):
     options = ("--shapes", "hidden_size=4096", "--tokens", "1,2,4,8")
-    process = folder.command(*options, FAKE_SECONDS="0.1")
+    process = folder.start(*options, FAKE_SECONDS="0.1")
     folder.wait_for(after)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -160,7 +171,7 @@ def test_killed_at_any_moment_it_continues(folder, after):
 
 def test_ctrl_c_is_one_sentence_and_it_continues(folder):
     options = ("--shapes", "hidden_size=4096", "--shapes", "hidden_size=2048", "--tokens", "1,2,4")
-    process = folder.command(*options, FAKE_SECONDS="0.1")
+    process = folder.start(*options, FAKE_SECONDS="0.1")
     folder.wait_for(5)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to parent and workers alike
     said = process.communicate(timeout=60)[1]
@@ -174,7 +185,7 @@ def test_ctrl_c_is_one_sentence_and_it_continues(folder):
 
 def test_when_time_is_up_the_rest_waits_for_the_next_run(folder):
     shapes = [part for size in (64, 128, 256, 512, 1024, 2048) for part in ("--shapes", f"hidden_size={size}")]
-    said, code = folder.tune(*shapes, "--tokens", "1", "--budget", "1s")
+    said, code = folder.tune(*shapes, "--tokens", "1", "--budget", "1s", FAKE_SECONDS="0.2")
     assert code == 1 and "not begun for lack of time" in said
     said, code = folder.tune(*shapes, "--tokens", "1")
     assert code == 0 and len(folder.rows) == 6
@@ -183,7 +194,7 @@ def test_when_time_is_up_the_rest_waits_for_the_next_run(folder):
 def test_torchrun_shares_the_cases_out_and_fills_one_table(folder):
     options = ("--shapes", "hidden_size=4096", "--shapes", "hidden_size=2048", "--tokens", "1,2,4")
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    process = folder.command(*options, launcher=torchrun, FAKE_SECONDS="0.02")
+    process = folder.start(*options, launcher=torchrun, FAKE_SECONDS="0.02")
     said = process.communicate(timeout=300)[1]
     assert process.returncode == 0, said
     assert set(folder.rows) == {case(tokens, size) for tokens in (1, 2, 4) for size in (4096, 2048)}
@@ -366,10 +377,9 @@ def test_what_is_urgent_is_compiled_first(pool_of_one):
     assert order.index(8) < order.index(2) < order.index(4)
 
 
-def test_a_kernel_names_its_candidates_and_an_alternative_can_win(tmp_path):
-    folder = Folder(tmp_path)
+def test_a_kernel_names_its_candidates_and_an_alternative_can_win(folder):
     shape = ("--shapes", "hidden_size=64", "--tokens", "16,1024,4096,8192")
-    assert folder.tune(*shape, FAKE_KERNEL="plus_one_or_library")[1] == 0
+    assert folder.tune(*shape, kernel="plus_one_or_library")[1] == 0
     rows = {case["num_tokens"]: row for case, row in folder.rows_of("plus_one_or_library").items()}
     assert {tokens: row["config"].get("alternative") for tokens, row in rows.items()} == {
         16: None,
@@ -386,7 +396,7 @@ def test_a_kernel_names_its_candidates_and_an_alternative_can_win(tmp_path):
     assert sorted(tried.values()) == [1, 3, 3]
     assert [count for config, count in tried.items() if '"num_warps":2' in config] == [1]
     # The same command finds nothing left to do: no case waits for an Inductor baseline.
-    assert "4 of 4 cases were tuned before" in folder.tune(*shape, FAKE_KERNEL="plus_one_or_library")[0]
+    assert "4 of 4 cases were tuned before" in folder.tune(*shape, kernel="plus_one_or_library")[0]
 
 
 def test_winners_are_compared_with_helion_s_own_autotuner(folder):
@@ -408,8 +418,8 @@ def test_the_products_of_a_model_are_few_measurements_and_the_gpu_begins_at_once
     file = folder.path / "config.json"
     model = {"hidden_size": 4096, "intermediate_size": 12288, "num_attention_heads": 32, "num_key_value_heads": 8}
     file.write_text(json.dumps(model))
-    fakes = {"FAKE_KERNEL": "scaled_mm", "FAKE_SPACE": "helion", "FAKE_PROCESSES": "8", "FAKE_COMPILE_SECONDS": "0.05"}
-    _, code = folder.tune("--model", str(file), **fakes)
+    fakes = {"FAKE_SPACE": "helion", "FAKE_PROCESSES": "8", "FAKE_COMPILE_SECONDS": "0.05"}
+    _, code = folder.tune("--model", str(file), kernel="scaled_mm", **fakes)
     assert code == 0 and len(folder.rows_of("scaled_mm")) == 6 * 14
     lines = [line.split(" ", 1)[0] for line in folder.log.read_text().splitlines()]
     counts = Counter(lines)
@@ -417,16 +427,15 @@ def test_the_products_of_a_model_are_few_measurements_and_the_gpu_begins_at_once
     assert lines.index("False") < 30, "the GPU waited for what it need not wait for"
 
 
-def test_no_alternative_wins_because_nothing_else_compiles(tmp_path):
-    folder = Folder(tmp_path)
+def test_no_alternative_wins_because_nothing_else_compiles(folder):
     shape = ("--shapes", "hidden_size=64", "--tokens", "16,1024,8192")
-    said, code = folder.tune(*shape, FAKE_KERNEL="plus_one_or_library", FAKE_COMPILE_ERROR="RuntimeError: no driver")
+    said, code = folder.tune(*shape, kernel="plus_one_or_library", FAKE_COMPILE_ERROR="RuntimeError: no driver")
     reason = "has no config: none of 3 configs compiled and ran, 3 of them because of RuntimeError: no driver"
     assert code == 1 and said.count(reason) == 2
     # For 8192 tokens the kernel names no configs.
     assert [case["num_tokens"] for case in folder.rows_of("plus_one_or_library")] == [8192]
     # The next run tries the same configs again.
-    assert folder.tune(*shape, FAKE_KERNEL="plus_one_or_library")[1] == 0
+    assert folder.tune(*shape, kernel="plus_one_or_library")[1] == 0
     configs = {case["num_tokens"]: row["config"] for case, row in folder.rows_of("plus_one_or_library").items()}
     assert configs[16]["num_warps"] == configs[1024]["num_warps"] == 8 and configs[8192] == {"alternative": "library"}
 
