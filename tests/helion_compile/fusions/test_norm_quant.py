@@ -57,6 +57,16 @@ class TestLeftAlone:
             function, randn(8, K), weight_of(K), randn(K, 16).float(), reason="with only matmuls reading them it fuses"
         )
 
+    def test_bytes_that_a_tensor_is_added_to(self):
+        """Only a constant shifts all of them alike, as products of int8 on a CPU do it."""
+
+        def function(x, weight, other, b):
+            q, scale = torchao_row(rms_norm(x, weight))
+            return (q.float() + other) @ b, scale
+
+        tensors = randn(8, K).float(), randn(K, 16).float()
+        self.refused(function, randn(8, K), weight_of(K), *tensors, reason="with only matmuls reading them it fuses")
+
     def test_a_static_scale_for_each_of_several_linears(self):
         def function(x, weight, *scales):
             norm = rms_norm(x, weight)

@@ -118,8 +118,11 @@ def test_near_misses(on_a_cpu):
     assert reasons == ["the weight is 40 by 64; it takes multiples of 16"]
 
 
-def test_the_identity_of_the_pass_names_the_kernel():
-    assert scaled_mm.key in fusions.identity("default")
+def test_the_identity_of_the_pass_names_the_kernel_and_its_table(monkeypatch):
+    before = fusions.identity("default")
+    assert scaled_mm.key in before
+    monkeypatch.setattr(scaled_mm.table, "fingerprint", lambda: "another table")
+    assert "another table" in fusions.identity("default") != before
 
 
 def test_generated_code_calls_it(on_a_cpu):

@@ -27,13 +27,17 @@ def _library(x, *, out=None):
     out[0].fill_(7)
 
 
+def _other_library(x, *, out=None):
+    raise AssertionError("no row names it")
+
+
 called = []
 
 
 @kernel(
     reference=_reference,
     case=lambda x: Case(num_tokens=x.size(0)),
-    fallbacks={"library": _library},
+    fallbacks={"other_library": _other_library, "library": _library},
     configs=Configs(default=lambda case: {"alternative": "library"} if case.get("num_tokens", 0) > 64 else None),
 )
 def test_alternatives_stub(x):

@@ -28,14 +28,15 @@ def test_an_edit_of_our_sources_changes_it(monkeypatch):
 
 def test_gpu_and_options_and_tables_change_it(tmp_path):
     before = identity.identity({}, H200)
-    others = [identity.identity({"disable": ("quant",)}, H200), identity.identity({}, Gpu("NVIDIA H100", (9, 0)))]
+    others = [identity.identity({"disable": (name,)}, H200) for name in ("quant", "rope")]
+    others.append(identity.identity({}, Gpu("NVIDIA H100", (9, 0))))
     table = tmp_path / "own" / "quant" / "nvidia_h200.json"
     table.parent.mkdir(parents=True)
     table.write_text("[]")
     others.append(identity.identity({}, H200))
     table.write_text("[ ]")
     others.append(identity.identity({}, H200))
-    assert len({before, *others}) == 5
+    assert len({before, *others}) == 6
 
 
 def test_it_reads_the_tables_of_every_kernel_that_may_run():

@@ -273,6 +273,8 @@ class TestIdentity:
             FusionPass(stubs.ALL, disable=["quantize"]).uuid(),
             FusionPass(stubs.ALL[::-1]).uuid(),
             FusionPass(stubs.ALL, strict=True).uuid(),
+            FusionPass(stubs.ALL, reject={("quantize", "div_1"): None}).uuid(),
+            FusionPass(stubs.ALL, reject={("quantize", "div_2"): None}).uuid(),
         ]
         assert len(set(uuids)) == len(uuids)
         # What only says how the result is reported is the same compiled graph.

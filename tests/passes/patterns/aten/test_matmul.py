@@ -198,6 +198,16 @@ def test_integer_products(cast, dtype, rows_first):
     assert match.outputs == {"out": (out,)}
 
 
+@pytest.mark.parametrize("alpha", [1, 2])
+def test_a_multiple_of_a_vector_is_no_bias(alpha):
+    graph = Graph()
+    value = scaled(graph, graph.tensor(M, 1), graph.tensor(N))
+    out = graph(aten.add.Tensor, value, graph.tensor(N), alpha=alpha)
+    (match,) = graph.match_graph(out).matches
+    assert match.op.bias == (alpha == 1)
+    assert match.outputs == {"out": (out if alpha == 1 else value,)}
+
+
 def test_integers_that_nothing_scales_belong_to_nobody():
     graph = Graph()
     matched = graph.match_graph(graph(aten._int_mm.default, *graph.operands(INT8)))

@@ -126,6 +126,13 @@ class TestRefused:
         with torch._dynamo.config.patch(specialize_float=True):
             assert only(capture(Norm(), self.x, self.weight, dynamic=True).graph).op.eps == 1e-6
 
+    def test_a_multiple_of_eps(self):
+        def program(x, weight):
+            x32 = x.float()
+            return weight * (x32 * torch.rsqrt(torch.add(x32.pow(2).mean(-1, keepdim=True), 1e-5, alpha=2))).to(x.dtype)
+
+        assert refused(program, self.x, self.weight) == "expected mean + eps, found an addition with alpha=2"
+
     def test_another_dimension(self):
         def program(x, weight):
             x32 = x.float()

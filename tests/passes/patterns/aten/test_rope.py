@@ -118,6 +118,19 @@ class TestForms:
         assert not left
 
 
+def test_a_half_of_x_in_fp32_that_something_else_reads():
+    """It stays, and so does the cast that it is cut out of: both cost nothing beside the rope."""
+
+    def program(x, cos, sin):
+        x32 = x.float()
+        x1, x2 = halves(x32)
+        return (x32 * cos + torch.cat((-x2, x1), -1) * sin).to(BF16), x1 + 1
+
+    captured = capture(program, *arguments(rotate_half, BF16, FP32))
+    (match,) = match_graph(captured.graph).matches
+    assert match.op == op(rotate_half, rounding=RESULT, table_dtype=FP32)
+
+
 def test_angles_cut_out_anew_for_each_use():
     """As gpt-fast and torchtune, with cos and sin in one tensor [S, D / 2, 2]."""
 
