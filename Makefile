@@ -42,8 +42,9 @@ else
   INSTALLED := $(VENV)/.installed
 endif
 
-# Workers share the cores, so each gets one thread; more than four would mostly share memory bandwidth.
-PYTEST_CPU = OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --maxprocesses=4
+# Workers share the cores, so each gets one thread; more than four would mostly share memory bandwidth.  Each begins with whole
+# files, whose tests share models and fixtures, and takes over tests of others when it has none left.
+PYTEST_CPU = OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --maxprocesses=4 --dist worksteal
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile

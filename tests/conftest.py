@@ -7,8 +7,8 @@ import os
 # it is imported; processes that tests start inherit it.
 os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "0")
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
 
 @pytest.fixture(autouse=True)

@@ -27,6 +27,8 @@ aten = torch.ops.aten
 # Qwen3's have a norm in front: on q that is one kernel, on k it stays, as k is copied for the groups of queries.
 UNFUSED = {"llama": {"RMSNorm": 1, "Rope": 4}, "qwen3": {"RMSNorm": 3, "Rope": 2}, "mistral": {"RMSNorm": 1, "Rope": 4}}
 MODELS = list(UNFUSED)
+# Where a test takes seconds a model: the one with most fusions, and the others among the slow tests.
+QWEN3_FIRST = ["qwen3", *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name != "qwen3")]
 
 NORM_QUANT = {  # module of the first reader -> copies of the chain
     "model.layers.0.self_attn.q_proj": 3,
@@ -115,14 +117,14 @@ def test_every_chain_of_a_model_once(name):
     assert inspected.record.sites[0].shapes["x"].startswith("bf16[s")
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", QWEN3_FIRST)
 @pytest.mark.parametrize("shape", [(1, 8), (1, 1)], ids=str)
 def test_one_sequence_and_one_token(name, shape):
     (inspected,) = inspect_model(model_of(name), [ids_of(name, *shape)], {})
     assert_all_chains_fused(name, inspected)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", QWEN3_FIRST)
 def test_decoding_with_a_static_cache(name):
     model, ids = model_of(name), ids_of(name, 2, 9)
 
@@ -148,7 +150,7 @@ def test_decoding_with_a_static_cache(name):
     assert relative_error(model(ids[:, 8:]).logits, fused) > 0.1
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", QWEN3_FIRST)
 def test_a_quantised_head_takes_the_last_norm(name):
     model = model_of(name, lm_head=True)
     (inspected,) = inspect_model(model, [ids_of(name, 2, 8)], {})
@@ -177,7 +179,7 @@ def test_sums_that_are_results_too():
         assert torch.equal(result, expected)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", QWEN3_FIRST)
 def test_exact_changes_no_bit_of_the_model(name):
     """The same graph, run node by node on a CPU, where the reference of a kernel calls the torch ops of the chain."""
     model, ids = model_of(name), ids_of(name, 2, 13)
@@ -198,7 +200,7 @@ def test_default_is_another_arithmetic():
     assert not torch.equal(default, exact)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", QWEN3_FIRST)
 def test_the_compiled_model_is_as_near_to_fp64_as_inductors(name):
     model, ids = model_of(name), ids_of(name, 2, 64)
     truth = fp8_models.dequantize_fp64(copy.deepcopy(model))(ids).logits

@@ -198,6 +198,21 @@ def test_equal_calls_in_a_graph_and_outside_share_a_plan(triton):
     assert len(triton.made) == 2
 
 
+def test_an_output_that_is_not_aligned_is_copied_into(monkeypatch):
+    """A plan's kernels are compiled for the alignment of memory that was just allocated."""
+
+    def hosts(kernel, args, config):
+        host = host_of(StubKernel(9))
+        return lambda *args, _launcher=None: host(*args, _launcher=_launcher) if _launcher else torch.arange(8)
+
+    monkeypatch.setattr(call_target, "make_host_function", hosts)
+    out = torch.empty(9, dtype=torch.int64)[1:]
+    assert out.data_ptr() % 16 == 8
+    stub(X, None, 1, 2.0)  # whose plan a site with equal arguments would share
+    CallSite(stub.key, 1, 1, lambda x: (x, None, 1, 2.0)).call(X, out)
+    assert out.tolist() == list(range(8))
+
+
 def test_a_broken_config_is_marked_and_the_next_taken(tmp_path, triton, monkeypatch):
     monkeypatch.setattr(stub.table, "_folders", (tmp_path,))
     table_with(tmp_path, (4, {"num_warps": 3}), (16, {"num_warps": 4}))

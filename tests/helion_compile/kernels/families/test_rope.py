@@ -3,6 +3,8 @@
 Letters: B sequences, S tokens, H heads, D elements of a head, R of them rotated.
 """
 
+import itertools
+
 import pytest
 import torch
 
@@ -26,7 +28,7 @@ def heads(dtype, d):
     return torch.randn(B, H, S, d).to(dtype).transpose(1, 2)  # of strides that are not contiguous
 
 
-def spelled(x, cos1, sin1, cos2, sin2, pairs):
+def as_written(x, cos1, sin1, cos2, sin2, pairs):
     """In x's own dtype, as an eager model computes it."""
     cos1, sin1, cos2, sin2 = (table.unsqueeze(2) for table in (cos1, sin1, cos2, sin2))
     rotary_dim = 2 * cos1.size(-1)
@@ -53,7 +55,7 @@ class TestRope:
         d, rotary_dim = sizes
         x, four = heads(dtype, d), tables(dtype, rotary_dim // 2)
         arguments = x, *four, pairs, dtype != torch.float32, heads_first, True
-        expected = spelled(x, *four, pairs)
+        expected = as_written(x, *four, pairs)
         for result in (bodies[rope](*arguments), rope.reference(*arguments)):
             assert result.is_contiguous() and result.dtype == dtype
             assert torch.equal(result.transpose(1, 2) if heads_first else result, expected)
@@ -61,16 +63,16 @@ class TestRope:
     def test_default_is_nearer_to_fp64_than_eager(self, bodies, pairs, dtype, sizes):
         d, rotary_dim = sizes
         x, four = heads(dtype, d), tables(dtype, rotary_dim // 2)
-        truth = spelled(x.double(), *(table.double() for table in four), pairs)
+        truth = as_written(x.double(), *(table.double() for table in four), pairs)
         arguments = x, *four, pairs, True, False, False
         for result in (bodies[rope](*arguments), rope.reference(*arguments)):
-            assert (result - truth).norm() <= (spelled(x, *four, pairs) - truth).norm() * (1 + 1e-6)  # equal in fp32
+            assert (result - truth).norm() <= (as_written(x, *four, pairs) - truth).norm() * (1 + 1e-6)  # equal in fp32
 
     def test_tables_in_fp32(self, bodies, pairs, dtype, sizes):
         d, rotary_dim = sizes
         x, four = heads(dtype, d), tables(torch.float32, rotary_dim // 2)
         arguments = x, *four, pairs, False, False, True
-        expected = spelled(x.float(), *four, pairs).to(dtype)
+        expected = as_written(x.float(), *four, pairs).to(dtype)
         for result in (bodies[rope](*arguments), rope.reference(*arguments)):
             assert torch.equal(result, expected)
 
@@ -96,7 +98,7 @@ def test_the_reference_of_norm_rope_is_a_norm_and_a_rope():
     x32 = x.float()
     normed = weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-6)).bfloat16()
     result = norm_rope.reference(x, weight, *four, 1e-6, 0.0, True, False, "neox", True, False, True)
-    assert torch.equal(result, spelled(normed, *four, "neox"))
+    assert torch.equal(result, as_written(normed, *four, "neox"))
 
 
 def test_what_they_refuse():
@@ -123,16 +125,28 @@ def test_what_they_refuse():
     assert "8 of 16 elements are rotated" in behind_norm(None, tables(torch.bfloat16, 4))
 
 
-def test_their_default_configs_hold_a_token_in_registers(tmp_path):
+SHAPES = [(32, 128), (8, 128), (64, 128), (40, 128), (16, 256)]  # Qwen3 8B, its keys, 70B, Qwen3 14B, Gemma 3
+KINDS = [(rope, "neox"), (rope, "interleaved"), (norm_rope, "neox")]
+EVERY = list(itertools.product(KINDS, SHAPES))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        # The largest rows of each kind, and those whose number of heads is no power of two.
+        [*((kind, (64, 128)) for kind in KINDS), (KINDS[2], (40, 128)), (KINDS[0], (16, 256))],
+        pytest.param(EVERY, marks=pytest.mark.slow),
+    ],
+    ids=["some", "every"],
+)
+def test_their_default_configs_hold_a_token_in_registers(tmp_path, asked):
     pool = CompilePool(2, ("helion_compile.kernels",), Target(90, 132), {"TRITON_CACHE_DIR": str(tmp_path)})
-    shapes = [(32, 128), (8, 128), (64, 128), (40, 128), (16, 256)]  # Qwen3 8B, its keys, 70B, Qwen3 14B, Gemma 3
     try:
         done = []
-        for kernel, pairs in ((rope, "neox"), (rope, "interleaved"), (norm_rope, "neox")):
-            for count, d in shapes:
-                case = Case(num_heads=count, head_dim=d, rotary_dim=d, num_tokens=16, dtype=torch.bfloat16, pairs=pairs)
-                case = case.replace(over_heads=False) if kernel is norm_rope else case
-                done.append((kernel.name, case, pool.submit(kernel.name, case, kernel.configs.default(case))))
+        for (kernel, pairs), (count, d) in asked:
+            case = Case(num_heads=count, head_dim=d, rotary_dim=d, num_tokens=16, dtype=torch.bfloat16, pairs=pairs)
+            case = case.replace(over_heads=False) if kernel is norm_rope else case
+            done.append((kernel.name, case, pool.submit(kernel.name, case, kernel.configs.default(case))))
         for name, case, future in done:
             compiled = future.result(timeout=250)
             assert not compiled.error and compiled.spills == 0, (name, case, compiled.error, compiled.spills)

@@ -45,6 +45,7 @@ def test_library_norm_of_the_rounded_sum():
     out, total = calls.items(call, 1, 2)
     match = only(calls.output(out, total), Norm)
     assert match.op == Norm(**NORM, residual=True, unrounded_sum=False)
+    assert match.inputs == {"x": x, "residual": residual, "weight": weight}
     assert match.outputs == {"out": (out,), "sum": (total,)}
 
 
