@@ -26,7 +26,7 @@ warnings.filterwarnings("ignore", "Float8Tensor does not implement _stable_hash_
 
 import fp8_models  # noqa: E402
 from graph_text import NODE, one_layer, outline  # noqa: E402
-from measure import agreement, median_gpu_ms, relative_error  # noqa: E402
+from measure import agreement, median_cpu_ms, median_gpu_ms, relative_error  # noqa: E402
 
 import helion_compile  # noqa: E402
 
@@ -74,10 +74,7 @@ def main():
     console.print(numbers(model, ids))
 
     console.rule("Times")
-    if arguments.device == "cuda":
-        console.print(times(model, arguments.batch))
-    else:
-        console.print("No GPU: nothing to time. On a CPU the kernels run as their plain torch reference.")
+    console.print(times(model, arguments.batch) if arguments.device == "cuda" else cpu_times(model, ids))
 
 
 def parse_arguments(argv=None):
@@ -147,6 +144,18 @@ def times(model, batches):
                 cells.append(f"{median_gpu_ms(compiled(model, arguments), inputs):.3f}")
         table.add_row(name, *cells)
     table.caption = "Median of 50 calls by CUDA events, inputs rotated, one new token and no KV cache."
+    table.caption_justify = "left"
+    return table
+
+
+def cpu_times(model, ids):
+    """Latency of a call on a CPU, where Inductor makes code of the kernels' references."""
+    torch.compiler.reset()
+    ways = {name: model if arguments is None else torch.compile(model, **arguments) for name, arguments in COMPARED.items()}
+    table = Table("ms a call", f"{ids.numel()} tokens", box=box.SIMPLE)
+    for name, milliseconds in median_cpu_ms(ways, ids).items():
+        table.add_row(name, f"{milliseconds:.1f}")
+    table.caption = "Median of 20 calls each, taken in turn. No GPU: Inductor makes code of the kernels' references."
     table.caption_justify = "left"
     return table
 

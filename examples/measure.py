@@ -1,6 +1,7 @@
-"""How far a result is from the truth, and how long a call takes on a GPU."""
+"""How far a result is from the truth, and how long a call takes."""
 
 import statistics
+import time
 
 import torch
 
@@ -14,6 +15,20 @@ def relative_error(result, reference):
 def agreement(result, reference):
     """The share of rows whose largest element is at the same place: for logits, the same next token. 0 to 1."""
     return (result.argmax(-1) == reference.argmax(-1)).double().mean().item()
+
+
+def median_cpu_ms(functions, value, *, calls=20, warmup=2):
+    """The median time of `function(value)` in ms for each of the named `functions`, which are called in turn.
+
+    In turn, since other work on the machine then slows all of them.
+    """
+    times = {name: [] for name in functions}
+    for _ in range(warmup + calls):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function(value)
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: statistics.median(taken[warmup:]) for name, taken in times.items()}
 
 
 def median_gpu_ms(function, inputs, *, calls=50, warmup=10):

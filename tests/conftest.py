@@ -10,6 +10,8 @@ os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "0")
 import pytest
 import torch
 
+from helion_compile.runtime import reference
+
 
 @pytest.fixture(autouse=True)
 def forget_compilations():
@@ -17,6 +19,14 @@ def forget_compilations():
     torch.compiler.reset()
     yield
     torch.compiler.reset()
+
+
+@pytest.fixture
+def kernels_are_called(monkeypatch):
+    """Compiled graphs call kernels as on a device that has them, though it is a CPU; what is cached may be made otherwise."""
+    monkeypatch.setattr(reference, "lacks_kernel", lambda args: False)
+    with torch._inductor.config.patch(fx_graph_cache=False), torch._functorch.config.patch(enable_autograd_cache=False):
+        yield
 
 
 def pytest_addoption(parser):

@@ -15,6 +15,7 @@ from helion_compile import compat
 from helion_compile.compat import CustomGraphPass
 from helion_compile.errors import GradientError
 from helion_compile.frontend.options import Options
+from helion_compile.graph.inline_reference import InlineReferences
 from helion_compile.passes.rewrite.fusion_pass import FusionPass
 
 __all__ = ["HOOK", "PassSequence", "chain_passes", "explain_gradient_errors", "is_training", "make_compiler"]
@@ -39,10 +40,15 @@ def make_compiler(mode: str | None, options: Mapping[str, Any], **region: Any) -
         raise
 
 
-def chain_passes(compiler: Any, fusion_pass: FusionPass) -> CustomGraphPass:
-    """What stands in Inductor's hook: the pass that the user has put there, if any, and then ours."""
+def chain_passes(compiler: Any, fusion_pass: FusionPass, *, inline: bool = False) -> CustomGraphPass:
+    """What stands in Inductor's hook: the pass that the user has put there, if any, and then ours.
+
+    Args:
+        inline: whether Inductor is to make code of the references of kernels that the device does not have.
+    """
     users = compiler.config.get(HOOK, getattr(compat.inductor_config, HOOK))
-    return fusion_pass if users is None else PassSequence([users, fusion_pass])
+    passes = [*([] if users is None else [users]), fusion_pass, *([InlineReferences()] if inline else [])]
+    return fusion_pass if len(passes) == 1 else PassSequence(passes)
 
 
 @dataclass

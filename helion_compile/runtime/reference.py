@@ -10,12 +10,17 @@ import torch
 if TYPE_CHECKING:
     from helion_compile.definitions.spec import KernelSpec
 
-__all__ = ["find_device", "needs_reference", "run_reference"]
+__all__ = ["find_device", "lacks_kernel", "needs_reference", "run_reference"]
 
 
 def find_device(args: Sequence[Any]) -> torch.device:
     """The device of the first tensor."""
     return next(arg.device for arg in args if isinstance(arg, torch.Tensor))
+
+
+def lacks_kernel(args: Sequence[Any]) -> bool:
+    """Whether no tensor is on a device that runs kernels."""
+    return not any(arg.is_cuda for arg in args if isinstance(arg, torch.Tensor))
 
 
 def needs_reference(args: Sequence[Any]) -> bool:

@@ -1,8 +1,9 @@
 import math
+import time
 
 import pytest
 import torch
-from measure import agreement, median_gpu_ms, relative_error
+from measure import agreement, median_cpu_ms, median_gpu_ms, relative_error
 
 
 def test_relative_error_is_the_ratio_of_norms():
@@ -22,6 +23,14 @@ def test_relative_error_shows_a_nan():
 def test_agreement_counts_rows():
     result = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 2.0], [0.0, 1.0]])
     assert agreement(result, torch.tensor([[0.0, 1.0]]).expand(4, 2)) == 0.75
+
+
+def test_times_on_a_cpu_are_taken_in_turn():
+    called = []
+    ways = {"slow": lambda x: (called.append("slow"), time.sleep(0.002)), "fast": lambda x: called.append("fast")}
+    times = median_cpu_ms(ways, None, calls=3, warmup=1)
+    assert called == ["slow", "fast"] * 4
+    assert list(times) == ["slow", "fast"] and times["slow"] >= 2 > times["fast"]
 
 
 def test_timing_without_inputs_is_refused():

@@ -1,5 +1,6 @@
 """Names of kernels have namespaces: nobody's ``rope`` is in the way of another's."""
 
+import os
 import subprocess
 import sys
 
@@ -136,6 +137,6 @@ def test_kernels_named_as_ours_break_nothing(when, tmp_path):
         [sys.executable, str(script), when],
         capture_output=True,
         text=True,
-        env={"PYTHONPATH": ":".join(sys.path), "HOME": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path), "HOME": str(tmp_path)},
     )
     assert done.stdout.splitlines() == ["my_model::quant my_model::rope ['quant']", "3.0"], done.stderr

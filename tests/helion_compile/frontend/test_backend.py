@@ -210,6 +210,7 @@ class Spy(CustomGraphPass):
 
 
 class TestUsersPasses:
+    @pytest.mark.usefixtures("kernels_are_called")
     @pytest.mark.parametrize("how", ["options", "config"])
     @pytest.mark.parametrize("identity", ["mine", None])
     def test_theirs_runs_before_ours_and_the_post_pass_after(self, how, identity, summary):

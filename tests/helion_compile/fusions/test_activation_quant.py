@@ -107,6 +107,7 @@ def test_the_activation_read_elsewhere_is_a_result_too():
 
 
 @row_wise_products
+@pytest.mark.usefixtures("kernels_are_called")
 @pytest.mark.parametrize(
     "halves",
     [lambda x: x.chunk(2, dim=-1), lambda x: x.split(K, dim=-1), lambda x: (x[..., :K], x[..., K:])],

@@ -100,6 +100,7 @@ def test_a_table_that_sequences_share():
     assert_bit_equal([result], [run(program, *args, only=[])[0]])
 
 
+@pytest.mark.usefixtures("kernels_are_called")
 @pytest.mark.parametrize("tables", [1, B])
 def test_nothing_is_copied(tables):
     with torch.no_grad():

@@ -125,7 +125,7 @@ def test_the_identity_of_the_pass_names_the_kernel_and_its_table(monkeypatch):
     assert "another table" in fusions.identity("default") != before
 
 
-def test_generated_code_calls_it(on_a_cpu):
+def test_generated_code_calls_it(on_a_cpu, kernels_are_called):
     args = operands()
     compiled = torch.compile(product, backend="helion", options={"only": ["scaled_mm"], "strict": True})
     with torch.no_grad():

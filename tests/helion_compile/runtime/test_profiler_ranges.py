@@ -30,12 +30,10 @@ class Model(torch.nn.Module):
 
 
 @pytest.fixture
-def compiled():
-    # The names are in the generated code, so a cache may hold those of another file.
-    with torch._inductor.config.patch(fx_graph_cache=False):
-        model = torch.compile(Model(), backend="helion")
-        model(X, X + 1)
-        yield model
+def compiled(kernels_are_called):
+    model = torch.compile(Model(), backend="helion")
+    model(X, X + 1)
+    return model
 
 
 @pytest.fixture
@@ -104,8 +102,7 @@ def test_a_graph_asks_once(compiled):
     from torch._inductor.utils import run_and_get_code
 
     torch.compiler.reset()
-    with torch._inductor.config.patch(fx_graph_cache=False):
-        _, (code,) = run_and_get_code(torch.compile(Model(), backend="helion"), X, X + 1)
+    _, (code,) = run_and_get_code(torch.compile(Model(), backend="helion"), X, X + 1)
     assert code.count("helion_ranges.follow_profiler()") == 1 and code.count("_op") > 2
 
 
