@@ -81,6 +81,23 @@ class HelionKernelVariable(VariableTracker):
             return ConstantVariable.create(None)
         return results[0] if len(results) == 1 else TupleVariable(results)
 
+    # What code asks of a kernel object.  The guard holds the object, and its attributes stay.
+
+    def call_obj_hasattr(self, tx: Any, name: str) -> VariableTracker:
+        return ConstantVariable.create(hasattr(self.kernel, name))
+
+    def const_getattr(self, tx: Any, name: str) -> Any:
+        return getattr(self.kernel, name) if hasattr(self.kernel, name) else super().const_getattr(tx, name)
+
+    def is_python_equal(self, other: object) -> bool:
+        return isinstance(other, HelionKernelVariable) and self.kernel is other.kernel
+
+    def richcompare_impl(self, tx: Any, other: VariableTracker, op: str) -> VariableTracker:
+        same = self.is_python_equal(other)
+        if op not in ("__eq__", "__ne__") or not (same or isinstance(other, HelionKernelVariable)):
+            return ConstantVariable.create(NotImplemented)
+        return ConstantVariable.create(same == (op == "__eq__"))
+
     def python_type(self) -> type:
         return type(self.kernel)
 

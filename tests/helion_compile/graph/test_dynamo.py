@@ -375,3 +375,26 @@ def test_one_tensor_returned_twice_is_reported():
     kernel = helion_compile.kernel(repeated, reference=reference)
     with pytest.raises(Exception, match="repeated: the reference returns its result 0 again or a view of it"):
         torch.compile(lambda x: kernel(x), backend="eager", fullgraph=True)(X)
+
+
+# --- what code asks of a kernel object --------------------------------------------------------------------------------
+
+OPTIONAL = {add: 2.0}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x + hasattr(add, "mutates"),
+        lambda x: x + hasattr(add, "warp"),
+        lambda x: x + (getattr(add, "warp", None) is None),
+        lambda x: x + add.name.endswith("add"),
+        lambda x: x + len(accumulate.mutates),
+        lambda x: x + (callable(add) and isinstance(add, HelionKernel)),
+        lambda x: x + (add == add) + 2 * (add != affine) + 4 * (add == 3),
+        lambda x: x + (add in OPTIONAL) + 2 * (affine in OPTIONAL) + OPTIONAL[add],
+    ],
+    ids=["hasattr", "hasattr of nothing", "getattr", "name", "mutates", "type", "equal", "in a dict"],
+)
+def test_what_is_asked_of_a_kernel_is_traced(function):
+    compiled(function, X)  # which takes no graph break
