@@ -59,12 +59,15 @@ def _make_key(kernel: KernelSpec, args: tuple[Any, ...]) -> Hashable | None:
 
 def _key_part(value: Any) -> Hashable:
     if isinstance(value, torch.SymInt):
-        return "symbol", value.node.expr
+        expression = getattr(value.node, "expr", None)  # none of the ragged size of a jagged tensor
+        return NotImplemented if expression is None else ("symbol", expression)
     if value is None or type(value) in (bool, int, str, torch.dtype):
         return type(value), value
     if type(value) is float:
         return float, value.hex()  # 0.0 is not -0.0
     if type(value) is not FakeTensor or value.layout is not torch.strided:
         return NotImplemented
-    where = (*value.shape, *value.stride(), value.storage_offset())
-    return value.dtype, value.device, value.requires_grad, value.dim(), tuple(map(_key_part, where))
+    where = tuple(map(_key_part, (*value.shape, *value.stride(), value.storage_offset())))
+    if NotImplemented in where:
+        return NotImplemented
+    return value.dtype, value.device, value.requires_grad, value.dim(), where

@@ -80,6 +80,7 @@ def unwrap_weights(module: GraphModule, inputs: Sequence[Any]) -> tuple[GraphMod
         else:
             copies[node] = graph.node_copy(node)
             copies[node]._dynamo_source = getattr(node, "_dynamo_source", None)
+            copies[node].meta.pop("grapharg", None)  # a weak reference to a weight, which keeps it from being moved
             new_inputs.append(value)
             arguments.append(f"a{index}")
     for node, (plan, names) in chosen.items():

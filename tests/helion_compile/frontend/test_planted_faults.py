@@ -84,7 +84,9 @@ ASIDE = [
 def test_beside_the_rewriting(place, monkeypatch, compile_anew, caplog):
     with monkeypatch.context() as planted:
         planted.setattr(place, fail)
-        compile_anew()
+        compiled = compile_anew()
+    told = helion_compile.report(compiled)
+    assert str(told) and told.to_json() and told.to_html()
     (line,) = warnings(caplog)
     assert line.endswith("failed: RuntimeError: planted; the model is compiled all the same")
 

@@ -11,6 +11,7 @@ import torch
 from torch._inductor.utils import fresh_cache
 
 import helion_compile
+from helion_compile.graph import unwrap_subclasses
 from helion_compile.reports import stored
 
 pytestmark = pytest.mark.skipif(
@@ -73,6 +74,15 @@ USES = {
     "explained": lambda model, _: helion_compile.explain(model, X, verify=True),
     "debugged": debug,
 }
+
+
+def test_weights_that_were_taken_apart_can_be_moved(monkeypatch):
+    """As up to torch 2.12."""
+    monkeypatch.setattr(unwrap_subclasses, "is_needed", lambda: True)
+    model = make_model()
+    compiled = compile_model(model)
+    model.to("meta")
+    assert model[1].weight.is_meta and compiled is not None
 
 
 @pytest.mark.parametrize("use", USES)
