@@ -28,23 +28,38 @@ def report(compiled: Callable[..., Any]) -> Report:
     nothing was compiled for it, the report has what an equal call of ``torch.compile`` compiled for the same code, which
     Dynamo uses here too (``GraphReport.shared``).  ``torch.compiler.reset()`` forgets all.
 
+    Of a module that is not compiled itself the report has its parts that are: layers on which ``layer.compile()`` was called, as
+    diffusers' ``compile_repeated_blocks`` does, or which ``torch.compile`` returned.
+
     Args:
-        compiled: what ``torch.compile`` returned, or a module on which ``module.compile()`` was called.
+        compiled: what ``torch.compile`` returned, a module on which ``module.compile()`` was called, or one with such parts.
 
     Raises:
-        TypeError: ``compiled`` is not the result of ``torch.compile``.
+        TypeError: ``compiled`` is not the result of ``torch.compile``, and has no part that is.
         ValueError: it was compiled with another backend.
     """
-    backend = _backend_of(compiled)
-    if backend is None:
+    found = {id(each): (each, backend) for each in _list_parts(compiled) if (backend := _backend_of(each)) is not None}
+    if not found:
         raise TypeError(
             f"report() takes what torch.compile(…, backend='helion') returned; got a {type(compiled).__name__} that is not "
             f"compiled. explain(model, *args) tells what compiling it would do."
         )
-    if getattr(backend, "compiler_fn", backend) is not helion:
+    ours = [(each, backend) for each, backend in found.values() if getattr(backend, "compiler_fn", backend) is helion]
+    if not ours:
+        backend = next(backend for _, backend in found.values())
         name = getattr(backend, "compiler_name", getattr(backend, "__name__", type(backend).__name__))
         raise ValueError(f"report() was given a model compiled with backend={name!r}; it knows those of backend='helion'.")
-    return Report(tuple(find_reports(backend, _code_of(compiled))))
+    # Layers of one class share what the first of them compiled.
+    graphs = [graph for each, backend in ours for graph in find_reports(backend, _code_of(each))]
+    own = {id(graph.record): graph for graph in graphs if not graph.shared}
+    shared = {id(graph.record): graph for graph in graphs if graph.shared and id(graph.record) not in own}
+    return Report((*own.values(), *shared.values()))
+
+
+def _list_parts(compiled: Any) -> list[Any]:
+    """``compiled``; of a module that is not compiled itself, its modules from the outermost on."""
+    whole = not isinstance(compiled, torch.nn.Module) or _backend_of(compiled) is not None
+    return [compiled] if whole else list(compiled.modules())
 
 
 def _code_of(compiled: Any) -> CodeType | None:

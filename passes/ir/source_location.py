@@ -12,6 +12,7 @@ __all__ = ["Location", "shown_path"]
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)')
 _ACCESS = re.compile(r"\['?(?P<key>[^\]']+)'?\]|\.(?P<name>\w+)")
+_NO_MODULE = ("self", "__dict__", "_modules", "_orig_mod")  # parts of the way that name no module
 _PACKAGES = re.compile(r"[/\\](?:site|dist)-packages[/\\]")
 
 
@@ -53,4 +54,4 @@ def _module_path(node: torch.fx.Node) -> str:
         return ""
     path = list(stack.values())[-1][0]  # "L['self'].model.layers[0].mlp" or "L['self']._modules['layers']…"
     keys = [key or name for key, name in _ACCESS.findall(path)]
-    return ".".join(key for key in keys if key not in ("self", "_modules"))
+    return ".".join(key for key in keys if key not in _NO_MODULE)

@@ -17,6 +17,12 @@ from helion_compile.passes.rewrite.fusion import Fusion
 __all__ = ["explain_unfused"]
 
 _SHOWN = 2  # readers that a refusal names
+_CANDIDATES = {
+    "activation": "an activation",
+    "complexrope": "a complex rotary embedding",
+    "quantize": "a quantiser",
+    "rope": "a rotary embedding",
+}
 
 
 def explain_unfused(match: Match, matched: MatchedGraph, fusions: Sequence[Fusion], refused: Sequence[str]) -> Refusal:
@@ -58,6 +64,10 @@ def _listed(readers: Sequence[str]) -> str:
     return " and ".join([", ".join(readers[:_SHOWN]), *more]) or "nothing"
 
 
+def _name(candidate: str) -> str:
+    return _CANDIDATES.get(candidate, f"a {candidate}")
+
+
 def _reader(user: Node, matched: MatchedGraph) -> tuple[str, str]:
     """A reader with and without the name of its node."""
     if user.op == "output":
@@ -65,5 +75,5 @@ def _reader(user: Node, matched: MatchedGraph) -> tuple[str, str]:
     if owner := matched.owners.get(user):
         return (owner.op.name,) * 2
     failed = next((refusal for refusal in matched.refusals if refusal.node == user.name), None)
-    where = f", which could not be matched as a {failed.candidate}, see there" if failed else f" at {Location.of(user).source}"
+    where = f", which could not be matched as {_name(failed.candidate)}, see there" if failed else f" at {Location.of(user).source}"
     return describe(user) + where, format_target(user.target) + where

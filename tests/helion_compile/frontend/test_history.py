@@ -119,6 +119,44 @@ class TestAnEqualCallOfCompile:
         assert report(torch.compile(lambda x: torchao_row(x), backend="helion")).graphs == ()
 
 
+class Layers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([Quantizer(), Quantizer()])
+
+    def forward(self, x):
+        return [layer(x) for layer in self.layers]
+
+
+class TestPartsOfAModel:
+    """As diffusers' compile_repeated_blocks compiles them."""
+
+    @pytest.fixture
+    def model(self):
+        return Layers()
+
+    def test_layers_compiled_in_place(self, model):
+        for layer in model.layers:
+            layer.compile(backend="helion")
+        assert report(model).graphs == ()
+        model(X)
+        (graph,) = report(model).graphs  # which both layers use
+        assert not graph.shared and [fused.site.fusion for fused in graph.fused] == ["quant"]
+
+    def test_layers_that_torch_compile_returned(self, model):
+        model.layers[1] = torch.compile(model.layers[1], backend="helion")
+        model(X)
+        assert len(report(model).sites) == 1
+
+    def test_those_of_other_backends_are_left_out(self, model):
+        model.layers[0].compile(backend="eager")
+        with pytest.raises(ValueError, match="compiled with backend='eager'"):
+            report(model)
+        model.layers[1].compile(backend="helion")
+        model(X)
+        assert len(report(model).graphs) == 1
+
+
 def test_dynamic_sizes_have_names_and_ranges():
     compiled = torch.compile(torchao_row, backend="helion", dynamic=True)
     torch._dynamo.mark_static(X, 1)

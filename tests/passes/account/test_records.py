@@ -126,7 +126,7 @@ def test_what_reads_an_unfused_norm_and_could_not_be_matched_itself():
 
     _, record = rewritten(program, X, WEIGHT)
     (unfused,) = record.unfused
-    assert "(div_1), which could not be matched as a quantize, see there" in str(unfused.refusal)
+    assert "(div_1), which could not be matched as a quantiser, see there" in str(unfused.refusal)
 
 
 class TestWhatIsThere:
