@@ -28,8 +28,8 @@ def report(compiled: Callable[..., Any]) -> Report:
     nothing was compiled for it, the report has what an equal call of ``torch.compile`` compiled for the same code, which
     Dynamo uses here too (``GraphReport.shared``).  ``torch.compiler.reset()`` forgets all.
 
-    Of a module that is not compiled itself the report has its parts that are: layers on which ``layer.compile()`` was called, as
-    diffusers' ``compile_repeated_blocks`` does, or which ``torch.compile`` returned.
+    Of a module that is not compiled itself the report has its parts that are: layers on which ``layer.compile()`` was called,
+    as diffusers' ``compile_repeated_blocks`` does, or which ``torch.compile`` returned.
 
     Args:
         compiled: what ``torch.compile`` returned, a module on which ``module.compile()`` was called, or one with such parts.

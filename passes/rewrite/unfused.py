@@ -75,5 +75,7 @@ def _reader(user: Node, matched: MatchedGraph) -> tuple[str, str]:
     if owner := matched.owners.get(user):
         return (owner.op.name,) * 2
     failed = next((refusal for refusal in matched.refusals if refusal.node == user.name), None)
-    where = f", which could not be matched as {_name(failed.candidate)}, see there" if failed else f" at {Location.of(user).source}"
+    where = f" at {Location.of(user).source}"
+    if failed:
+        where = f", which could not be matched as {_name(failed.candidate)}, see there"
     return describe(user) + where, format_target(user.target) + where
