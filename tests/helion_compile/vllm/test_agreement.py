@@ -72,3 +72,12 @@ def test_a_rank_that_comes_late_does_as_the_others_do(ask):
 
 def test_one_rank_has_nobody_to_ask():
     assert find_disagreement(SimpleNamespace(world_size=1), "a") is None
+
+
+def test_the_store_of_a_group_keeps_the_first_verdict():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        store = compat.get_process_group_store(torch.distributed.new_group([0], backend="gloo"))
+        assert [store.compare_set("verdict", "", each) for each in ("agreed", "not")] == [b"agreed"] * 2
+    finally:
+        torch.distributed.destroy_process_group()

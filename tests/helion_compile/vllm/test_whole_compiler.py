@@ -40,9 +40,11 @@ def cold(tmp_path_factory):
 
 def test_a_cold_start_fuses_the_target_and_the_draft(cold):
     _, found = cold
-    assert found["graphs"] == [{"norm_quant": 1}, {"norm_quant": 1, "quant": 1}] * 2
-    assert set(found["steps"]) == {"target 8", "target 3", "draft 8", "draft 3", "reloaded"}
-    assert [step["calls"] for step in found["steps"].values()] == [CALLS] * 5
+    assert found["graphs"] == [{"norm_quant": 1}, {"norm_quant": 1, "quant": 1}, {"norm_quant": 1}]
+    calls = {name: step["calls"] for name, step in found["steps"].items()}
+    assert calls == dict.fromkeys(["target 8", "target 3", "reloaded"], CALLS) | dict.fromkeys(
+        ["draft 8", "draft 3"], {"norm_quant": 1}
+    )
 
 
 def test_a_warm_start_runs_no_pass_and_gives_the_same_bits(cold):

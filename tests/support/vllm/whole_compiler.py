@@ -82,9 +82,7 @@ def _run(start: Start) -> dict[str, Any]:
     passes = _remember_passes(fusion_pass.FusionPass)
     calls = _count_calls()
     load_general_plugins()
-    body = _define_model(start, torch)
-
-    target = support_torch_compile(dynamic_arg_dims={"x": 0})(type("Target", (body,), {"__annotations__": {}}))
+    target, draft = map(support_torch_compile(dynamic_arg_dims={"x": 0}), _define_models(torch))
     config = VllmConfig(
         device_config=DeviceConfig(device="cpu"),
         compilation_config=CompilationConfig(
@@ -118,7 +116,6 @@ def _run(start: Start) -> dict[str, Any]:
         torch.manual_seed(0)
         models = {"target": target(vllm_config=config)}
         if start.draft:
-            draft = support_torch_compile(dynamic_arg_dims={"x": 0})(type("Draft", (body,), {"__annotations__": {}}))
             with set_model_tag("eagle_head"):
                 models["draft"] = draft(vllm_config=config)
         for name, model in models.items():
@@ -161,7 +158,7 @@ def _count_calls() -> Counter[str]:
     return calls
 
 
-def _define_model(start: Start, torch: Any) -> type:
+def _define_models(torch: Any) -> tuple[type, type]:
     from torch import nn
     from vllm.model_executor.layers.layernorm import RMSNorm
     from vllm.model_executor.layers.quantization.input_quant_fp8 import QuantFP8
@@ -188,7 +185,7 @@ def _define_model(start: Start, torch: Any) -> type:
             torch.ops._C.cutlass_scaled_mm(out, q, self.weight, scale, self.scale, None)
             return out
 
-    class Body(nn.Module):
+    class Target(nn.Module):
         def __init__(self, *, vllm_config, prefix=""):
             super().__init__()
             self.norms = nn.ModuleList(RMSNorm(K, dtype=torch.bfloat16) for _ in range(3))
@@ -203,7 +200,11 @@ def _define_model(start: Start, torch: Any) -> type:
             x, residual = self.norms[2].forward_native(self.halves[2](x), residual)
             return x
 
-    return Body
+    class Draft(Target):
+        def forward(self, x):
+            return self.halves[1](self.norms[1].forward_native(x))
+
+    return Target, Draft
 
 
 _libraries: list[Any] = []
