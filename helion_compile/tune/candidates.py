@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from helion_compile.configs.case import Case
@@ -37,6 +39,8 @@ class Space:
         self.spec.normalize(self.defaults)
         self._codes: dict[str, str] = {}
         self.used = self._find_used()
+        # Of a loop over rows within a program's rows, the inner block alone is in registers at a time.
+        self.tiled = len(self.bound.host_function.device_ir.grid_block_ids[0]) == 2
 
     def whole(self, config: Config) -> dict[str, Any] | None:
         """``config`` as Helion completes it, or None where Helion refuses it."""
@@ -106,8 +110,14 @@ class Space:
                 found.append(
                     {**base, "num_warps": warps, "pid_type": "persistent_interleaved", "num_sm_multiplier": multiplier}
                 )
+        if self.tiled:
+            whole, width = self._whole_reduction(), 1 << (self.spec.block_sizes[1].size_hint - 1).bit_length()
+            for elements, warps in itertools.product((256, 512, 1024, 2048, 4096, 8192), (1, 2, 4, 8)):
+                if 4 <= elements // (32 * warps) <= 32:
+                    columns = min(max(elements // whole, 1), width)
+                    found.append({**base, "block_sizes": [1, columns], "num_warps": warps})
         # A block of rows a program where a kernel loops over one: what it loads before the loop is then read less often.
-        if len(base.get("block_sizes") or []) == 2:
+        elif len(base.get("block_sizes") or []) == 2:
             inner = base["block_sizes"][1]
             for warps in _distinct([base.get("num_warps", 4), max(1, base.get("num_warps", 4) // 2)]):
                 found += [{**base, "num_warps": warps, "block_sizes": [rows * inner, inner]} for rows in (2, 4, 8, 16)]
@@ -119,14 +129,17 @@ class Space:
 
     def fits(self, config: Config) -> bool:
         """Whether the rows that a program holds at once are no more than its threads have registers for, nearly."""
-        loops = config.get("reduction_loops") or []
-        whole = [
-            1 << (spec.size_hint - 1).bit_length()
-            for spec, loop in zip(self.spec.reduction_loops, loops, strict=False)
-            if loop is None
-        ]
-        rows = (config.get("block_sizes") or [1])[-1]
-        return max(whole, default=0) * rows <= MOST_ELEMENTS * 32 * config.get("num_warps", 4)
+        whole = self._whole_reduction(config.get("reduction_loops"))
+        blocks = config.get("block_sizes") or [1]
+        rows = math.prod(blocks) if self.tiled else blocks[-1]
+        return whole * rows <= MOST_ELEMENTS * 32 * config.get("num_warps", 4)
+
+    def _whole_reduction(self, loops: Sequence[int | None] | None = None) -> int:
+        """Elements that one reduction holds at once, rounded up to a power of two; 1 where it loops or there is none."""
+        specs = self.spec.reduction_loops
+        chosen = loops or [None] * len(specs)
+        sizes = [1 << (spec.size_hint - 1).bit_length() for spec, loop in zip(specs, chosen, strict=False) if loop is None]
+        return max(sizes, default=1)
 
     def steps(self, config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
         """Every config one step away, with the name of the step: ``"num_warps 4 8"``."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeAlias
+
 import helion.language as hl
 import torch
 from torch.fx.experimental.symbolic_shapes import statically_known_true
@@ -13,16 +16,18 @@ __all__ = [
     "view_as_row",
     "view_by_group",
     "find_dtype",
-    "load_rows",
+    "load_tile",
     "expand_to_rows",
     "drop_missing",
     "check_scalar",
     "check_rows",
-    "store_rows",
+    "store_tile",
     "choose_warps",
 ]
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)  # what kernels take of activations and give back
+Tile: TypeAlias = torch.Tensor | Sequence[torch.Tensor]  # what hl.tile gives in a kernel
+
 MAX_ROW = 65536  # elements: the whole row is held in registers
 
 
@@ -78,15 +83,21 @@ def expand_to_rows(number: torch.Tensor | None, rows: torch.Tensor) -> torch.Ten
     return None if number is None else number.as_strided([rows.size(0)] + [1] * (rows.dim() - 1), [0] * rows.dim())
 
 
-def load_rows(tensor: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor | None:
-    """In a kernel: these rows of [M, ...], whole, as fp32; None of None."""
-    return None if tensor is None else hl.load(tensor, [rows, *[slice(None)] * (tensor.dim() - 1)]).to(torch.float32)
+def load_tile(tensor: torch.Tensor | None, tile: Tile) -> torch.Tensor | None:
+    """In a kernel: this tile of [M, ...], whole in the dimensions that it does not name, as fp32; None of None."""
+    return None if tensor is None else hl.load(tensor, _index(tensor, tile)).to(torch.float32)
 
 
-def store_rows(tensor: torch.Tensor | None, rows: torch.Tensor, values: torch.Tensor | None) -> None:
-    """In a kernel: write these rows of [M, ...], whole; nothing where there is no tensor."""
+def store_tile(tensor: torch.Tensor | None, tile: Tile, values: torch.Tensor | None) -> None:
+    """In a kernel: write this tile of [M, ...]; nothing where there is no tensor."""
     if tensor is not None:
-        hl.store(tensor, [rows, *[slice(None)] * (tensor.dim() - 1)], values)
+        hl.store(tensor, _index(tensor, tile), values)
+
+
+def _index(tensor: torch.Tensor, tile: Tile) -> list[object]:
+    """One tile is of rows; of several the second is of columns, or of groups."""
+    named = [*tile] if isinstance(tile, (list, tuple)) else [tile]
+    return [*named, *[slice(None)] * (tensor.dim() - len(named))]
 
 
 def drop_missing(*results: torch.Tensor | None) -> torch.Tensor | tuple[torch.Tensor, ...]:

@@ -26,11 +26,12 @@ from helion_compile.kernels.device.rows import (
     drop_missing,
     expand_to_rows,
     find_dtype,
-    load_rows,
-    store_rows,
+    load_tile,
+    store_tile,
     view_by_group,
 )
 from helion_compile.kernels.families.quant import get_quantizer_fields, make_quantizer
+from helion_compile.kernels.families.quantizer_configs import choose_quantizer_config
 
 __all__ = ["ActivationQuantArgs", "activation_quant"]
 
@@ -88,14 +89,12 @@ def _check_supported(args):
 
 
 def _default_config(case):
-    """One row a program, and as many warps as give each thread about 16 elements, or 32 of the longest rows."""
+    """As many warps for a whole row as give each thread about 16 elements, or 32 of the longest rows."""
     hidden_size = int(case.fields.get("hidden_size", 4096))
     warps = 1
     while warps < 32 and warps * 32 * 16 < hidden_size:
         warps *= 2
-    config = {"block_sizes": [1], "num_warps": warps}
-    # For rows that are no power of two Helion would loop over pieces and read each row three times; groups are powers of two.
-    return config if "group" in case.fields else config | {"reduction_loops": [None]}
+    return choose_quantizer_config(case, warps)
 
 
 def _inputs(case, device):
@@ -166,16 +165,17 @@ def activation_quant(
     )
     scale_rows = view_by_group(scales, None if group is None else 1)
     static, bound = expand_to_rows(scale, x_rows), expand_to_rows(scale_ub, x_rows)
-    for rows in hl.tile(m):
+    # A scale of its own for each row needs the row whole; a static one or one a group leaves its parts to other programs.
+    for tile in hl.tile([m] if scale is None and group is None else [m, x_rows.size(1)]):
         launch_dependents()
         grid_dependency_wait()
-        values = activate(load_rows(x_rows, rows), load_rows(up_rows, rows), x.dtype, function, rounding, exact)
+        values = activate(load_tile(x_rows, tile), load_tile(up_rows, tile), x.dtype, function, rounding, exact)
         if keep:
-            store_rows(kept_rows, rows, values.to(x.dtype))
-        bits, scale_of_rows, zero_of_rows = quantize_rows(
-            values, load_rows(static, rows), load_rows(bound, rows), quantizer, exact
+            store_tile(kept_rows, tile, values.to(x.dtype))
+        bits, scale_of_tile, zero_of_tile = quantize_rows(
+            values, load_tile(static, tile), load_tile(bound, tile), quantizer, exact
         )
-        store_rows(q_rows, rows, bits)
-        store_rows(scale_rows, rows, scale_of_rows)
-        store_rows(zero, rows, zero_of_rows)
+        store_tile(q_rows, tile, bits)
+        store_tile(scale_rows, tile, scale_of_tile)
+        store_tile(zero, tile, zero_of_tile)
     return drop_missing(q, scales, zero, kept)

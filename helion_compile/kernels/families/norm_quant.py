@@ -31,8 +31,8 @@ from helion_compile.kernels.device.rows import (
     drop_missing,
     expand_to_rows,
     find_dtype,
-    load_rows,
-    store_rows,
+    load_tile,
+    store_tile,
     view_as_row,
     view_by_group,
 )
@@ -178,20 +178,20 @@ def norm_quant(
         launch_dependents()
         grid_dependency_wait()
         # Before the first reduction, as loads behind its barrier wait for it (H200, M=8192, K=4096: 28.3 -> 27.3 µs).
-        factor = load_rows(weight_row, hl.arange(1))
-        shift = load_rows(bias_row, hl.arange(1))
+        factor = load_tile(weight_row, hl.arange(1))
+        shift = load_tile(bias_row, hl.arange(1))
         for rows in hl.tile(block.begin, block.end):
-            values = load_rows(x_rows, rows)
+            values = load_tile(x_rows, rows)
             if residual is not None:
-                values, total_of_rows = add_residual(values, load_rows(residual_rows, rows), x.dtype, norm, exact)
-                store_rows(total_rows, rows, total_of_rows)
+                values, total_of_rows = add_residual(values, load_tile(residual_rows, rows), x.dtype, norm, exact)
+                store_tile(total_rows, rows, total_of_rows)
             values = normalize_rows(values, factor, shift, eps, x.dtype, norm, exact)
             if keep_norm:
-                store_rows(kept_rows, rows, values.to(kept_rows.dtype))
+                store_tile(kept_rows, rows, values.to(kept_rows.dtype))
             bits, scale_of_rows, zero_of_rows = quantize_rows(
-                values, load_rows(static, rows), load_rows(bound, rows), quantizer, exact
+                values, load_tile(static, rows), load_tile(bound, rows), quantizer, exact
             )
-            store_rows(q_rows, rows, bits)
-            store_rows(scale_rows, rows, scale_of_rows)
-            store_rows(zero, rows, zero_of_rows)
+            store_tile(q_rows, rows, bits)
+            store_tile(scale_rows, rows, scale_of_rows)
+            store_tile(zero, rows, zero_of_rows)
     return drop_missing(q, scales, zero, total, kept)

@@ -23,10 +23,11 @@ from helion_compile.kernels.device.rows import (
     drop_missing,
     expand_to_rows,
     find_dtype,
-    load_rows,
-    store_rows,
+    load_tile,
+    store_tile,
     view_by_group,
 )
+from helion_compile.kernels.families.quantizer_configs import choose_quantizer_config
 
 __all__ = ["QuantArgs", "get_quantizer_fields", "make_quantizer", "quant"]
 
@@ -87,9 +88,7 @@ def _inputs(case, device):
 
 
 def _default_config(case):
-    config = {"block_sizes": [1], "num_warps": choose_warps(case)}
-    # For rows that are no power of two Helion would loop over pieces and read each row three times; groups are powers of two.
-    return config if "group" in case.fields else config | {"reduction_loops": [None]}
+    return choose_quantizer_config(case, choose_warps(case))
 
 
 def _shapes(layer):
@@ -130,14 +129,15 @@ def quant(
     x_rows, q_rows = view_by_group(x, group), view_by_group(q, group)
     scale_rows = view_by_group(scales, None if group is None else 1)
     static, bound = expand_to_rows(scale, x_rows), expand_to_rows(scale_ub, x_rows)
-    for rows in hl.tile(m):
+    # A scale of its own for each row needs the row whole; a static one or one a group leaves its parts to other programs.
+    for tile in hl.tile([m] if scale is None and group is None else [m, x_rows.size(1)]):
         launch_dependents()
         grid_dependency_wait()
-        values = load_rows(x_rows, rows)
-        bits, scale_of_rows, zero_of_rows = quantize_rows(
-            values, load_rows(static, rows), load_rows(bound, rows), quantizer, exact
+        values = load_tile(x_rows, tile)
+        bits, scale_of_tile, zero_of_tile = quantize_rows(
+            values, load_tile(static, tile), load_tile(bound, tile), quantizer, exact
         )
-        store_rows(q_rows, rows, bits)
-        store_rows(scale_rows, rows, scale_of_rows)
-        store_rows(zero, rows, zero_of_rows)
+        store_tile(q_rows, tile, bits)
+        store_tile(scale_rows, tile, scale_of_tile)
+        store_tile(zero, tile, zero_of_tile)
     return drop_missing(q, scales, zero)

@@ -22,14 +22,13 @@ CASES = [
     (norm_quant, {"residual": True, "kind": "layer"}),
     (norm_quant, {"residual": False, "static": True}),
     *((quant, facts) for facts in ({}, {"group": 64}, {"static": True})),
+    *((activation_quant, {"gated": True, **facts}) for facts in ({"group": 128}, {"static": True})),
 ]
 
 
 def configs(kernel, case):
     default = kernel.configs.default(case)
-    if len(default["block_sizes"]) == 1:
-        return [default]
-    return [default, {**default, "block_sizes": [8, 1]}]
+    return [default, {**default, "block_sizes": [8, 1]}] if kernel is norm_quant else [default]
 
 
 def test_cases_compile_without_spills(tmp_path):
@@ -45,6 +44,18 @@ def test_cases_compile_without_spills(tmp_path):
             assert compiled.spills <= 16, f"{kernel.name} ({case}) {config}: {compiled.spills} bytes of spills"
     finally:
         pool.stop()
+
+
+@pytest.mark.parametrize("facts", [{"static": True}, {"group": 128}], ids=["static", "group"])
+def test_where_no_element_needs_its_row_tiles_of_a_part_of_it_are_tried(facts):
+    case = Case(hidden_size=12288, gated=True, **BASE, **facts)
+    space = Space(activation_quant, case)
+    seeds = space.seeds([activation_quant.configs.default(case)])
+    per_column = facts.get("group", 1)
+    sizes = {config["block_sizes"][0] * config["block_sizes"][1] * per_column for config in seeds}
+    assert {256, 512, 1024, 2048, 4096, 8192} <= sizes
+    assert all(space.fits(config) for config in seeds)
+    assert not space.fits({**seeds[0], "block_sizes": [64, 8192 // per_column], "num_warps": 1})
 
 
 @pytest.mark.parametrize("name", QUANTISERS)
