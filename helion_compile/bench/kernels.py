@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -24,16 +24,28 @@ from helion_compile.bench.vllm_library import OPERATORS
 from helion_compile.bench.work import Limits, work_of
 from helion_compile.cli.options import count
 
-__all__ = ["main", "row_of"]
+__all__ = ["compile_subject", "main", "row_of"]
 
 WIDTHS = (2048, 4096, 5120, 8192, 12288)
 TOKENS = tuple(2**power for power in range(14))
 
 
 def row_of(
-    name: str, fields: Mapping[str, Any], k: int, m: int, limits: Limits, *, vllm: bool = False, device: str = "cuda"
+    name: str,
+    fields: Mapping[str, Any],
+    k: int,
+    m: int,
+    limits: Limits,
+    *,
+    vllm: bool = False,
+    device: str = "cuda",
+    compiled: Callable[..., Any] | None = None,
 ) -> dict[str, Any]:
-    """The row of a subject for M tokens."""
+    """The row of a subject for M tokens.
+
+    Args:
+        compiled: what Inductor made of the subject before; by default it compiles for this very case.
+    """
     subject = SUBJECTS[name]
     case = subject.case(fields, m)
     kernel = subject.kernel
@@ -43,19 +55,23 @@ def row_of(
     pick = kernel.pick(first)
     of = {"kernel": name, "m": m, "k": k} | ({"n": fields["n"]} if "n" in fields else {})
     of |= {"config": dict(pick.config or {}), "config_from": pick.origin}
-    return measure(of, kernel, sets, _baselines(name, subject, vllm), work_of(kernel, first), limits)
+    return measure(of, kernel, sets, _baselines(name, subject, vllm, compiled), work_of(kernel, first), limits)
 
 
-def _baselines(name: str, subject: Subject, vllm: bool) -> Iterator[Baseline]:
+def compile_subject(subject: Subject, dynamic: bool) -> Callable[..., Any]:
+    """What Inductor makes of what a model writes instead of the kernel."""
+    compat.dynamo.reset()
+    return torch.compile(subject.written or subject.kernel.reference, dynamic=dynamic)
+
+
+def _baselines(name: str, subject: Subject, vllm: bool, compiled: Callable[..., Any] | None) -> Iterator[Baseline]:
     product = subject.library is not None
     check = distance(0.01) if product else steps_apart  # tensor cores keep some 13 bits of a sum
     if subject.library:
         yield Baseline("library", subject.library, check=check)
     else:
-        compat.dynamo.reset()
-        written = subject.written or subject.kernel.reference
-        compiled = torch.compile(written, dynamic=False)
-        yield Baseline("inductor", compiled, subject.prepare, check, written if subject.check_eager else None)
+        eager = (subject.written or subject.kernel.reference) if subject.check_eager else None
+        yield Baseline("inductor", compiled or compile_subject(subject, dynamic=False), subject.prepare, check, eager)
     if vllm and name in OPERATORS:
         run, prepare = OPERATORS[name]
         # Theirs rounds in other places than ours: how far they are apart is told, not judged.
