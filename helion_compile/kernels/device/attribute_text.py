@@ -47,7 +47,7 @@ class Attributes:
         Raises:
             ValueError: the text has a field that there is not, or a value of another type.
         """
-        return _parse(cls, text)  # type: ignore[arg-type]  # a class is hashable
+        return _recall(cls, text)
 
 
 def copy_fields(op: Any, *names: str) -> dict[str, Any]:
@@ -79,6 +79,11 @@ def dtype_named(name: str) -> torch.dtype:
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"{name!r} is no dtype of torch")
     return dtype
+
+
+@torch.compiler.assume_constant_result  # else Dynamo reads the reader, and breaks the graph of a reference in two
+def _recall(cls: type[A], text: str) -> A:
+    return _parse(cls, text)  # type: ignore[arg-type]  # a class is hashable
 
 
 @functools.lru_cache(256)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 
 from helion_compile.kernels.device.division import compute_reciprocal, divide_rows, divide_rows_fast
-from helion_compile.kernels.device.quantize_attrs import FORMAT_MAX, QuantizeAttrs, new_scales
+from helion_compile.kernels.device.quantize_attrs import FORMAT_MAX, QuantizeAttrs, find_divisor, new_scales
 from helion_compile.kernels.device.rounding import ordered_bits, round_to
 
 __all__ = ["quantize_rows", "quantize_rows_reference"]
@@ -38,7 +38,7 @@ def quantize_rows(
         return _cast(_apply_scale(values, scale, attrs, exact), None, attrs), None, None
     if not attrs.zero_point:
         amax = _clamp_amax(_amax(values), scale_ub, attrs)
-        scale = _compute_scale(amax, attrs.divisor, attrs, exact)
+        scale = _compute_scale(amax, find_divisor(attrs), attrs, exact)
         if attrs.use in ("divide", "multiply_reciprocal"):
             return _cast(_apply_scale(values, scale, attrs, exact), None, attrs), scale, None
         factor = _compute_factor(amax, attrs, exact)
@@ -101,8 +101,8 @@ def _compute_scale(reduced: torch.Tensor, divisor: float, attrs: QuantizeAttrs, 
 
 def _compute_factor(amax: torch.Tensor, attrs: QuantizeAttrs, exact: bool) -> torch.Tensor:
     if not exact:
-        return 1.0 / amax * attrs.divisor
-    return round_to(round_to(compute_reciprocal(amax), attrs.scale_dtype) * attrs.divisor, attrs.scale_dtype)
+        return 1.0 / amax * find_divisor(attrs)
+    return round_to(round_to(compute_reciprocal(amax), attrs.scale_dtype) * find_divisor(attrs), attrs.scale_dtype)
 
 
 def _apply_scale(values: torch.Tensor, scale: torch.Tensor, attrs: QuantizeAttrs, exact: bool) -> torch.Tensor:
@@ -158,14 +158,14 @@ def quantize_rows_reference(
             amax = amax.clamp_max(attrs.amax_ceiling)
         if attrs.amax_floor is not None:
             amax = amax.clamp_min(attrs.amax_floor)
-        scale = _compute_scale_reference(amax, attrs.divisor, attrs, exact)
+        scale = _compute_scale_reference(amax, find_divisor(attrs), attrs, exact)
     if attrs.use == "divide":
         values = values / scale
     elif attrs.use == "multiply_reciprocal":
         values = values * scale.reciprocal()
     else:
         dtype = attrs.scale_dtype if exact else torch.float32
-        factor = (amax.to(dtype).reciprocal() * attrs.divisor).float()
+        factor = (amax.to(dtype).reciprocal() * find_divisor(attrs)).float()
         values = values * factor
         if attrs.use == "multiply_factor_inverse":
             scale = factor.reciprocal()

@@ -59,10 +59,10 @@ class QuantizeAttrs(Attributes):
         if self.zero_point or self.qmax == FORMAT_MAX.get(self.dtype):  # of a zero point it is the clamp's width
             object.__setattr__(self, "qmax", None)
 
-    @property
-    def divisor(self) -> float:
-        """What the largest magnitude is divided by."""
-        return self.qmax or FORMAT_MAX.get(self.dtype, 0.0)
+
+def find_divisor(attrs: QuantizeAttrs) -> float:
+    """What the largest magnitude is divided by; no property, which Dynamo cannot read of a frozen data class."""
+    return attrs.qmax or FORMAT_MAX.get(attrs.dtype, 0.0)
 
 
 def check_quantizer(text: str, hidden_size: int, exact: bool) -> str | None:
