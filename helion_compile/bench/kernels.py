@@ -61,7 +61,7 @@ def row_of(
 def compile_subject(subject: Subject, dynamic: bool) -> Callable[..., Any]:
     """What Inductor makes of what a model writes instead of the kernel."""
     compat.dynamo.reset()
-    return torch.compile(subject.written or subject.kernel.reference, dynamic=dynamic)
+    return torch.compile(subject.written or subject.kernel.reference, dynamic=dynamic, fullgraph=True)
 
 
 def _baselines(name: str, subject: Subject, vllm: bool, compiled: Callable[..., Any] | None) -> Iterator[Baseline]:

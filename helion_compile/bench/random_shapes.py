@@ -26,12 +26,15 @@ SCHEMES = (
     "add_norm_quant group",
     "add_norm_quant static",
     "layer_norm_quant",
+    "layer_norm_quant static",
     "quant",
     "quant group",
     "quant static",
     "activation_quant",
     "activation_quant group",
     "activation_quant static",
+    "activation_quant alone",
+    "activation_quant alone static",
 )
 WIDTHS = range(1024, 28672 + 1, 128)
 MOST_TOKENS = 8192
@@ -57,8 +60,8 @@ def draw_shapes(seed: int, draws: int, sizes: int) -> Iterator[Draw]:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m helion_compile bench random", description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of the draws; the same seed draws the same shapes")
-    parser.add_argument("--draws", type=count, default=26, help="kernels with a width, 26 by default: each scheme twice")
-    parser.add_argument("--sizes", type=count, default=4, help="numbers of tokens a draw, 4 by default")
+    parser.add_argument("--draws", type=count, default=32, help="kernels with a width, 32 by default: each scheme twice")
+    parser.add_argument("--sizes", type=count, default=3, help="numbers of tokens a draw, 3 by default")
     course.add_options(parser)
     options = parser.parse_args(argv)
     rows = course.begin("random", parser, options, products=False)

@@ -14,6 +14,7 @@ from helion_compile.configs.row import Row
 __all__ = ["CaseIndex", "Match"]
 
 Match: TypeAlias = Literal["exact", "bucketed", "nearest", "default-case"]
+_OF_16_BITS = ("bf16", "fp16")  # as many bytes and registers: what is fast for one is for the other
 _Exact: TypeAlias = tuple[tuple[str, FieldValue], ...]
 
 
@@ -61,7 +62,7 @@ class CaseIndex:
         return exact, tuple([fields[name] for name in bucketed if name in fields])
 
     def _nearest_group(self, exact: _Exact, sizes: int) -> _Group | None:
-        """A config for another hidden size is a guess worth making, one for another dtype or layout is not."""
+        """A config for another hidden size is a guess worth making, one for wider elements or another layout is not."""
         kind = self._kind(exact)
         comparable = [group for group in self._groups.values() if group.kind == kind and len(group.sizes[0]) == sizes]
         return min(comparable, key=lambda group: _distance(_numbers(exact), group.numbers), default=None)
@@ -69,10 +70,13 @@ class CaseIndex:
     def _kind(self, exact: _Exact) -> tuple[tuple[str, str], ...]:
         """What two cases must share to be compared by size: the names of their fields, and every value that may not differ."""
 
-        def differs(name: str, value: FieldValue) -> bool:
-            return _is_number(value) and (self._nearest is None or name in self._nearest)
+        def kind(name: str, value: FieldValue) -> str:
+            if name == "dtype" and value in _OF_16_BITS:
+                return "16 bits"
+            may_differ = _is_number(value) and (self._nearest is None or name in self._nearest)
+            return "number" if may_differ else repr(value)
 
-        return tuple((name, "number" if differs(name, value) else repr(value)) for name, value in exact)
+        return tuple((name, kind(name, value)) for name, value in exact)
 
 
 class _Group:

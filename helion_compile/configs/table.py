@@ -61,7 +61,7 @@ class Pick(NamedTuple):
         how = {
             "exact": f"measured for ({self.case})",
             "bucketed": f"rounded up to ({self.row.case})",
-            "nearest": f"nearest measured case is ({self.row.case})",
+            "nearest": f"nearest measured case is ({self.row.case}){', adapted' if self.config != self.row.config else ''}",
             "default-case": "the table's row for all other cases",
         }[self.origin]
         other = f", measured on {self.from_gpu}, also {self.gpu.arch}" if self.other_gpu else ""
@@ -88,6 +88,7 @@ class ConfigTable:
             ``HELION_COMPILE_CONFIG_DIR`` or the user's data folder, then the tables shipped with the package.
         nearest: the exact key fields that may differ in the nearest row, where none has those of a case; by default all
             that are numbers.  Empty where a config says nothing about other sizes.
+        adapt: takes the config of the nearest row, its case and the one asked for, gives the config to use.
         kernel_fingerprint: the version of the kernel, or several whose configs are interchangeable. Rows of any other
             version are skipped; rows that do not say count after those that do.
 
@@ -103,6 +104,7 @@ class ConfigTable:
         folders: Sequence[Path | str] | None = None,
         kernel_fingerprint: str | Collection[str] | None = None,
         nearest: Collection[str] | None = None,
+        adapt: Callable[[Mapping[str, Any], Case, Case], Mapping[str, Any]] | None = None,
     ) -> None:
         kernel_folder(Path(), kernel)  # a bad name is reported where it was given
         self.kernel = kernel
@@ -110,6 +112,7 @@ class ConfigTable:
         self.nearest = None if nearest is None else frozenset(nearest)
         self.problems: list[str] = []
         self._default = default
+        self._adapt = adapt
         self._folders = None if folders is None else tuple(map(Path, folders))
         self._versions = frozenset([kernel_fingerprint] if isinstance(kernel_fingerprint, str) else kernel_fingerprint or ())
         self._lock = threading.RLock()
@@ -126,7 +129,9 @@ class ConfigTable:
         for from_gpu, index in self._index_rows(gpu) if indices is None else indices:
             if found := index.find(case):
                 row, origin = found
-                return Pick(row.config, origin, row, case, gpu, from_gpu)
+                adapted = origin == "nearest" and self._adapt is not None
+                config = self._adapt(row.config, row.case, case) if adapted else row.config
+                return Pick(config, origin, row, case, gpu, from_gpu)
         return Pick(self._default(case) if self._default else None, "default", None, case, gpu)
 
     def add(self, rows: Iterable[Row], gpu: Gpu) -> Path:

@@ -22,11 +22,14 @@ class Configs:
         bucketed: key fields of a case that look-up rounds up to the next tuned value; the others must match.
         nearest: key fields that need not match where nothing tuned does, so that the nearest in size is taken before the
             default config; all numbers by default, and () where the config of one size is worthless for another.
+        adapt: takes the config of the nearest case, that case and the one asked for, gives the config to use; by default
+            the config as it is.
     """
 
     default: Callable[[Case], Mapping[str, Any] | None] | None = None
     bucketed: Sequence[str] = ("num_tokens",)
     nearest: Sequence[str] | None = None
+    adapt: Callable[[Mapping[str, Any], Case, Case], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)

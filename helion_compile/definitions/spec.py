@@ -204,6 +204,7 @@ class KernelSpec:
             folders=folders,
             kernel_fingerprint=self.config_fingerprint,
             nearest=self.configs.nearest,
+            adapt=self.configs.adapt,
         )
 
     def bind_arguments(

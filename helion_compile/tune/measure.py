@@ -199,7 +199,7 @@ class GpuMeasurer:
                 values[place] = tensor
             return reference(*values)
 
-        self._compiled = torch.compile(plain, dynamic=False), lambda args: [args[place] for place in places]
+        self._compiled = torch.compile(plain, dynamic=False, fullgraph=True), lambda args: [args[place] for place in places]
         self._compiled_for = self.opened
         return self._compiled
 

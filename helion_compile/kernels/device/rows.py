@@ -22,7 +22,6 @@ __all__ = [
     "check_scalar",
     "check_rows",
     "store_tile",
-    "choose_warps",
 ]
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)  # what kernels take of activations and give back
@@ -109,15 +108,6 @@ def drop_missing(*results: torch.Tensor | None) -> torch.Tensor | tuple[torch.Te
 def find_dtype(case: Case) -> torch.dtype:
     """The dtype that a case names: the inverse of how :class:`Case` shortens it."""
     return next(dtype for dtype in FLOATS if Case(dtype=dtype)["dtype"] == case["dtype"])
-
-
-def choose_warps(case: Case) -> int:
-    """Warps that hold one row a program with about 16 elements a thread: what to use when no table has the case."""
-    hidden_size = int(case.fields.get("hidden_size", 4096))
-    warps = 1
-    while warps < 16 and warps * 32 * 16 < hidden_size:
-        warps *= 2
-    return warps
 
 
 def _reach(tensor: torch.Tensor) -> int:

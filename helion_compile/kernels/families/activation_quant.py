@@ -31,7 +31,7 @@ from helion_compile.kernels.device.rows import (
     view_by_group,
 )
 from helion_compile.kernels.families.quant import get_quantizer_fields, make_quantizer
-from helion_compile.kernels.families.quantizer_configs import choose_quantizer_config
+from helion_compile.kernels.families.row_configs import adapt_row_config, choose_quantizer_config
 
 __all__ = ["ActivationQuantArgs", "activation_quant"]
 
@@ -122,7 +122,7 @@ def _shapes(layer):
     reference=_reference,
     case=_case,
     check_supported=_check_supported,
-    configs=Configs(default=_default_config),
+    configs=Configs(default=_default_config, adapt=adapt_row_config),
     tuning=Tuning(inputs=_inputs, shapes=_shapes),
 )
 def activation_quant(

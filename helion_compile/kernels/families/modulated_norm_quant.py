@@ -41,14 +41,14 @@ from helion_compile.kernels.device.quantize_attrs import check_quantizer, get_gr
 from helion_compile.kernels.device.rows import (
     check_rows,
     check_scalar,
-    choose_warps,
     drop_missing,
     find_dtype,
-    load_rows,
+    load_tile,
     view_as_row,
     view_by_group,
 )
 from helion_compile.kernels.families.quant import get_quantizer_fields, make_quantizer
+from helion_compile.kernels.families.row_configs import adapt_row_config, choose_warps
 
 __all__ = ["ModulatedNormQuantArgs", "modulated_norm_quant"]
 
@@ -160,7 +160,7 @@ def _default_config(case):
     reference=_reference,
     case=_case,
     check_supported=_check_supported,
-    configs=Configs(default=_default_config),
+    configs=Configs(default=_default_config, adapt=adapt_row_config),
     tuning=Tuning(inputs=_inputs),
 )
 def modulated_norm_quant(
@@ -225,7 +225,7 @@ def modulated_norm_quant(
         launch_dependents()
         grid_dependency_wait()
         # Before the first reduction, as loads behind its barrier wait for it.
-        factor, shift = load_rows(weight_row, hl.arange(1)), load_rows(bias_row, hl.arange(1))
+        factor, shift = load_tile(weight_row, hl.arange(1)), load_tile(bias_row, hl.arange(1))
         gate_of_batch = load_batch(gate_row, batch.begin, hl.arange(1))
         scale_of_batch = load_batch(mod_scale_row, batch.begin, hl.arange(1))
         shift_of_batch = load_batch(mod_shift_row, batch.begin, hl.arange(1))

@@ -27,7 +27,6 @@ from helion_compile.kernels.device.quantize_attrs import check_quantizer, get_gr
 from helion_compile.kernels.device.rows import (
     check_rows,
     check_scalar,
-    choose_warps,
     drop_missing,
     expand_to_rows,
     find_dtype,
@@ -37,6 +36,7 @@ from helion_compile.kernels.device.rows import (
     view_by_group,
 )
 from helion_compile.kernels.families.quant import get_quantizer_fields, make_quantizer
+from helion_compile.kernels.families.row_configs import adapt_row_config, choose_warps
 
 __all__ = ["NormQuantArgs", "norm_quant"]
 
@@ -128,7 +128,7 @@ def _shapes(layer):
     reference=_reference,
     case=_case,
     check_supported=_check_supported,
-    configs=Configs(default=_default_config),
+    configs=Configs(default=_default_config, adapt=adapt_row_config),
     tuning=Tuning(inputs=_inputs, shapes=_shapes),
 )
 def norm_quant(

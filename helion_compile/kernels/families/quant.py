@@ -19,7 +19,6 @@ from helion_compile.kernels.device.quantize_attrs import QuantizeAttrs, check_qu
 from helion_compile.kernels.device.rows import (
     check_rows,
     check_scalar,
-    choose_warps,
     drop_missing,
     expand_to_rows,
     find_dtype,
@@ -27,7 +26,7 @@ from helion_compile.kernels.device.rows import (
     store_tile,
     view_by_group,
 )
-from helion_compile.kernels.families.quantizer_configs import choose_quantizer_config
+from helion_compile.kernels.families.row_configs import adapt_row_config, choose_quantizer_config, choose_warps
 
 __all__ = ["QuantArgs", "get_quantizer_fields", "make_quantizer", "quant"]
 
@@ -100,7 +99,7 @@ def _shapes(layer):
     reference=_reference,
     case=_case,
     check_supported=_check_supported,
-    configs=Configs(default=_default_config),
+    configs=Configs(default=_default_config, adapt=adapt_row_config),
     tuning=Tuning(inputs=_inputs, shapes=_shapes),
 )
 def quant(

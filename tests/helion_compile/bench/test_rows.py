@@ -58,6 +58,15 @@ def test_every_subject_makes_a_row_whose_results_agree(no_gpu, name):
     assert row["share"] == row["limit_us"] / 2.0 and row["operations"] > 0 and row["config"]
 
 
+@pytest.mark.parametrize("name", [name for name in SUBJECTS if name != "scaled_mm"])
+def test_inductor_gets_one_graph(name):
+    """Of two it would make two kernels, and what lies between would be written and read."""
+    subject = SUBJECTS[name]
+    arguments = subject.arguments(subject.case(first_facts(name, 256), 8), torch.device("cpu"))
+    torch.compiler.reset()
+    torch.compile(subject.written or subject.kernel.reference, fullgraph=True, backend="eager")(*subject.prepare(*arguments))
+
+
 @row_wise_products
 def test_a_product_is_measured_against_the_library(no_gpu):
     fields = {"k": 64, "n": 48, "operands": "e4m3", "scales": "row", "fast_accum": True, "library": "torch"}

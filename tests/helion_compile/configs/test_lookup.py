@@ -25,3 +25,10 @@ def test_the_nearest_group_gives_its_next_larger_row_or_the_one_of_as_many_token
 )
 def test_its_own_group_comes_first(tokens, row, match):
     assert found(k=1024, num_tokens=tokens) == (1024, row, match)
+
+
+def test_rows_of_bf16_are_near_for_fp16_and_those_of_fp32_are_not():
+    index = CaseIndex([Row(Case(k=k, dtype=dtype), {}) for k, dtype in ((4096, "bf16"), (2048, "fp32"))], ())
+    row, match = index.find(Case(k=2048, dtype="fp16"))
+    assert (row.case, match) == (Case(k=4096, dtype="bf16"), "nearest")
+    assert index.find(Case(k=4096, dtype="fp32"))[0].case == Case(k=2048, dtype="fp32")

@@ -72,7 +72,7 @@ def test_then_the_nearest_case(folders):
 
 
 def test_a_fact_that_is_no_number_must_match(folders):
-    fill(folders[0], [row(k=4096, num_tokens=8, dtype="fp16"), row(k=4096, num_tokens=8, dtype="bf16", bias=True)])
+    fill(folders[0], [row(k=4096, num_tokens=8, dtype="fp32"), row(k=4096, num_tokens=8, dtype="bf16", bias=True)])
     pick = table(folders).pick(Case(k=4096, num_tokens=8, dtype="bf16"), H200)
     assert pick == (None, "default", None, Case(k=4096, num_tokens=8, dtype="bf16"), H200, None)
     assert pick.sentence.endswith("on NVIDIA H200: Helion's default config")
@@ -357,3 +357,12 @@ def test_recent_keeps_what_is_used_and_forgets_the_rest():
     assert recent[0] == "kept" and recent[1] is None and recent[100] == 100
     recent.clear()
     assert recent[0] is None and recent[100] is None
+
+
+def test_the_config_of_the_nearest_row_is_adapted_and_no_other(folders):
+    fill(folders[0], [row("as measured", k=4096, num_tokens=1)])
+    picks = table(folders, adapt=lambda config, measured, asked: {"name": f"{measured['k']} for {asked['k']}"})
+    near = picks.pick(Case(k=8192, num_tokens=1), H200)
+    assert (name_of(near), near.origin) == ("4096 for 8192", "nearest")
+    assert near.sentence.startswith("nearest measured case is (k=4096 num_tokens=1), adapted: row 0")
+    assert name_of(picks.pick(Case(k=4096, num_tokens=1), H200)) == "as measured"
