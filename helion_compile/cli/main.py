@@ -21,7 +21,10 @@ COMMANDS = {
     "bench launch": ("helion_compile.bench.launch", "host time of a call"),
     "bench pick": ("helion_compile.bench.pick", "host time of choosing a config"),
     "bench plot": ("helion_compile.bench.plot", "pictures of rows that were measured before"),
-    "bench random": ("helion_compile.bench.random_shapes", "shapes drawn at random, most of them in no table, against Inductor"),
+    "bench random": (
+        "helion_compile.bench.random_shapes",
+        "shapes drawn at random, most of them in no table, against Inductor",
+    ),
     "bench reading": ("helion_compile.bench.reading", "what the pass takes for graphs of up to 100 000 nodes"),
     "bench vllm": ("helion_compile.bench.vllm", "a Qwen3 in vLLM, with our pass and without"),
     "configs import": ("helion_compile.cli.import_configs", "take over config files of vLLM"),

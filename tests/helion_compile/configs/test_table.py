@@ -95,7 +95,7 @@ def test_the_nearest_case_differs_in_nothing_that_may_not(folders):
 
 
 def test_then_the_row_of_the_default_case(folders):
-    fill(folders[0], [row("any"), row(k=4096, num_tokens=8, dtype="fp16")])
+    fill(folders[0], [row("any"), row(k=4096, num_tokens=8, dtype="fp32")])
     pick = table(folders).pick(Case(k=4096, num_tokens=8, dtype="bf16"), H200)
     assert name_of(pick) == "any" and pick.origin == "default-case"
 

@@ -59,7 +59,8 @@ def call_of(name, case):
 
 
 ROWS = [(kernel.short_name, row) for kernel in (norm_quant, quant, activation_quant) for row in kernel.table.rows(H200)]
-SHIPPED = [(name, row) for name, row in ROWS if row.case["num_tokens"] <= 2 and row.case["hidden_size"] <= 6144]
+PER_TOKEN = [(name, row) for name, row in ROWS if not {"static", "group", "kind"} & set(row.case.fields)]
+SHIPPED = [(name, row) for name, row in PER_TOKEN if row.case["num_tokens"] <= 2 and row.case["hidden_size"] <= 6144]
 
 
 @pytest.mark.parametrize(("name", "row"), SHIPPED, ids=[f"{name} {row.case}".replace(" ", "-") for name, row in SHIPPED])
@@ -78,8 +79,9 @@ def test_what_runs_is_what_the_shipped_table_has_as_the_faster_one(name, row):
 
 
 def test_some_cases_stay_and_most_do_not():
-    beaten = [row for _, row in ROWS if profitability.beaten_by_inductor(row)]
-    assert 0 < len(beaten) < len(ROWS) / 20
+    assert sum(profitability.beaten_by_inductor(row) for _, row in ROWS) < len(ROWS) / 10
+    beaten = [row for _, row in PER_TOKEN if profitability.beaten_by_inductor(row)]
+    assert 0 < len(beaten) < len(PER_TOKEN) / 20
     assert all(row.case["num_tokens"] <= 2 for row in beaten)
 
 

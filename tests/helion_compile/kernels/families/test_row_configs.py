@@ -48,7 +48,7 @@ def test_a_norm_before_the_quantiser_needs_the_row_whole(facts):
         ({"hidden_size": 12288, "num_tokens": 256, "static": True}, [1, 4096], 8),
         ({"hidden_size": 5120, "num_tokens": 1024, "static": True}, [4, 1024], 8),  # 1024 columns divide 5120
         ({"hidden_size": 12288, "num_tokens": 1, "group": 128}, [1, 2], 1),
-        ({"hidden_size": 64, "num_tokens": 8192, "static": True}, [64, 64], 8),
+        ({"hidden_size": 64, "num_tokens": 8192, "static": True}, [16, 64], 4),
     ],
 )
 def test_few_tokens_are_spread_over_many_programs(facts, blocks, warps):
