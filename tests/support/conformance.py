@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from helion_compile.passes.semantics import Granularity, RopeTable
-from tests.support import ROOT, programs
+from tests.support import ROOT
+from tests.support.tensors import tensor
 
 __all__ = ["PAGE", "Spelled", "argument", "arguments", "of_any_number_of_rows", "page"]
 
@@ -80,7 +81,7 @@ def argument(name: str, row: Spelled, dtype: torch.dtype) -> torch.Tensor:
     if row.scales:
         return _of_product(name, row, dtype)
     if name in ("x", "residual"):
-        x = programs.tensor(*row.sizes, dtype=dtype, seed=len(name))
+        x = tensor(*row.sizes, dtype=dtype, seed=len(name))
         if name == "x":
             x[0] = x[0].abs()
             x.view(-1, x.shape[-1])[-1] *= 100
@@ -88,12 +89,12 @@ def argument(name: str, row: Spelled, dtype: torch.dtype) -> torch.Tensor:
         return x
     if name in ("weight", "bias"):
         given = getattr(row.op(dtype), f"{name}_dtype")
-        return programs.tensor(row.sizes[-1], dtype=given, seed=len(name))
+        return tensor(row.sizes[-1], dtype=given, seed=len(name))
     if name in ("mod_scale", "mod_shift"):
         batches, *_, k = row.sizes
-        return programs.tensor(batches, 1, k, dtype=row.op(dtype).scale_dtype, seed=len(name))
+        return tensor(batches, 1, k, dtype=row.op(dtype).scale_dtype, seed=len(name))
     if name == "up":
-        return programs.tensor(*row.sizes, dtype=dtype, seed=3)
+        return tensor(*row.sizes, dtype=dtype, seed=3)
     if name in ("cos", "sin", "freqs"):
         return _angles(name, row, dtype)
     return torch.tensor([{"scale": 0.0173, "scale_ub": 1.9}[name]])
@@ -104,7 +105,7 @@ def _angles(name: str, row: Spelled, dtype: torch.dtype) -> torch.Tensor:
     op = row.op(dtype)
     batch, tokens, _, _ = row.sizes
     width = op.rotary_dim if getattr(op, "table", None) is RopeTable.ELEMENT else op.rotary_dim // 2
-    angles = programs.tensor(batch, *((1, tokens) if op.transposed else (tokens, 1)), width, dtype=torch.float32, seed=5)
+    angles = tensor(batch, *((1, tokens) if op.transposed else (tokens, 1)), width, dtype=torch.float32, seed=5)
     if name == "freqs":
         angles = angles.to(op.computed)  # complex64 of fp32, complex128 of fp64
         return torch.polar(torch.ones_like(angles), angles)
@@ -115,12 +116,12 @@ def _of_product(name: str, row: Spelled, dtype: torch.dtype) -> torch.Tensor:
     """a [M, K]; b [K, N], or [N, K] where it is rows; bias [N]; scales, those of blocks column-major."""
     op, (m, k, n) = row.op(dtype), row.sizes
     if name == "bias":
-        return programs.tensor(n, dtype=dtype, seed=4)
+        return tensor(n, dtype=dtype, seed=4)
     if name in ("a_scale", "b_scale"):
         shape = row.scales[name == "b_scale"]
-        scale = programs.tensor(math.prod(shape), dtype=op.scale_dtype, seed=ord(name[0])).abs() / 4
+        scale = tensor(math.prod(shape), dtype=op.scale_dtype, seed=ord(name[0])).abs() / 4
         return scale.view(*reversed(shape)).t() if op.a_scales is Granularity.GROUP else scale.view(shape)
-    values = programs.tensor(*((m, k) if name == "a" else (n, k)), dtype=torch.float32, seed=ord(name))
+    values = tensor(*((m, k) if name == "a" else (n, k)), dtype=torch.float32, seed=ord(name))
     if op.operands == torch.int8:
         values = (values * 40).clamp(-128, 127).round()
     values = values.to(op.operands)
@@ -135,9 +136,9 @@ def arguments(row: Spelled, dtype: torch.dtype) -> dict[str, torch.Tensor]:
 def of_any_number_of_rows(row: Spelled, given: dict[str, torch.Tensor]) -> None:
     """Mark as unknown how many rows the first argument has, and the others that have as many."""
     rows = given[row.operands[0]].shape[0]
-    for tensor in given.values():
-        if tensor.dim() > 1 and tensor.shape[0] == rows:
-            torch._dynamo.mark_dynamic(tensor, 0)
+    for each in given.values():
+        if each.dim() > 1 and each.shape[0] == rows:
+            torch._dynamo.mark_dynamic(each, 0)
 
 
 def page() -> str:

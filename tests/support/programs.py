@@ -1,54 +1,40 @@
-"""Small functions that write norms and products as real models do; quantisers are in the corpus."""
+"""What most tests of patterns build their programs of: functions of the corpus, a product, and its weights."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+
+from tests.support.corpus import norms
+from tests.support.corpus.norms import functional_rms as functional_norm
+from tests.support.corpus.norms import llama as llama_norm
+from tests.support.corpus.norms import olmo2 as olmo_norm
+from tests.support.corpus.norms import squeezed as squeezed_norm
+from tests.support.corpus.norms import t5 as t5_norm
+from tests.support.tensors import tensor
+
+__all__ = [
+    "E4M3",
+    "EPS",
+    "K",
+    "flat_scale_quantize",
+    "functional_norm",
+    "llama_norm",
+    "matmul",
+    "olmo_norm",
+    "squeezed_norm",
+    "t5_norm",
+    "tensor",
+    "weightless_norm",
+    "weights",
+]
 
 E4M3 = torch.float8_e4m3fn
-EPS = 1e-5
+EPS = norms.EPS
 K = 64
 
 
-def tensor(*shape: int, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-# Norms: (x [..., K], weight [K]) -> [..., K]
-
-
-def llama_norm(x, weight):
-    x32 = x.to(torch.float32)
-    x32 = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-5)
-    return weight * x32.to(x.dtype)
-
-
-def olmo_norm(x, weight):
-    x32 = x.to(torch.float32)
-    return (weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-5))).to(x.dtype)
-
-
-def functional_norm(x, weight):
-    return F.rms_norm(x, (x.shape[-1],), weight, 1e-5)
-
-
-def squeezed_norm(x, weight):
-    """Statistics without keepdim, x * x instead of pow, operands the other way round."""
-    x32 = x.float()
-    rstd = torch.rsqrt(1e-5 + (x32 * x32).mean(x.dim() - 1))
-    return (rstd.unsqueeze(-1) * x32).to(x.dtype) * weight
-
-
-def t5_norm(x, weight):
-    """The input is scaled in its own dtype times an fp32 factor."""
-    variance = x.to(torch.float32).pow(2).mean(-1, keepdim=True)
-    x = x * torch.rsqrt(variance + 1e-5)
-    return weight * (x.to(weight.dtype) if weight.dtype in (torch.float16, torch.bfloat16) else x)
-
-
 def weightless_norm(x, weight):
-    x32 = x.float()
-    return (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-5)).to(x.dtype)
+    return norms.weightless(x)
 
 
 # Quantisers: x [..., K] -> (q fp8 [..., K], scale fp32 [..., 1])

@@ -153,7 +153,7 @@ def test_a_case_without_any_right_config_gets_no_row(folder):
     assert not (folder.path / "out").exists()
 
 
-@pytest.mark.parametrize("after", [2, 9])
+@pytest.mark.parametrize("after", [pytest.param(2, marks=pytest.mark.slow), 9])
 def test_killed_at_any_moment_it_continues(folder, after):
     options = ("--shapes", "hidden_size=4096", "--tokens", "1,2,4,8")
     process = folder.start(*options, FAKE_SECONDS="0.1")
@@ -191,6 +191,7 @@ def test_when_time_is_up_the_rest_waits_for_the_next_run(folder):
     assert code == 0 and len(folder.rows) == 6
 
 
+@pytest.mark.slow
 def test_torchrun_shares_the_cases_out_and_fills_one_table(folder):
     options = ("--shapes", "hidden_size=4096", "--shapes", "hidden_size=2048", "--tokens", "1,2,4")
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

@@ -11,7 +11,7 @@ from tests.support.conformance import Spelled
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 CAST_THEN_SCALE, SCALE_THEN_CAST = NormRounding.CAST_THEN_SCALE, NormRounding.SCALE_THEN_CAST
 LAYER = dict(kind=NormKind.LAYER)
-EPS = 1e-5
+EPS = 1e-5  # written out in the functions: with dynamic sizes Dynamo makes an input of a global number
 
 NORMS: list[Spelled] = []
 
@@ -44,7 +44,7 @@ def spelled(who, rounding, *, dtypes=(BF16, FP16, FP32), weight=True, bias=False
 
 def normalised(x):
     x32 = x.float()
-    return x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + EPS)
+    return x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-5)
 
 
 @spelled("transformers: Llama, Qwen, Mistral and 140 others", CAST_THEN_SCALE)
@@ -65,14 +65,14 @@ def gemma(x, weight):
 @spelled("transformers: Gemma 3n, Gemma 4", SCALE_THEN_CAST)
 def gemma4(x, weight):
     x32 = x.float()
-    mean_squared = x32.pow(2).mean(-1, keepdim=True) + EPS
+    mean_squared = x32.pow(2).mean(-1, keepdim=True) + 1e-5
     return (x32 * torch.pow(mean_squared, -0.5) * weight.float()).type_as(x)
 
 
 @spelled("transformers: Gemma 4 without scale", SCALE_THEN_CAST, weight=False)
 def gemma4_weightless(x):
     x32 = x.float()
-    return (x32 * torch.pow(x32.pow(2).mean(-1, keepdim=True) + EPS, -0.5)).type_as(x)
+    return (x32 * torch.pow(x32.pow(2).mean(-1, keepdim=True) + 1e-5, -0.5)).type_as(x)
 
 
 @spelled("transformers: Olmo 2, GPT-OSS, AFMoE", SCALE_THEN_CAST)
@@ -93,13 +93,13 @@ def weightless(x):
 @spelled("transformers: T5, Pix2Struct, Idefics", CAST_THEN_SCALE)
 def t5(x, weight):
     """x in its own dtype times an fp32 factor."""
-    x = x * torch.rsqrt(x.to(FP32).pow(2).mean(-1, keepdim=True) + EPS)
+    x = x * torch.rsqrt(x.to(FP32).pow(2).mean(-1, keepdim=True) + 1e-5)
     return weight * x.to(weight.dtype)
 
 
 @spelled("transformers: T5 with an fp32 weight", SCALE_THEN_CAST, weight_dtype=FP32, dtype=FP32, dtypes=(BF16, FP16))
 def t5_fp32_weight(x, weight):
-    return weight * (x * torch.rsqrt(x.to(FP32).pow(2).mean(-1, keepdim=True) + EPS))
+    return weight * (x * torch.rsqrt(x.to(FP32).pow(2).mean(-1, keepdim=True) + 1e-5))
 
 
 @spelled("transformers: Llama with an fp32 weight", CAST_THEN_SCALE, weight_dtype=FP32, dtype=FP32, dtypes=(BF16, FP16))
@@ -114,7 +114,7 @@ def olmo2_fp32_weight(x, weight):
 
 @spelled("transformers: DeepSeek V4 unweighted", SCALE_THEN_CAST, weight=False, factor_dtype=lambda dtype: dtype)
 def rounded_factor(x):
-    return x * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + EPS).to(x.dtype)
+    return x * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + 1e-5).to(x.dtype)
 
 
 @spelled("transformers: gated norms of Bailing, Kimi Linear", SCALE_THEN_CAST, dtype=FP32)
@@ -124,36 +124,36 @@ def gated(x, weight):
 
 @spelled("torch: F.rms_norm, nn.RMSNorm", SCALE_THEN_CAST, exact=False)
 def functional_rms(x, weight):
-    return F.rms_norm(x, (x.shape[-1],), weight, EPS)
+    return F.rms_norm(x, (x.shape[-1],), weight, 1e-5)
 
 
 @spelled("torch: F.rms_norm without a weight", SCALE_THEN_CAST, weight=False, exact=False)
 def functional_rms_weightless(x):
-    return F.rms_norm(x, (x.shape[-1],), eps=EPS)
+    return F.rms_norm(x, (x.shape[-1],), eps=1e-5)
 
 
 @spelled("plain code: over a square root", CAST_THEN_SCALE, root=NormRoot.SQRT)
 def over_root(x, weight):
     x32 = x.float()
-    return weight * (x32 / torch.sqrt(x32.pow(2).mean(-1, keepdim=True) + EPS)).to(x.dtype)
+    return weight * (x32 / torch.sqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-5)).to(x.dtype)
 
 
 @spelled("plain code: the power 0.5", SCALE_THEN_CAST, root=NormRoot.SQRT)
 def over_half_power(x, weight):
     x32 = x.float()
-    return (weight * (x32 / (x32.pow(2).mean(-1, keepdim=True) + EPS) ** 0.5)).to(x.dtype)
+    return (weight * (x32 / (x32.pow(2).mean(-1, keepdim=True) + 1e-5) ** 0.5)).to(x.dtype)
 
 
 @spelled("plain code: times one over a square root", CAST_THEN_SCALE, root=NormRoot.RECIPROCAL_SQRT)
 def times_reciprocal(x, weight):
     x32 = x.float()
-    return weight * (x32 * (1.0 / torch.sqrt(x32.pow(2).mean(-1, keepdim=True) + EPS))).to(x.dtype)
+    return weight * (x32 * (1.0 / torch.sqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-5))).to(x.dtype)
 
 
 @spelled("plain code: statistics without keepdim, x * x, operands the other way round", CAST_THEN_SCALE)
 def squeezed(x, weight):
     x32 = x.float()
-    rstd = torch.rsqrt(EPS + (x32 * x32).mean(x.dim() - 1))
+    rstd = torch.rsqrt(1e-5 + (x32 * x32).mean(x.dim() - 1))
     return (rstd.unsqueeze(-1) * x32).to(x.dtype) * weight
 
 
@@ -166,23 +166,23 @@ def scaled_residual(x, residual, weight):
 def unrounded_sum(x, residual, weight):
     total = x.float() + residual
     rounded = total.to(x.dtype)
-    total = total * torch.rsqrt(total.pow(2).mean(-1, keepdim=True) + EPS)
+    total = total * torch.rsqrt(total.pow(2).mean(-1, keepdim=True) + 1e-5)
     return total.to(x.dtype) * weight, rounded
 
 
 @spelled("torch: F.layer_norm, nn.LayerNorm", SCALE_THEN_CAST, bias=True, exact=False, **LAYER)
 def functional_layer(x, weight, bias):
-    return F.layer_norm(x, (x.shape[-1],), weight, bias, EPS)
+    return F.layer_norm(x, (x.shape[-1],), weight, bias, 1e-5)
 
 
 @spelled("torch: F.layer_norm without bias", SCALE_THEN_CAST, exact=False, **LAYER)
 def functional_layer_biasless(x, weight):
-    return F.layer_norm(x, (x.shape[-1],), weight, None, EPS)
+    return F.layer_norm(x, (x.shape[-1],), weight, None, 1e-5)
 
 
 @spelled("torch: F.layer_norm without weight (OLMo)", SCALE_THEN_CAST, weight=False, exact=False, **LAYER)
 def functional_layer_weightless(x):
-    return F.layer_norm(x, (x.shape[-1],), eps=EPS)
+    return F.layer_norm(x, (x.shape[-1],), eps=1e-5)
 
 
 @spelled("transformers: Cohere", SCALE_THEN_CAST, **LAYER)
@@ -190,7 +190,7 @@ def cohere(x, weight):
     x32 = x.float()
     mean = x32.mean(-1, keepdim=True)
     variance = (x32 - mean).pow(2).mean(-1, keepdim=True)
-    return (weight.to(FP32) * ((x32 - mean) * torch.rsqrt(variance + EPS))).to(x.dtype)
+    return (weight.to(FP32) * ((x32 - mean) * torch.rsqrt(variance + 1e-5))).to(x.dtype)
 
 
 @spelled("transformers: DeBERTa", CAST_THEN_SCALE, bias=True, root=NormRoot.SQRT, **LAYER)
@@ -198,26 +198,26 @@ def deberta(x, weight, bias):
     x32 = x.float()
     mean = x32.mean(-1, keepdim=True)
     variance = (x32 - mean).pow(2).mean(-1, keepdim=True)
-    return weight * ((x32 - mean) / torch.sqrt(variance + EPS)).to(x.dtype) + bias
+    return weight * ((x32 - mean) / torch.sqrt(variance + 1e-5)).to(x.dtype) + bias
 
 
 @spelled("transformers: Chameleon", CAST_THEN_SCALE, bias=True, exact=False, **LAYER)
 def chameleon(x, weight, bias):
-    return F.layer_norm(x, (x.shape[-1],), None, None, EPS) * weight + bias
+    return F.layer_norm(x, (x.shape[-1],), None, None, 1e-5) * weight + bias
 
 
 @spelled("plain code: torch.var", SCALE_THEN_CAST, bias=True, exact=False, **LAYER)
 def by_var(x, weight, bias):
     x32 = x.float()
     variance = x32.var(-1, unbiased=False, keepdim=True)
-    return ((x32 - x32.mean(-1, keepdim=True)) * torch.rsqrt(variance + EPS) * weight + bias).to(x.dtype)
+    return ((x32 - x32.mean(-1, keepdim=True)) * torch.rsqrt(variance + 1e-5) * weight + bias).to(x.dtype)
 
 
 @spelled("plain code: torch.var_mean", SCALE_THEN_CAST, bias=True, exact=False, **LAYER)
 def by_var_mean(x, weight, bias):
     x32 = x.float()
     variance, mean = torch.var_mean(x32, -1, correction=0, keepdim=True)
-    return ((x32 - mean) * torch.rsqrt(variance + EPS) * weight + bias).to(x.dtype)
+    return ((x32 - mean) * torch.rsqrt(variance + 1e-5) * weight + bias).to(x.dtype)
 
 
 for row in NORMS:
