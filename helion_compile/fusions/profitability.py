@@ -1,7 +1,11 @@
-"""The choice between a kernel and what Inductor makes of the same chain, by what the tables hold of both.
+"""The choice between a kernel and what Inductor makes of the same chain: by what the tables hold of both, and by bytes.
 
-It is made while a graph is compiled, so where the number of tokens is known then.  For a range of sizes the kernel is taken:
-Inductor's code for the chain is part of a graph, which cannot be exchanged at run time as a library's call can.
+A quantiser alone is left to Inductor where that puts it into the kernel that computes x: a kernel of ours would be one more,
+and write and read x once more.
+
+The choice by tables is made while a graph is compiled, so where the number of tokens is known then.  For a range of sizes the
+kernel is taken: Inductor's code for the chain is part of a graph, which cannot be exchanged at run time as a library's call
+can.
 """
 
 from __future__ import annotations
@@ -10,14 +14,19 @@ import operator
 from typing import Any
 
 import torch
+from torch.fx import Node
 
 from helion_compile.configs.row import Row
-from helion_compile.fusions.operands import check_kernel
+from helion_compile.fusions.inductor_kernels import needs_copy, writes_rows
+from helion_compile.fusions.operands import check_kernel, value_of
 from helion_compile.helion_kernel import HelionKernel
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
+from helion_compile.passes.ir.source_location import Location
+from helion_compile.passes.ir.values import CLONES, RESHAPES, VIEWS
+from helion_compile.passes.match.clones import lies_in_rows
 from helion_compile.passes.rewrite.fusion import Chain
 
-__all__ = ["MARGIN", "beaten_by_inductor", "check_profitable_kernel"]
+__all__ = ["MARGIN", "beaten_by_inductor", "check_lone_quantizer", "check_profitable_kernel"]
 
 DEVICES = ("cuda",)  # whose times tables hold
 MARGIN = 1.02  # two measurements of one thing differ by as much
@@ -31,6 +40,39 @@ def check_profitable_kernel(chain: Chain, kernel: HelionKernel, exact: bool, *ar
 def beaten_by_inductor(row: Row) -> bool:
     """Whether Inductor's kernel was faster than the config of this row by more than two measurements differ."""
     return row.us is not None and row.us > MARGIN * row.baselines.get("inductor", float("inf"))
+
+
+def check_lone_quantizer(chain: Chain) -> Refusal | None:
+    """Why Inductor's kernel that computes x is the place for a quantiser alone; in default numerics."""
+    if not _is_inductors(chain):
+        return None
+    x, maker = chain.inputs["x"], chain.inputs["x"]
+    if not lies_in_rows(value_of(x)):
+        found = "x lies in memory with strides {strides}, and would be cloned into rows before; Inductor reads it as it lies"
+        return chain.refuse(RefusalKind.UNPROFITABLE, found, "contiguous before, it fuses", strides=value_of(x).stride())
+    while (maker.target in VIEWS and not _clones(maker)) or (maker.target in CLONES and _keeps_layout(maker)):
+        if chain.is_rewritten(maker):
+            return None
+        maker = maker.args[0]
+    if chain.is_rewritten(maker) or writes_rows(maker):
+        return None
+    return chain.refuse(
+        RefusalKind.UNPROFITABLE,
+        "x comes from {maker} at {where}, into whose kernel Inductor puts the quantiser; for a kernel of its own x would be "
+        "written and read once more",
+        "behind a norm, an activation, a matmul, attention or a graph's input it fuses",
+        maker=str(maker.target),
+        where=Location.of(maker),
+    )
+
+
+def _clones(view: Node) -> bool:
+    return view.target in RESHAPES and needs_copy(view)
+
+
+def _keeps_layout(clone: Node) -> bool:
+    """Whether a clone lies as what it clones: Inductor drops it."""
+    return value_of(clone).stride() == value_of(clone.args[0]).stride()
 
 
 def _check_against_inductor(chain: Chain, kernel: HelionKernel, arguments: tuple[Any, ...]) -> Refusal | None:

@@ -7,11 +7,13 @@ is rewritten to
 
     quant(x, ...) -> q, scale
 
-With a static scale, an input, there is no amax; of a quantiser with a zero point ``quant`` returns that too.
+With a static scale, an input, there is no amax; of a quantiser with a zero point ``quant`` returns that too.  Where Inductor
+puts the quantiser into the kernel that computes x, it is left there.
 """
 
 from __future__ import annotations
 
+from helion_compile.fusions.profitability import check_lone_quantizer
 from helion_compile.fusions.quantize_epilogue import into_quantizer
 from helion_compile.kernels import quant
 from helion_compile.kernels.families.quant import QuantArgs
@@ -29,5 +31,6 @@ def fusion(*, exact: bool) -> Fusion:
         QuantArgs,
         exact=exact,
         same_bits=exact,
+        check_profitable=(lambda chain: None) if exact else check_lone_quantizer,
         fields=lambda chain, operands: {"x": operands.rows(chain.inputs["x"])},
     )

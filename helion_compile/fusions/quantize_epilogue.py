@@ -48,6 +48,7 @@ def into_quantizer(
     outputs: Callable[[Chain], Sequence[tuple[type[SemanticOp], str]]] = lambda chain: (),
     check: Callable[[Chain], Refusal | None] = lambda chain: None,
     same_bits: bool = False,
+    check_profitable: Callable[[Chain], Refusal | None] = lambda chain: None,
 ) -> Fusion:
     """``front`` -> Quantize, or a quantiser alone, as one call of ``kernel``, whose name the fusion takes.
 
@@ -59,6 +60,7 @@ def into_quantizer(
         outputs: what the kernel returns of the front, each as op and name.
         check: why a front is none that the kernel computes.
         same_bits: whether the kernel's bytes are those of the original, so that anything may read them.
+        check_profitable: why a chain that the kernel computes is better left to Inductor.
     """
 
     def arguments(chain: Chain, operands: Operands) -> tuple[Any, ...]:
@@ -73,6 +75,7 @@ def into_quantizer(
             or (None if same_bits else _check_readers(chain))
             or _check_quantize(chain, exact)
             or check_profitable_kernel(chain, kernel, exact, *arguments(chain, Fakes(cloning=_is_cloned(chain))))
+            or check_profitable(chain)
         )
 
     def build(chain: Chain, emit: Emit) -> Outputs:
@@ -189,6 +192,12 @@ def _check_quantize(chain: Chain, exact: bool) -> Refusal | None:
             "x is multiplied by qmax / amax of one division, and by (1 / amax) * qmax in the kernel, which may have another "
             "last bit",
             "with numerics='default' it fuses",
+        )
+    if exact and op.zero_of_any_sign:
+        return chain.refuse(
+            RefusalKind.NUMERICS,
+            "the scale of a row of zeros is 0 or -0, as the device takes the larger of -min(x) and max(x); the kernel's is 0",
+            "of x.abs(), with a floor or with numerics='default' it fuses",
         )
     return _check_zeros(chain) if op.amax_of_zeros is not None else None
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.fx import Node
 
-from helion_compile.compat import HigherOrderOperator, OpOverload
+from helion_compile.fusions.inductor_kernels import lies_in_memory, needs_copy
 from helion_compile.fusions.operands import Operands, value_of
 from helion_compile.kernels.device.rope import TABLES
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
@@ -28,10 +28,6 @@ from helion_compile.passes.semantics import ComplexRope, Rope, RopePairs, RopeTa
 __all__ = ["Heads", "check_heads", "check_product", "head_arguments", "heads_of", "in_the_shape_of"]
 
 aten, prims = torch.ops.aten, torch.ops.prims
-
-# Besides these, an aten op is taken for one that Inductor makes code of.
-_LIBRARY = frozenset({"mm", "bmm", "addmm", "baddbmm", "_scaled_mm", "_int_mm", "convolution"})
-_ATTENTION = "_scaled_dot_product_"
 
 
 class Heads(NamedTuple):
@@ -74,7 +70,7 @@ def check_heads(chain: Chain, op: type[Rope | ComplexRope]) -> Refusal | None:
     producer = chain.inputs["x"]
     while producer.target in VIEWS:
         producer = producer.args[0]
-    if not _in_memory(producer):
+    if not lies_in_memory(producer):
         return chain.refuse(
             RefusalKind.INDUCTOR,
             "x comes from {producer} at {where}, of which Inductor makes one kernel with this",
@@ -85,8 +81,8 @@ def check_heads(chain: Chain, op: type[Rope | ComplexRope]) -> Refusal | None:
     if op is ComplexRope:
         return None  # Inductor puts no complex product into a kernel
     for reader in chain.readers(op, "out"):
-        copies = any(view.target in RESHAPES and _copies(view) for view in reader.views)
-        if copies or not _in_memory(reader.node):
+        copies = any(view.target in RESHAPES and needs_copy(view) for view in reader.views)
+        if copies or not lies_in_memory(reader.node):
             return chain.refuse(
                 RefusalKind.INDUCTOR,
                 "the result is {read} {reader} at {where}, into whose kernel Inductor puts this, which would else be written "
@@ -179,24 +175,3 @@ def _lies(value: torch.Tensor, dim: int, heads_first: bool) -> bool:
             return False
         expected = expected * size
     return True
-
-
-def _in_memory(node: Node) -> bool:
-    """Whether a node reads and writes memory as it lies, so that Inductor fuses nothing into it."""
-    if node.op != "call_function":
-        return True
-    if isinstance(node.target, HigherOrderOperator):
-        return True
-    if not isinstance(node.target, OpOverload):
-        return False
-    name = node.target._schema.name.partition("::")[2]
-    return node.target.namespace not in ("aten", "prims") or name in _LIBRARY or name.startswith(_ATTENTION)
-
-
-def _copies(view: Node) -> bool:
-    """Whether a reshape cannot be a view."""
-    try:
-        value_of(view.args[0]).view(shape_of(view))
-    except (RuntimeError, ValueError):
-        return True
-    return False

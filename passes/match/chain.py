@@ -98,6 +98,11 @@ class Chain:
         copies = self[op].outputs.get(output, ())
         return tuple(node for node in copies if any(user not in self.nodes for user in node.users))
 
+    def is_rewritten(self, node: Node) -> bool:
+        """Whether ``node`` is a result of a chain that becomes a kernel, as far as was decided, or of a matmul."""
+        match, _ = self._matched.producers.get(node, (None, ""))
+        return node in self._matched.rewritten or (match is not None and isinstance(match.op, Matmul))
+
     def find_siblings(self, op: type[SemanticOp], name: str) -> list[Match]:
         """Other matches of this kind of op that are given the same values as ``name``: q, k and v, of one norm."""
         return self._matched.find_siblings(self[op], name)

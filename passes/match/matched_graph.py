@@ -31,6 +31,7 @@ class MatchedGraph:
     refusals: list[Refusal] = field(default_factory=list)
     producers: dict[Node, tuple[Match, str]] = field(default_factory=dict)  # output node -> its match and output name
     owners: dict[Node, Match] = field(default_factory=dict)  # any node of a match -> the match
+    rewritten: set[Node] = field(default_factory=set)  # outputs of the chains that were chosen so far
     _together: dict[tuple[type[SemanticOp], str], dict[Any, list[Match]]] = field(default_factory=dict)
 
     def find_source(self, value: Node) -> tuple[Match, str] | None:

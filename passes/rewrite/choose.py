@@ -82,6 +82,7 @@ def choose_chains(
                 if isinstance(found, Node):
                     choice.chosen.append(Chosen(fusion, chain, found))
                     choice.claim(chain)
+                    matched.rewritten.update(node for _, _, copies in chain.outputs() for node in copies)
                     break
                 if found.kind is RefusalKind.UNPROFITABLE:
                     choice.kept.append(Kept(fusion, chain, found, isinstance(points.find(chain), Node)))

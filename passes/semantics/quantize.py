@@ -68,7 +68,8 @@ class Quantize(SemanticOp):
 
     Dynamic and symmetric: ``amax = max |x|`` over what shares a scale, exact, bounded above by ``scale_ub`` (an input)
     if set, or by ``amax_ceiling``, then from below by ``amax_floor``; ``amax_of_zeros``, if set, stands for one that is not
-    above 0 (a row of zeros, or one with a NaN); ``scale = amax / qmax`` (see ``division``), computed
+    above 0 (a row of zeros, or one with a NaN); with ``zero_of_any_sign`` a row of zeros has 0 or -0, as the device's minimum,
+    maximum and the order of operands will have it; ``scale = amax / qmax`` (see ``division``), computed
     and rounded in ``scale_dtype`` and then converted to fp32, to ``scale_format``, and bounded from below by
     ``scale_floor``; the values, in fp32, are divided by the fp32 scale (see ``use``), rounded half to even if ``dtype`` is
     an integer, clamped if ``clamp``, and cast to ``dtype``.
@@ -103,6 +104,7 @@ class Quantize(SemanticOp):
     amax_ceiling: float | None = None  # in amax's unit, applied before the floor
     amax_floor: float | None = None  # in amax's unit, applied before the division by qmax
     amax_of_zeros: float | None = None
+    zero_of_any_sign: bool = False  # amax is max(-min(x), max(x)), and nothing bounds its zero, which may be -0, from below
     scale_floor: float | None = None  # in the scale's unit, applied after it
 
     def __str__(self) -> str:
@@ -124,6 +126,7 @@ class Quantize(SemanticOp):
             f"amax <= {self.amax_ceiling:g}" if self.amax_ceiling is not None else "",
             f"amax >= {self.amax_floor:g}" if self.amax_floor is not None else "",
             f"amax of zeros {self.amax_of_zeros:g}" if self.amax_of_zeros is not None else "",
+            "amax may be -0" if self.zero_of_any_sign else "",
             f"scale >= {self.scale_floor:g}" if self.scale_floor is not None else "",
         )
 

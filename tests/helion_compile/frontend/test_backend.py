@@ -36,10 +36,10 @@ def small_programs():
 
 
 def model(x, residual, weight):
-    """A norm whose result is quantised, and an activation that is quantised."""
+    """A norm whose result is quantised, and an input that is."""
     total = (x + residual).float()
     norm = weight * (total * torch.rsqrt(total.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
-    return *torchao_row(norm), *torchao_row(torch.relu(x))
+    return *torchao_row(norm), *torchao_row(x)
 
 
 def arguments(m=8):

@@ -392,3 +392,29 @@ class TestNumerics:
             relative_error(a * b, x[8:]) for a, b in ((plain_q, plain_scale), (their_plain_q, their_plain_scale))
         )
         assert error <= their_error * 1.001
+
+
+def of_both_ends(x, floor=None, swapped=False):
+    ends = -x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
+    amax = torch.maximum(*reversed(ends)) if swapped else torch.maximum(*ends)
+    scale = amax.float() / 448.0 if floor is None else (amax.float() / 448.0).clamp(min=floor)
+    return (x.float() / scale).clamp(-448.0, 448.0).to(E4M3), scale
+
+
+class TestSignOfAZeroScale:
+    """max(-min(x), max(x)) of zeros: eager's sign depends on the order of both, and on where in a vector the row stands."""
+
+    @pytest.mark.parametrize("swapped", [False, True])
+    @pytest.mark.parametrize("zero", [0.0, -0.0])
+    def test_exact_leaves_it_to_eager(self, zero, swapped):
+        x = torch.full((40, K), zero, dtype=torch.bfloat16)
+        (_, scale), record = run(lambda x: of_both_ends(x, swapped=swapped), x, numerics="exact")
+        assert not record.sites and any("0 or -0" in str(refusal) for refusal in record.refusals)
+        assert torch.equal(scale.signbit(), of_both_ends(x, swapped=swapped)[1].signbit())
+
+    def test_a_floor_or_default_numerics_has_no_such_scale(self):
+        x = torch.zeros(40, K, dtype=torch.bfloat16)
+        results, record = run(lambda x: of_both_ends(x, floor=1e-6), x, numerics="exact")
+        assert fused(record) == ["quant"]
+        assert_bit_equal(results, of_both_ends(x, floor=1e-6))
+        assert fused(run(of_both_ends, x)[1]) == ["quant"]

@@ -137,6 +137,7 @@ def _dynamic(matcher: Matcher, cast: QuantizingCast, use: AppliedScale, x: Node)
         amax_ceiling=scale.amax_ceiling,
         amax_floor=scale.amax_floor,
         amax_of_zeros=scale.amax_of_zeros,
+        zero_of_any_sign=scale.zero_of_any_sign,
         scale_floor=scale.scale_floor,
     )
     inputs: dict[str, Node] = {"x": extent.x}

@@ -40,6 +40,7 @@ class Range:
     x: Node
     whole: bool  # reduced over everything, not over the last dimension
     low: Node | None = None
+    ends: bool = False  # the magnitude is that of the smallest and the largest value
     casts: tuple[torch.dtype, ...] = ()  # of the magnitude, before it is reduced
 
 
@@ -102,7 +103,7 @@ def _largest_of_two(matcher: Matcher, node: Node) -> Range:
         matcher.fail(
             node, RefusalKind.PATTERN, "{node} of {operands}", "the largest magnitude of one x", node=node, operands=node.args
         )
-    return Range(*found["max"])
+    return Range(*found["max"], ends=True)
 
 
 def _difference(matcher: Matcher, node: Node) -> Range:

@@ -70,6 +70,12 @@ class Scale:
         """What the largest magnitude is taken of."""
         return self.range.x
 
+    @property
+    def zero_of_any_sign(self) -> bool:
+        """Whether a row of zeros may have the scale -0: without abs, and without a bound or a step that makes it positive."""
+        bounded = self.amax_of_zeros is not None or (self.amax_floor or 0) > 0 or (self.scale_floor or 0) > 0
+        return self.range.ends and not bounded and self.format is ScaleFormat.FP32
+
     def read(self, node: Any) -> None:
         """Step from ``node`` to what the scale is taken from."""
         matcher = self.matcher
