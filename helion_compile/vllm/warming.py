@@ -28,8 +28,7 @@ from helion_compile.vllm.options import OPTIONS
 
 __all__ = ["choose_dry_sizes", "warm"]
 
-# Odd and coprime: a size that is a multiple of the tokens and one that is fixed cannot look alike, and vLLM captures none of
-# them.  The others are for a server of few tokens or sequences.
+# Coprime, so that sizes which vLLM rounds up do not lie in a line.  The others are for a server of few tokens or sequences.
 _DRY = ((5, 7, 11), (2, 3, 5), (1, 2, 3))
 _OFF = "the warm-up is off, first calls of some sizes compile while serving"
 
@@ -70,7 +69,8 @@ def choose_dry_sizes(config: Any) -> tuple[int, ...]:
     parallel, scheduler = config.parallel_config, config.scheduler_config
     unit = parallel.tensor_parallel_size * getattr(parallel, "prefill_context_parallel_size", 1)
     candidates = [tuple(unit * factor for factor in factors) for factors in _DRY]
-    allowed = [sizes for sizes in candidates if sizes[-1] <= scheduler.max_num_batched_tokens]
+    # Of the largest number vLLM has made a step already: calls that have their plans would not be seen.
+    allowed = [sizes for sizes in candidates if sizes[-1] < scheduler.max_num_batched_tokens]
     if not allowed:
         raise ValueError(
             f"a step has up to {scheduler.max_num_batched_tokens} tokens (max_num_batched_tokens); dry runs have "

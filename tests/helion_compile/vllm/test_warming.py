@@ -49,6 +49,7 @@ def vllm_config(tokens=40, sequences=256, ranks=1, mode=3, **more):
         (vllm_config(8192, sequences=8), (2, 3, 5)),
         (vllm_config(8192, sequences=1), (1, 2, 3)),
         (vllm_config(8), (2, 3, 5)),
+        (vllm_config(5), (1, 2, 3)),  # a step of 5 tokens was made before the warm-up
     ],
 )
 def test_sizes_of_dry_runs(config, sizes):
