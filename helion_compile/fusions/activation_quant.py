@@ -21,7 +21,8 @@ import torch
 from helion_compile.fusions.operands import Operands, value_of
 from helion_compile.fusions.quantize_epilogue import into_quantizer
 from helion_compile.kernels import activation_quant
-from helion_compile.kernels.device.attribute_text import word_of
+from helion_compile.kernels.device.activation import ActivationAttrs
+from helion_compile.kernels.device.attribute_text import copy_fields, word_of
 from helion_compile.kernels.families.activation_quant import ActivationQuantArgs
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.rewrite.fusion import Chain, Fusion
@@ -32,6 +33,7 @@ __all__ = ["KERNELS", "fusion"]
 aten = torch.ops.aten
 
 KERNELS = (activation_quant,)
+WIDEST = 2  # steps from one element to the next: halves may be every second element each (gpt-oss)
 
 # Written with other operations, so with other last bits; of these and the kernel's neither is nearer to the function.
 _ANOTHER_LAST_BIT = {
@@ -74,7 +76,7 @@ def _tensors(chain: Chain, operands: Operands) -> tuple[Any, Any]:
     """What the function is taken of, and what it is multiplied by."""
     x, up = chain.inputs["x"], chain.inputs.get("up")
     if not chain[Activation].op.joined:
-        return operands.rows(x), None if up is None else operands.rows(up)
+        return operands.rows(x, WIDEST), None if up is None else operands.rows(up, WIDEST)
     both, width = operands.rows(x), value_of(x).size(-1)
     gate, up = (operands.call(aten.slice.Tensor, both, 1, *spot) for spot in ((0, width // 2), (width // 2, width)))
     return gate, up
@@ -86,7 +88,10 @@ def _fields(chain: Chain, operands: Operands) -> dict[str, Any]:
     return {
         "x": x,
         "up": up,
-        "function": word_of(_ANOTHER_LAST_BIT.get(activation.function, activation.function)),
+        "function": ActivationAttrs(
+            function=word_of(_ANOTHER_LAST_BIT.get(activation.function, activation.function)),
+            **copy_fields(activation, "limit", "up_offset"),
+        ).text,
         "rounding": word_of(activation.rounding),
         "keep": bool(chain.copies_read(Activation, "out")),
     }

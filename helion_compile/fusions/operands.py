@@ -27,8 +27,8 @@ class Operands(Protocol):
     def of(self, node: Node) -> Any:
         """What stands for ``node``."""
 
-    def rows(self, node: Node) -> Any:
-        """What stands for ``node`` [..., K] as [M, K]."""
+    def rows(self, node: Node, widest: int = 1) -> Any:
+        """What stands for ``node`` [..., K] as [M, K], its elements at most ``widest`` apart."""
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> Any:
         """What stands for an operator's result, of arguments that stand for something themselves."""
@@ -48,9 +48,9 @@ class Nodes:
     def of(self, node: Node) -> Node:
         return node
 
-    def rows(self, node: Node) -> Node:
+    def rows(self, node: Node, widest: int = 1) -> Node:
         value = value_of(node)
-        if self.cloning and not lies_in_rows(value):
+        if self.cloning and not lies_in_rows(value, widest):
             node = self.call(aten.clone.default, node, memory_format=torch.contiguous_format)
         return node if value.dim() == 2 else self.call(aten.reshape.default, node, [-1, value.size(-1)])
 
@@ -64,9 +64,9 @@ class Fakes:
     def of(self, node: Node) -> torch.Tensor:
         return value_of(node)
 
-    def rows(self, node: Node) -> torch.Tensor | Refusal:
+    def rows(self, node: Node, widest: int = 1) -> torch.Tensor | Refusal:
         value = value_of(node)
-        if not lies_in_rows(value):
+        if not lies_in_rows(value, widest):
             if self.cloning:
                 value = torch.empty_like(value, memory_format=torch.contiguous_format)
             elif value.dim() != 2:

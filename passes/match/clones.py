@@ -43,9 +43,13 @@ def take_clones(match: Match, owners: Mapping[Node, Match]) -> None:
     match.outputs["q"] = tuple(sorted(values))
 
 
-def lies_in_rows(value: torch.Tensor) -> bool:
-    """Whether [..., K] is a view of rows [M, K] with one distance between them and no gaps within."""
-    if value.dim() == 0 or not (known_equal(value.stride(-1), 1) or known_equal(value.size(-1), 1)):
+def lies_in_rows(value: torch.Tensor, widest: int = 1) -> bool:
+    """Whether [..., K] is a view of rows [M, K] with one distance between them and no gaps within.
+
+    ``widest`` is the widest step from one element of a row to the next.
+    """
+    within = any(known_equal(value.stride(-1), step) for step in range(1, widest + 1)) if value.dim() else False
+    if not within and not (value.dim() and known_equal(value.size(-1), 1)):
         return False
     step = None  # from one row to the next, over the dimensions seen so far
     for size, stride in zip(reversed(value.shape[:-1]), reversed(value.stride()[:-1]), strict=True):

@@ -24,6 +24,8 @@ class ActivationFunction(enum.Enum):
     GELU_TANH = "gelu tanh"  # (x * 0.5) * (tanh((x + x³ * 0.044715) * √(2/π)) + 1), with x³ = x * x * x
     GELU_TANH_FACTORED = "gelu tanh by factors"  # (x * 0.5) * (tanh((x * √(2/π)) * (x * 0.044715 * x + 1)) + 1)
     RELU_SQUARED = "relu squared"  # max(x, 0)²
+    RELU = "relu"  # max(x, 0)
+    QUICK_GELU = "quick gelu"  # x * sigmoid(x * 1.702)
 
 
 class ActivationRounding(enum.Enum):
@@ -39,7 +41,10 @@ class ActivationRounding(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Activation(SemanticOp):
-    """``out = f(x)``, or ``f(x) * up`` if ``gated``, element by element.
+    """``out = f(x)``, or ``f(x) * (up + up_offset)`` if ``gated``, element by element.
+
+    With ``limit``, a number of fp32, x is bounded by it from above before, and ``up`` both ways.  The sum with ``up_offset``
+    is rounded where not all is in fp32 up to the result.
 
     Inputs: ``x`` [..., K]; ``up`` [..., K] of ``x``'s dtype, if ``gated``.  With ``joined``, ``x`` [..., 2 K] holds both,
     what f is taken of in front and ``up`` behind it.
@@ -54,11 +59,19 @@ class Activation(SemanticOp):
     dtype: torch.dtype
     rounding: ActivationRounding
     joined: bool = False
+    limit: float | None = None
+    up_offset: float = 0.0
+
+    def _up(self) -> str:
+        if not self.gated:
+            return ""
+        return f" * (up + {self.up_offset:g})" if self.up_offset else " * up"
 
     def __str__(self) -> str:
         return text(
             "Activation",
-            self.function.value + (" * up" if self.gated else ""),
+            self.function.value + self._up(),
+            f"limit {self.limit:g}" if self.limit is not None else "",
             dtype_name(self.x_dtype) + (f" to {dtype_name(self.dtype)}" if self.dtype != self.x_dtype else ""),
             f"rounded: {self.rounding.value}" if self.rounding is not ActivationRounding.RESULT else "",
         )

@@ -162,10 +162,13 @@ def _laid_out(op, scale):
 def activation(op: Activation, x, up=None):
     """{"out": …}"""
     dtype = op.x_dtype if op.rounding is ActivationRounding.EVERY_STEP else FP32
+    if op.limit is not None:
+        x, up = x.clamp(max=op.limit), up.clamp(-op.limit, op.limit)
     value = _FUNCTIONS[op.function](x.to(dtype))
     if op.gated:
         value = value.to(op.dtype) if op.rounding is ActivationRounding.FUNCTION else value
-        value = value.to(dtype) * up.to(dtype)
+        up = up if op.rounding is ActivationRounding.FUNCTION else up.to(dtype)
+        value = value.to(dtype) * (up + op.up_offset).to(dtype)
     return {"out": value.to(op.dtype)}
 
 
@@ -187,6 +190,8 @@ _FUNCTIONS = {
     ActivationFunction.GELU_TANH: _gelu_tanh,
     ActivationFunction.GELU_TANH_FACTORED: _gelu_tanh_factored,
     ActivationFunction.RELU_SQUARED: lambda x: x.clamp(min=0) * x.clamp(min=0),
+    ActivationFunction.RELU: lambda x: x.clamp(min=0),
+    ActivationFunction.QUICK_GELU: lambda x: x * torch.sigmoid(x * 1.702),
 }
 
 

@@ -8,20 +8,39 @@ steps that Inductor's own code leaves out too.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import helion.language as hl
 import torch
 
+from helion_compile.kernels.device.attribute_text import Attributes
 from helion_compile.kernels.device.rounding import round_to
 
-__all__ = ["FUNCTIONS", "ROUNDINGS", "activate", "activate_reference"]
+__all__ = ["FUNCTIONS", "ROUNDINGS", "ActivationAttrs", "activate", "activate_reference"]
 
-FUNCTIONS = ("silu", "silu_sigmoid", "gelu", "gelu_tanh", "relu_squared")
+_Function = Literal["silu", "silu_sigmoid", "gelu", "gelu_tanh", "relu_squared", "relu", "quick_gelu"]
+FUNCTIONS = get_args(_Function)
 ROUNDINGS = ("function", "result", "every_step")
 
 HALF_ROOT = math.sqrt(0.5)
+QUICK_GELU_FACTOR = 1.702
 TANH_FACTOR = math.sqrt(2 / math.pi)
 CUBE_FACTOR = 0.044715
+
+
+@dataclass(frozen=True)
+class ActivationAttrs(Attributes):
+    """The attributes; ``function`` is as :class:`helion_compile.passes.semantics.ActivationFunction` spells it.
+
+    Attributes:
+        limit: bounds x from above and ``up`` both ways, before anything else.
+        up_offset: added to ``up`` (gpt-oss: 1).
+    """
+
+    function: _Function
+    limit: float | None = None
+    up_offset: float = 0.0
 
 
 def activate(
@@ -31,13 +50,22 @@ def activate(
 
     Args:
         dtype: what the model rounds to.
-        function: one of ``FUNCTIONS``, as :class:`helion_compile.passes.semantics.ActivationFunction` spells them.
+        function: text of :class:`ActivationAttrs`.
         rounding: what is rounded to ``dtype`` besides the result, with ``exact``: "function" (f(x) before the product),
             "every_step" (each operation), or "result" (nothing else).
     """
+    attrs = ActivationAttrs.parse(function)
     steps = exact and rounding == "every_step"
-    values = _exact(x, dtype, function, steps) if exact else _fast(x, function)
+    if attrs.limit is not None:
+        x = torch.where(x > attrs.limit, attrs.limit, x)  # NaN is not above it and stays
+    values = _exact(x, dtype, attrs.function, steps) if exact else _fast(x, attrs.function)
     if up is not None:
+        if attrs.limit is not None:
+            up = torch.where(up > attrs.limit, attrs.limit, torch.where(up < -attrs.limit, -attrs.limit, up))
+        if attrs.up_offset:
+            up = up + attrs.up_offset
+            if exact and rounding != "result":
+                up = round_to(up, dtype)
         if exact and rounding == "function":
             values = round_to(values, dtype)
         values = values * up
@@ -52,7 +80,11 @@ def _fast(x: torch.Tensor, function: str) -> torch.Tensor:
     if function == "relu_squared":
         values = torch.where(x < 0.0, 0.0, x)  # NaN is not below 0 and stays
         return values * values
+    if function == "relu":
+        return torch.where(x <= 0.0, 0.0, x)
     exponent = x
+    if function == "quick_gelu":
+        exponent = x * QUICK_GELU_FACTOR
     if function == "gelu_tanh":
         # (1 + tanh u) / 2 = 1 / (1 + exp(-2u)), without the cancellation for negative u.
         exponent = (x + x * x * x * CUBE_FACTOR) * (2.0 * TANH_FACTOR)
@@ -66,6 +98,11 @@ def _exact(x: torch.Tensor, dtype: torch.dtype, function: str, steps: bool) -> t
     if function == "silu_sigmoid":
         values = 1.0 + compute_exp(-x)
         return _step(x * _step(divide(torch.ones_like(values), values), dtype, steps), dtype, steps)
+    if function == "quick_gelu":
+        values = 1.0 + compute_exp(-_step(x * QUICK_GELU_FACTOR, dtype, steps))
+        return _step(x * _step(divide(torch.ones_like(values), values), dtype, steps), dtype, steps)
+    if function == "relu":
+        return torch.where(x <= 0.0, 0.0, x)
     if function == "gelu":
         scaled = _step(x * HALF_ROOT, dtype, steps)
         values = _step(compute_erf(scaled), dtype, steps)
@@ -123,7 +160,11 @@ selp.f32 $0, r, q, p;
 
 def activate_reference(x: torch.Tensor, up: torch.Tensor | None, function: str, rounding: str, exact: bool) -> torch.Tensor:
     """:func:`activate` in plain torch, of ``x`` and ``up`` in the model's dtype; with ``exact`` torch's own operations."""
+    attrs = ActivationAttrs.parse(function)
+    function, bound = attrs.function, attrs.limit
     wide = x if exact and rounding == "every_step" else x.float()
+    if bound is not None:
+        wide = wide.clamp(max=bound)
     if function == "silu":
         values = wide / (torch.exp(-wide) + 1)
     elif function == "silu_sigmoid":
@@ -133,9 +174,16 @@ def activate_reference(x: torch.Tensor, up: torch.Tensor | None, function: str, 
     elif function == "gelu_tanh":
         cube = wide.pow(3) if wide.dtype != torch.float32 else wide * wide * wide
         values = (wide * 0.5) * (torch.tanh((wide + cube * CUBE_FACTOR) * TANH_FACTOR) + 1)
+    elif function == "quick_gelu":
+        values = wide * torch.sigmoid(wide * QUICK_GELU_FACTOR)
+    elif function == "relu":
+        values = torch.relu(wide)
     else:
         values = torch.relu(wide).square()
     if up is not None:
+        up = up if exact and rounding != "result" else up.float()
+        up = up if bound is None else up.clamp(-bound, bound)
+        up = up + attrs.up_offset if attrs.up_offset else up
         if exact and rounding == "function":
             values = values.to(x.dtype).float()
         values = values * up.to(values.dtype)

@@ -30,14 +30,17 @@ Tile: TypeAlias = torch.Tensor | Sequence[torch.Tensor]  # what hl.tile gives in
 MAX_ROW = 65536  # elements: the whole row is held in registers
 
 
-def check_rows(**tensors: torch.Tensor | None) -> str | None:
-    """Why these tensors [M, K], or [K] for weights, cannot be taken row by row, as a sentence; None if they can."""
+def check_rows(step: int = 1, /, **tensors: torch.Tensor | None) -> str | None:
+    """Why these tensors [M, K], or [K] for weights, cannot be taken row by row, as a sentence; None if they can.
+
+    ``step`` is the widest step from one element of a row to the next.
+    """
     for name, tensor in tensors.items():
         if tensor is None:
             continue
         if tensor.dtype not in FLOATS:
             return f"{name} is {_text(tensor.dtype)}; it takes {', '.join(map(_text, FLOATS))}"
-        if tensor.stride(-1) != 1:
+        if tensor.stride(-1) not in range(1, step + 1):
             return (
                 f"the last dimension of {name} is not contiguous (strides {tuple(tensor.stride())}); "
                 f"call .contiguous() on it before"

@@ -72,7 +72,7 @@ def _case(args):
 @takes(ActivationQuantArgs)
 def _check_supported(args):
     x, up, function, rounding, exact = args.x, args.up, args.function, args.rounding, args.exact
-    if function not in FUNCTIONS or rounding not in ROUNDINGS:
+    if function.partition(" ")[0] not in FUNCTIONS or rounding not in ROUNDINGS:
         return f"function {function!r} rounded {rounding!r} is none of {FUNCTIONS} and {ROUNDINGS}"
     if exact and function.startswith("gelu") and x.is_cuda:
         # 1 + erf(x) and 1 + tanh(x) cancel for negative x, so that one ulp of erf moves one bf16 result in seventy.
@@ -82,7 +82,7 @@ def _check_supported(args):
     if up is not None and (up.dtype != x.dtype or up.shape != x.shape):
         return f"up is {up.dtype} {tuple(up.shape)} and x is {x.dtype} {tuple(x.shape)}; both must be alike"
     return (
-        check_rows(x=x, up=up)
+        check_rows(2, x=x, up=up)
         or check_scalar(scale=args.scale, scale_ub=args.scale_ub)
         or check_quantizer(args.quantizer, x.size(-1), exact)
     )
@@ -139,10 +139,10 @@ def activation_quant(
     """``f(x)`` or ``f(x) * up``, quantised; each input is read once.
 
     Args:
-        x, up: [M, K] bf16, fp16 or fp32, last dimension contiguous, as the halves of one matmul's result are; ``up`` may be
-            None.
+        x, up: [M, K] bf16, fp16 or fp32, as the halves of one matmul's result are, one behind the other or each every second
+            element; ``up`` may be None.
         scale, scale_ub, quantizer: as for ``quant``.
-        function: "silu", "silu_sigmoid", "gelu", "gelu_tanh" or "relu_squared".
+        function: text of :class:`helion_compile.kernels.device.activation.ActivationAttrs`.
         rounding: where the model rounds to ``x``'s dtype: "function" (f(x), then the product), "result" (at the end) or
             "every_step".
         exact: keep every rounding step of the model (see the module's text).

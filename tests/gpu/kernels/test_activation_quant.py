@@ -31,6 +31,10 @@ def relu_squared(x):
     return F.relu(x).square()
 
 
+def quick_gelu(x):
+    return x * torch.sigmoid(1.702 * x)
+
+
 # spelled in torch -> function and rounding of the kernel
 FUNCTIONS = {
     F.silu: ("silu", "function"),
@@ -39,6 +43,8 @@ FUNCTIONS = {
     F.gelu: ("gelu", "function"),
     gelu_tanh: ("gelu_tanh", "function"),
     relu_squared: ("relu_squared", "function"),
+    F.relu: ("relu", "result"),
+    quick_gelu: ("quick_gelu", "every_step"),
 }
 
 
@@ -120,3 +126,26 @@ def test_any_number_of_rows(m):
     results = activation_quant(*arguments(x, up, F.silu, exact=True, keep=True))
     assert [tuple(t.shape) for t in results] == [(m, 4096), (m, 1), (m, 4096)]
     assert torch.equal(results[2], F.silu(x) * up)
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+@pytest.mark.parametrize("exact", [True, False])
+def test_clamped_swiglu(exact, interleaved):
+    """gpt-oss' activation, of halves that lie one behind the other or element by element."""
+    both = 4 * torch.randn(257, 2 * 2880, device="cuda", dtype=BF16)
+    x, up = (both[:, ::2], both[:, 1::2]) if interleaved else both.chunk(2, -1)
+    quantizer = QuantizeAttrs(torch.float8_e4m3fn, clamp=(-448.0, 448.0), scale_dtype=BF16).text
+    call = x, up, None, None, "quick_gelu limit=7 up_offset=1", "every_step", quantizer, exact, True
+    q, scale, out = activation_quant(*call)
+
+    def written(gate, up):
+        gate, up = gate.clamp(max=7.0), up.clamp(-7.0, 7.0)
+        return (up + 1) * (gate * torch.sigmoid(gate * 1.702))
+
+    if exact:
+        assert torch.equal(out, written(x, up))
+    truth = written(x.double(), up.double())
+    theirs = torch.compile(lambda x, up: torchao_row(written(x, up)), dynamic=False)(x, up)
+    ours, others = (relative_error(a.double() * b, truth) for a, b in ((q, scale), theirs))
+    assert exact or ours <= others * 1.001
+    assert relative_error(out, truth) <= 2**-7

@@ -40,7 +40,11 @@ def gelu_tanh_by_factors(x):
     return 0.5 * x * (1.0 + torch.tanh(x * 0.7978845608 * (1.0 + 0.044715 * x * x)))
 
 
-FUNCTIONS = [F.silu, F.gelu, gelu_tanh, silu_step_by_step, relu_squared]
+def quick_gelu(x):
+    return x * torch.sigmoid(1.702 * x)
+
+
+FUNCTIONS = [F.relu, quick_gelu, F.silu, F.gelu, gelu_tanh, silu_step_by_step, relu_squared]
 # What the kernel computes with other operations.
 IN_DEFAULT_ALONE = [gelu_by_division, gelu_tanh_by_factors]
 
@@ -93,6 +97,43 @@ class TestFunctions:
 @pytest.mark.parametrize("function", IN_DEFAULT_ALONE, ids=lambda function: function.__name__)
 def test_another_way_to_write_gelu_is_as_near_to_fp64_in_default(function, dtype, gated):
     assert_as_near_to_fp64_as_inductor(quantised(function, gated), function, dtype, gated)
+
+
+def gpt_oss(gate, up):
+    gate, up = gate.clamp(max=7.0), up.clamp(-7.0, 7.0)
+    return (up + 1) * (gate * torch.sigmoid(gate * 1.702))
+
+
+@pytest.mark.parametrize(
+    "halves", [lambda z: (z[..., ::2], z[..., 1::2]), lambda z: z.chunk(2, -1)], ids=["interleaved", "chunk"]
+)
+def test_clamped_swiglu(halves):
+    def program(z):
+        return torchao_row(gpt_oss(*halves(z)))
+
+    z = 4 * randn(2, 16, 2 * K)
+    results, record = run(program, z, numerics="exact")
+    assert fused(record) == ["activation_quant"] and not record.refusals
+    assert_bit_equal(results, run(program, z, only=[])[0])
+    (q, scale), record = run(program, z)
+    assert fused(record) == ["activation_quant"]
+    their_q, their_scale = torch.compile(program, backend="inductor", fullgraph=True)(z)
+    truth = gpt_oss(*halves(z.double()))
+    assert relative_error(q.double() * scale, truth) <= 1.001 * relative_error(their_q.double() * their_scale, truth)
+
+
+def test_interleaved_halves_are_read_in_place():
+    def program(z):
+        z = z.sin()  # in memory of its own
+        return torchao_row(F.silu(z[..., ::2]) * z[..., 1::2]), z
+
+    with torch.no_grad():
+        _, (code,) = run_and_get_code(
+            torch.compile(program, backend="helion", options={"numerics": "exact"}, fullgraph=True), randn(2, 16, 2 * K)
+        )
+    call = code.partition("def call(")[2].partition("def get_args")[0]
+    assert call.count(".call(") == 1 and call.count("cpp_fused") == 1  # the sine, and no copy
+    assert f"({2 * K}, 2), 1)" in call  # the odd elements, where they lie
 
 
 def test_the_activation_read_elsewhere_is_a_result_too():
@@ -172,14 +213,6 @@ class TestLeftAlone:
             reason="the activation takes bf16 and gives fp32",
             still=["quant"],
             numerics="exact",
-        )
-
-    def test_interleaved_halves(self):
-        def program(x):
-            return torchao_row(F.silu(x[..., ::2]) * x[..., 1::2])
-
-        refused(
-            program, randn(8, 2 * K), reason="the last dimension of x is not contiguous", still=["quant"], numerics="exact"
         )
 
     def test_rows_that_are_no_view(self):

@@ -14,13 +14,13 @@ from helion_compile.passes.semantics import Activation, ActivationFunction, Acti
 from tests.support.conformance import Spelled
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
-SILU, SIGMOID, GELU, GELU_DIVIDED, GELU_TANH, GELU_TANH_FACTORED, RELU_SQUARED = ActivationFunction
+SILU, SIGMOID, GELU, GELU_DIVIDED, GELU_TANH, GELU_TANH_FACTORED, RELU_SQUARED, RELU, QUICK_GELU = ActivationFunction
 FUNCTION, RESULT, EVERY_STEP = ActivationRounding
 
 ACTIVATIONS: list[Spelled] = []
 
 
-def row(who, function, operands, kind, rounding, exact, *, dtype=None):
+def row(who, function, operands, kind, rounding, exact, *, dtype=None, **attributes):
     def op(x_dtype):
         return Activation(
             function=kind,
@@ -28,6 +28,7 @@ def row(who, function, operands, kind, rounding, exact, *, dtype=None):
             x_dtype=x_dtype,
             dtype=dtype or x_dtype,
             rounding=RESULT if x_dtype is FP32 else rounding,
+            **attributes,
         )
 
     ACTIVATIONS.append(Spelled(who, function, operands, op, (BF16, FP16, FP32), exact))
@@ -42,7 +43,8 @@ def spelled(who, kind, rounding=RESULT, *, exact=False):
 
         times_up.__name__ = f"{function.__name__}_times_up"
         row(who, function, ("x",), kind, rounding, exact)
-        row(who, times_up, ("x", "up"), kind, FUNCTION if rounding is RESULT else rounding, exact)
+        narrow = FUNCTION if rounding is RESULT and kind is not RELU else rounding
+        row(who, times_up, ("x", "up"), kind, narrow, exact)
         return function
 
     return add
@@ -123,6 +125,44 @@ def relu_squared_as_power(x):
 @spelled("plain code: as a product", RELU_SQUARED, exact=True)
 def relu_times_relu(x):
     return F.relu(x) * F.relu(x)
+
+
+@spelled("torch: F.relu (T5, SAM, OPT)", RELU, exact=True)
+def relu(x):
+    return F.relu(x)
+
+
+@spelled("transformers: quick_gelu (CLIP, Qwen2-VL)", QUICK_GELU, EVERY_STEP, exact=True)
+def quick_gelu(x):
+    return x * torch.sigmoid(1.702 * x)
+
+
+@spelled("plain code: the same in fp32", QUICK_GELU, exact=True)
+def quick_gelu_in_fp32(x):
+    return quick_gelu(x.float()).to(x.dtype)
+
+
+def gpt_oss(x, up):
+    gate, up = x.clamp(max=7.0), up.clamp(min=-7.0, max=7.0)
+    return (up + 1) * (gate * torch.sigmoid(gate * 1.702))
+
+
+def gpt_oss_in_fp32(x, up):
+    return gpt_oss(x.float(), up.float()).to(x.dtype)
+
+
+def clamped_silu(x, up):
+    return F.silu(x.clamp(max=10.0)) * up.clamp(-10.0, 10.0)
+
+
+def silu_times_one_and_up(x, up):
+    return F.silu(x) * (1 + up)
+
+
+row("transformers: gpt-oss, MiniMax M3", gpt_oss, ("x", "up"), QUICK_GELU, EVERY_STEP, True, limit=7.0, up_offset=1.0)
+row("plain code: the same in fp32", gpt_oss_in_fp32, ("x", "up"), QUICK_GELU, RESULT, True, limit=7.0, up_offset=1.0)
+row("plain code: silu with such clamps", clamped_silu, ("x", "up"), SILU, FUNCTION, False, limit=10.0)
+row("plain code: an offset alone", silu_times_one_and_up, ("x", "up"), SILU, FUNCTION, False, up_offset=1.0)
 
 
 def product_in_fp32(x, up):

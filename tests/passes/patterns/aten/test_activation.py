@@ -23,7 +23,7 @@ from tests.support.capture import capture
 from tests.support.corpus.activations import ACTIVATIONS
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
-SILU, SIGMOID, GELU, GELU_DIVIDED, GELU_TANH, GELU_TANH_FACTORED, RELU_SQUARED = ActivationFunction
+SILU, SIGMOID, GELU, GELU_DIVIDED, GELU_TANH, GELU_TANH_FACTORED, RELU_SQUARED, RELU, QUICK_GELU = ActivationFunction
 FUNCTION, RESULT, EVERY_STEP = ActivationRounding
 
 
@@ -66,9 +66,10 @@ TAKEN = {
     "relu2": (RELU_SQUARED, RESULT),
     "silu": (SILU, RESULT),
     "swish": (SILU, RESULT),
-    "quick_gelu": "x * sigmoid(1.702 x) is in no pattern; x * sigmoid(x) fuses",
+    "quick_gelu": (QUICK_GELU, EVERY_STEP),
+    "relu": (RELU, RESULT),
 }
-OTHERS = "hardswish laplace leaky_relu linear mish prelu relu relu6 sigmoid sqrtsoftplus tanh xielu".split()
+OTHERS = "hardswish laplace leaky_relu linear mish prelu relu6 sigmoid sqrtsoftplus tanh xielu".split()
 # dynamic=True makes inputs of Python floats that are no literals, as math.pi; of which, depends on the torch.
 AT_RUN_TIME = "a factor of gelu's cubic is known at run time only; one that is a constant of the graph fuses"
 WITH_SUCH_A_FACTOR = ("gelu_new", "gelu_python_tanh", "gelu_accurate")
@@ -178,6 +179,50 @@ def test_modules_of_transformers(module, config, function, gated):
     assert op == Activation(function=function, gated=gated, x_dtype=BF16, dtype=BF16, rounding=rounding)
 
 
+def swiglu(x, up, low=-7.0, high=7.0, gate_low=None, limit=7.0):
+    gate, up = x.clamp(gate_low, limit), up.clamp(low, high)
+    return (up + 1) * (gate * torch.sigmoid(gate * 1.702))
+
+
+class TestClamps:
+    """gpt-oss bounds the gate from above and ``up`` both ways, by one limit."""
+
+    def matched(self, function, *args):
+        match = only_region(function, *(args or (programs.tensor(8, 64), programs.tensor(8, 64, seed=1))))
+        return match, match.op.limit, match.op.up_offset
+
+    def test_interleaved_halves(self):
+        match, limit, offset = self.matched(lambda z: swiglu(z[..., ::2], z[..., 1::2]), programs.tensor(2, 4, 128))
+        assert (limit, offset) == (7.0, 1.0)
+        assert [tuple(node.meta["val"].stride()) for node in match.inputs.values()] == [(512, 128, 2)] * 2
+
+    @pytest.mark.parametrize("changed", [{"low": -6.0}, {"high": 6.0}, {"gate_low": -7.0}, {"limit": 6.0}, {"low": None}])
+    def test_other_bounds_stay_in_front(self, changed):
+        match, limit, offset = self.matched(lambda x, up: swiglu(x, up, **changed))
+        assert (limit, offset) == (None, 1.0) and match.op.gated
+        assert all(node.op == "call_function" for node in match.inputs.values())
+
+    def test_clamps_that_something_else_reads_stay_in_front(self):
+        def program(x, up):
+            bounded = up.clamp(-7.0, 7.0)
+            gate = x.clamp(max=7.0)
+            return (bounded + 1) * (gate * torch.sigmoid(gate * 1.702)), bounded
+
+        assert self.matched(program)[1:] == (None, 1.0)
+
+    def test_a_sum_that_something_else_reads_is_the_second_half(self):
+        def program(x, up):
+            total = up + 1
+            return F.silu(x) * total, total
+
+        match, limit, offset = self.matched(program)
+        assert (limit, offset) == (None, 0.0) and match.op.gated
+
+    def test_a_gate_alone(self):
+        """Nothing to multiply by: the clamp stays in front."""
+        assert self.matched(lambda x: F.silu(x.clamp(max=7.0)), programs.tensor(8, 64))[1:] == (None, 0.0)
+
+
 def test_equal_activations_are_one_region():
     def program(x, up):
         return F.silu(x) * up, (F.silu(x) * up).cos()
@@ -193,9 +238,6 @@ def test_others_are_no_candidates():
             torch.erf(x),
             torch.exp(-x),
             torch.softmax(x, -1),
-            F.relu(x),
-            F.relu(x) * x,
-            F.relu(x).pow(3),
             1 / (1 + torch.exp(-x)),
             x * torch.sigmoid(x.roll(1)),
         )
@@ -205,9 +247,10 @@ def test_others_are_no_candidates():
 
 
 class TestRefused:
-    def test_quick_gelu(self):
-        reason = refused(lambda x: x * torch.sigmoid(1.702 * x))
-        assert reason == "x * sigmoid(1.702 x) is in no pattern; x * sigmoid(x) fuses"
+    @pytest.mark.parametrize("factor", [1.7, 2.0])
+    def test_a_sigmoid_of_another_product(self, factor):
+        reason = refused(lambda x: x * torch.sigmoid(factor * x))
+        assert reason.startswith(f"x * sigmoid({factor:g} x) is in no pattern; x * sigmoid(x) and x * sigmoid(1.702 x) fuse")
 
     @pytest.mark.parametrize(
         "inner",
