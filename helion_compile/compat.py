@@ -58,7 +58,9 @@ NAMES: dict[str, PrivateName] = {
         {
             # Dispatch: which calls are traced, and by whom.
             "AutoDispatchBelowAutograd": "torch._C:_AutoDispatchBelowAutograd",
+            "DataDependentOutputException": "torch._subclasses.fake_tensor:DataDependentOutputException",
             "DispatchKey": "torch._C:DispatchKey",
+            "DynamicOutputShapeException": "torch._subclasses.fake_tensor:DynamicOutputShapeException",
             "FakeTensor": "torch._subclasses.fake_tensor:FakeTensor",
             "FakeTensorMode": "torch._subclasses.fake_tensor:FakeTensorMode",
             "FunctionalTensorMode": "torch._subclasses.functional_tensor:FunctionalTensorMode",

@@ -1,6 +1,9 @@
-"""Errors a user can meet, each a subclass of the built-in error it refines; and how they quote what they were given."""
+"""Errors a user can meet, each a subclass of the built-in error it refines; checks of arguments, and how they quote them."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "DuplicateKernelError",
@@ -9,6 +12,10 @@ __all__ = [
     "UndeclaredMutationError",
     "UnknownKernelError",
     "UnpreparedCaptureError",
+    "check_callable",
+    "check_flag",
+    "check_names",
+    "check_type",
     "truncate",
 ]
 
@@ -43,4 +50,36 @@ def truncate(value: object, limit: int = 80) -> str:
         text = ascii(value)
     except (RecursionError, ValueError):  # nested too deeply, or a number of more digits than Python writes
         text = f"a {type(value).__name__} too large to show"
+    text = " ".join(text.split())
     return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def check_type(asked: str, value: Any, types: type | tuple[type, ...], wanted: str) -> None:
+    """Raise TypeError unless ``value`` is of one of ``types``; a bool is no number.
+
+    Args:
+        asked: what the caller was to give, such as "report.to_html(file=…)".
+        wanted: what to give instead, as in "a path, such as 'report.html'".
+    """
+    only = types if isinstance(types, tuple) else (types,)
+    if not isinstance(value, only) or (isinstance(value, bool) and bool not in only and object not in only):
+        raise TypeError(f"{asked} is {truncate(value, 60)}, of type {type(value).__name__}; give {wanted}.")
+
+
+def check_callable(asked: str, value: Any, wanted: str) -> None:
+    """Raise TypeError unless ``value`` can be called."""
+    if not callable(value):
+        raise TypeError(f"{asked} is {truncate(value, 60)}, of type {type(value).__name__}; give {wanted}.")
+
+
+def check_flag(asked: str, value: Any) -> None:
+    """Raise TypeError unless ``value`` is True or False."""
+    check_type(asked, value, bool, "True or False")
+
+
+def check_names(asked: str, names: Any, example: str) -> tuple[str, ...]:
+    """``names`` as a tuple; TypeError for what is no collection of strings, such as one string, whose letters would count."""
+    given = None if isinstance(names, (str, bytes)) or not isinstance(names, Iterable) else tuple(names)
+    if given is None or not all(isinstance(name, str) for name in given):
+        raise TypeError(f"{asked}={truncate(names)}, where a tuple of names belongs, such as {example}.")
+    return given

@@ -106,7 +106,11 @@ class _Declare(Protocol[P]):
 def _decorator(spec: Callable[Concatenate[Callable[..., Any], P], KernelSpec]) -> _Declare[P]:
     """A function and decorator that makes a HelionKernel of what ``spec``, and it alone, says may be declared."""
 
+    known = [name for name, each in inspect.signature(spec).parameters.items() if each.kind is each.KEYWORD_ONLY]
+
     def kernel(fn: Callable[..., Any] | None = None, /, **declared: Any) -> Any:
+        if unknown := [name for name in declared if name not in known]:
+            raise TypeError(f"kernel() was given {', '.join(f'{name}=' for name in unknown)}; it takes {', '.join(known)}.")
         return functools.partial(HelionKernel, **declared) if fn is None else HelionKernel(fn, **declared)
 
     kernel.__doc__ = f"Make a :class:`HelionKernel` of a Helion function.\n\n{inspect.getdoc(spec)}"

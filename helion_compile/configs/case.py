@@ -11,7 +11,7 @@ from functools import total_ordering
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from helion_compile.errors import truncate
+from helion_compile.errors import check_names, truncate
 
 __all__ = ["Case", "FieldValue"]
 
@@ -88,7 +88,8 @@ class Case(Mapping[str, FieldValue]):
 
     def without(self, names: Collection[str]) -> Case:
         """This case with the key fields of these names left out, where it has them."""
-        return Case(**{name: value for name, value in self._fields.items() if name not in names})
+        left_out = check_names("Case.without(names)", names, "case.without(['num_tokens'])")
+        return Case(**{name: value for name, value in self._fields.items() if name not in left_out})
 
     def __getitem__(self, name: str) -> FieldValue:
         try:
@@ -129,7 +130,8 @@ class Case(Mapping[str, FieldValue]):
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a Case does not change: use case.replace({name}=…)")
 
-    __delattr__ = __setattr__  # type: ignore[assignment]
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a Case does not change: use case.without([{name!r}])")
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The hash of a str differs from process to process, so a pickled case is built anew.

@@ -63,7 +63,8 @@ def kernel_folder(folder: Path, kernel: str) -> Path:
         ConfigError: the kernel's name is no plain one, and so might lead out of the folder.
     """
     part = r"[A-Za-z_][A-Za-z0-9_]{0,99}"
-    if not re.fullmatch(rf"({part}(\.{part})*::)?{part}", kernel) or len(kernel) > _LONGEST_NAME:
+    plain = isinstance(kernel, str) and len(kernel) <= _LONGEST_NAME
+    if not plain or not re.fullmatch(rf"({part}(\.{part})*::)?{part}", kernel):
         raise ConfigError(f"a kernel is named by an identifier like norm_quant or my_module::rope, not {truncate(kernel)}")
     return folder / kernel.removeprefix(f"{BUILT_IN}::").replace("::", ".")
 

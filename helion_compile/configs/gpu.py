@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from helion_compile.errors import check_type, truncate
+
 __all__ = ["Gpu", "arch_of", "name_similarity", "slug"]
 
 # Tables that do not say their architecture (files of other projects) are placed by the first of these words in their
@@ -24,15 +26,30 @@ _WORDS_OF_ARCH = {
 _ARCH_OF_WORD = {word: arch for arch, words in _WORDS_OF_ARCH.items() for word in words.split()}
 
 
-class Gpu(NamedTuple):
+class _Fields(NamedTuple):
+    name: str
+    capability: tuple[int, int]
+    vendor: str
+
+
+class Gpu(_Fields):
     """A kind of GPU: its marketing name, its compute capability (major, minor) and who makes it.
 
     A named tuple because it is half of the key of every pick, and a tuple is hashed in C.
+
+    Raises:
+        TypeError, ValueError: a name without letters and digits, or a capability that is no pair of numbers.
     """
 
-    name: str
-    capability: tuple[int, int]
-    vendor: str = "nvidia"
+    __slots__ = ()
+
+    def __new__(cls, name: str, capability: tuple[int, int] = None, vendor: str = "nvidia") -> Gpu:  # type: ignore[assignment]
+        slug(name)
+        numbers = capability if isinstance(capability, tuple) else ()
+        if len(numbers) != 2 or not all(type(number) is int and number >= 0 for number in numbers):
+            raise TypeError(f"Gpu(capability=…) is {truncate(capability)}; give (major, minor), such as (9, 0) for an H200.")
+        check_type("Gpu(vendor=…)", vendor, str, "'nvidia' or 'amd'")
+        return super().__new__(cls, name, capability, vendor)
 
     @classmethod
     def current(cls, device_index: int | None = None) -> Gpu:
@@ -43,6 +60,7 @@ class Gpu(NamedTuple):
         """
         import torch
 
+        check_type("Gpu.current(device_index=…)", device_index, (int, type(None)), "the number of a device, or nothing")
         if not torch.cuda.is_available():
             raise RuntimeError(
                 'a table was asked for the current GPU and torch finds none: name one, as in Gpu("NVIDIA H200", (9, 0))'
@@ -71,9 +89,9 @@ def slug(name: str) -> str:
     Raises:
         ValueError: nothing is left, or more than 100 characters.
     """
-    text = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    text = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") if isinstance(name, str) else ""
     if not text or len(text) > 100:
-        raise ValueError(f"a GPU is called something like 'NVIDIA H200', not {ascii(name)[:80]}")
+        raise ValueError(f"a GPU is called something like 'NVIDIA H200', not {truncate(name)}")
     return text
 
 

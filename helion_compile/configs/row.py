@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from helion_compile.configs.case import Case
-from helion_compile.errors import truncate
+from helion_compile.errors import check_type, truncate
 
 __all__ = ["ConfigError", "Row", "is_duration"]
 
@@ -44,6 +44,13 @@ class Row:
     extra: Mapping[str, Any] = field(default_factory=dict)
     file: Path | None = field(default=None, compare=False)
     index: int = field(default=-1, compare=False)
+
+    def __post_init__(self) -> None:
+        check_type("Row(case=…)", self.case, Case, "a Case, such as Case(num_tokens=16)")
+        for name in ("config", "baselines", "made_with", "extra"):
+            check_type(f"Row({name}=…)", getattr(self, name), Mapping, "a dict of names and values")
+        if self.us is not None and not is_duration(self.us):
+            raise TypeError(f"Row(us=…) is {truncate(self.us)}; give microseconds, or None where nobody measured it.")
 
     # The generated hash would meet the dicts.
     def __hash__(self) -> int:

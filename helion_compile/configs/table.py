@@ -17,7 +17,7 @@ from helion_compile.configs.files import TableFile, kernel_folder, shipped_folde
 from helion_compile.configs.gpu import Gpu, arch_of, name_similarity
 from helion_compile.configs.lookup import CaseIndex, Match
 from helion_compile.configs.row import ConfigError, Row
-from helion_compile.errors import truncate
+from helion_compile.errors import check_callable, check_names, check_type, truncate
 
 __all__ = ["Case", "ConfigError", "ConfigTable", "Gpu", "Pick", "Row"]
 
@@ -108,8 +108,23 @@ class ConfigTable:
     ) -> None:
         kernel_folder(Path(), kernel)  # a bad name is reported where it was given
         self.kernel = kernel
-        self.bucketed = tuple(bucketed)
-        self.nearest = None if nearest is None else frozenset(nearest)
+        self.bucketed = check_names("ConfigTable(bucketed", bucketed, "bucketed=('num_tokens',)")
+        self.nearest = (
+            None if nearest is None else frozenset(check_names("ConfigTable(nearest", nearest, "nearest=('k', 'n')"))
+        )
+        if default is not None:
+            check_callable("ConfigTable(default=…)", default, "a function that takes a case and gives a config, or None")
+        if isinstance(folders, (str, Path)):  # whose letters would be folders
+            raise TypeError(
+                f"ConfigTable(folders=…) is {truncate(folders)}; give a list of folders, such as [{truncate(folders)}]."
+            )
+        if folders is not None:
+            check_type("ConfigTable(folders=…)", folders, Iterable, "a list of folders, such as ['tables']")
+            folders = list(folders)
+            for folder in folders:
+                check_type("a folder in ConfigTable(folders=…)", folder, (str, Path), "a path")
+        if not isinstance(kernel_fingerprint, str | None):
+            check_names("ConfigTable(kernel_fingerprint", kernel_fingerprint, "kernel_fingerprint='1f3a5c77'")
         self.problems: list[str] = []
         self._default = default
         self._adapt = adapt
@@ -125,6 +140,8 @@ class ConfigTable:
 
     def pick(self, case: Case, gpu: Gpu) -> Pick:
         """The config for ``case`` on ``gpu``; it never fails for lack of a table."""
+        check_type("the case of ConfigTable.pick", case, Case, "a Case, such as Case(num_tokens=16)")
+        _check_gpu("pick", gpu)
         indices = self._indices.get(gpu)
         for from_gpu, index in self._index_rows(gpu) if indices is None else indices:
             if found := index.find(case):
@@ -132,7 +149,13 @@ class ConfigTable:
                 adapted = origin == "nearest" and self._adapt is not None
                 config = self._adapt(row.config, row.case, case) if adapted else row.config
                 return Pick(config, origin, row, case, gpu, from_gpu)
-        return Pick(self._default(case) if self._default else None, "default", None, case, gpu)
+        config = self._default(case) if self._default else None
+        if not isinstance(config, Mapping | None):
+            raise TypeError(
+                f"{self.kernel}: Configs.default gave {truncate(config)} for the case ({case}); it gives a config, such as "
+                f"{{'num_warps': 4}}, or None."
+            )
+        return Pick(config, "default", None, case, gpu)
 
     def add(self, rows: Iterable[Row], gpu: Gpu) -> Path:
         """Puts rows measured on ``gpu`` into the user's table, safe against other writers and against dying half-way.
@@ -142,8 +165,13 @@ class ConfigTable:
         Raises:
             ConfigError: a row cannot be kept as JSON, or the table cannot be written; nothing was changed then.
         """
+        _check_gpu("add", gpu)
+        check_type("ConfigTable.add(rows)", rows, Iterable, "a list of Rows")
         checked = []
         for index, row in enumerate(rows):
+            check_type(
+                f"row {index} of ConfigTable.add", row, Row, "a Row, such as Row(Case(num_tokens=16), {'num_warps': 4})"
+            )
             origin = {"gpu": gpu.name, "arch": gpu.arch}
             try:
                 checked.append(replace(row, made_with={**origin, **row.made_with}).checked())
@@ -155,6 +183,8 @@ class ConfigTable:
 
     def mark_broken(self, row: Row, reason: str) -> None:
         """Skips ``row`` from now on in this process, with one warning: its config did not compile, say."""
+        check_type("ConfigTable.mark_broken(row)", row, Row, "a Row, such as pick.row")
+        check_type("ConfigTable.mark_broken(reason)", reason, str, "a sentence")
         with self._lock:
             if (config := _config_text(row)) not in self._broken:
                 self._broken[config] = reason = " ".join(reason.split())[:300]
@@ -163,11 +193,13 @@ class ConfigTable:
 
     def rows(self, gpu: Gpu) -> list[Row]:
         """All usable rows that were measured on ``gpu``, those of the user's folder first."""
+        _check_gpu("rows", gpu)
         with self._lock:
             return [row for file in self._loaded() if file.gpu == gpu.slug for row in self._usable(file.rows, file)]
 
     def covers(self, gpu: Gpu) -> bool:
         """Whether there is a usable row that was measured on ``gpu`` or on another of its architecture."""
+        _check_gpu("covers", gpu)
         with self._lock:
             return any(
                 self._usable([row for row in file.rows if file.gpu == gpu.slug or _arch(row, file) == gpu.arch], file)
@@ -192,6 +224,7 @@ class ConfigTable:
 
     def on_change(self, watcher: Callable[[], None]) -> None:
         """Calls ``watcher`` whenever picks may come out differently: on :meth:`reload`, :meth:`add`, :meth:`mark_broken`."""
+        check_callable("ConfigTable.on_change(watcher)", watcher, "a function without arguments")
         self._watchers.append(watcher)
 
     @property
@@ -258,6 +291,10 @@ class ConfigTable:
         self.pick.cache_clear()  # type: ignore[attr-defined]
         for watcher in self._watchers:
             watcher()
+
+
+def _check_gpu(method: str, gpu: Gpu) -> None:
+    check_type(f"the GPU of ConfigTable.{method}", gpu, Gpu, "a Gpu, such as Gpu.current() or Gpu('NVIDIA H200', (9, 0))")
 
 
 def _arch(row: Row, file: TableFile) -> str | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from helion_compile.configs.case import Case
+from helion_compile.errors import check_callable, check_names
 
 __all__ = ["Configs", "Tuning"]
 
@@ -31,6 +32,17 @@ class Configs:
     nearest: Sequence[str] | None = None
     adapt: Callable[[Mapping[str, Any], Case, Case], Mapping[str, Any]] | None = None
 
+    def checked(self, kernel: str) -> Configs:
+        """The same with names as tuples; TypeError for what cannot be meant for ``kernel``."""
+        if self.default is not None:
+            wanted = "a function that takes a case and gives a config, or None"
+            check_callable(f"{kernel}: Configs.default", self.default, wanted)
+        bucketed = check_names(f"{kernel}: Configs.bucketed", self.bucketed, "bucketed=('num_tokens',)")
+        nearest = self.nearest
+        if nearest is not None:
+            nearest = check_names(f"{kernel}: Configs.nearest", nearest, "nearest=('k', 'n')")
+        return replace(self, bucketed=bucketed, nearest=nearest)
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -45,6 +57,13 @@ class Tuning:
     inputs: Callable[[Case, torch.device], tuple[Any, ...]] | None = None
     shapes: Callable[[Any], Iterable[Mapping[str, Any]]] | None = None
     candidates: Callable[[Case], Iterable[Mapping[str, Any]]] | None = None
+
+    def checked(self, kernel: str) -> Tuning:
+        """This; TypeError for what cannot be meant for ``kernel``."""
+        for name, takes in (("inputs", "a case and a device"), ("shapes", "a Layer"), ("candidates", "a case")):
+            if (given := getattr(self, name)) is not None:
+                check_callable(f"{kernel}: Tuning.{name}", given, f"a function that takes {takes}, or None")
+        return self
 
     def make_inputs(self, case: Case, device: torch.device) -> tuple[Any, ...]:
         """Fresh arguments of ``case``.

@@ -11,7 +11,9 @@ import types
 from pathlib import Path
 from typing import Any
 
-from helion_compile.configs.files import BUILT_IN
+from helion_compile.configs.files import BUILT_IN, kernel_folder
+from helion_compile.configs.row import ConfigError
+from helion_compile.errors import truncate
 
 __all__ = ["BUILT_IN", "make_name", "shorten_name", "split_name"]
 
@@ -32,10 +34,15 @@ def make_name(name: Any, fn: types.FunctionType) -> str:
     given = fn.__name__ if name is None else name
     own = _find_namespace(fn)
     full = given if not isinstance(given, str) or "::" in given else f"{own}::{given}"
-    if not (isinstance(full, str) and _NAME.fullmatch(full)):
+    try:
+        kernel_folder(Path(), full)  # of a table, which takes no more than file systems do
+        named = _NAME.fullmatch(full)
+    except ConfigError:
+        named = None
+    if not named:
         raise TypeError(
-            f"a kernel was given the name {given!r}; generated code and config files need an identifier like rms_norm, or "
-            f"my_namespace::rms_norm. Pass one as kernel(name=...)."
+            f"a kernel was given the name {truncate(given)}; generated code and config files need an identifier like "
+            f"rms_norm, or my_namespace::rms_norm. Pass one as kernel(name=...)."
         )
     if split_name(full)[0] == BUILT_IN != own:
         raise TypeError(f"a kernel was given the name {given!r}; that namespace is for the package's own kernels.")

@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from helion_compile.definitions.names import BUILT_IN, split_name
-from helion_compile.errors import DuplicateKernelError, UnknownKernelError
+from helion_compile.errors import DuplicateKernelError, UnknownKernelError, check_type
 
 if TYPE_CHECKING:
     from helion_compile.definitions.spec import KernelSpec
@@ -64,7 +64,7 @@ def find_kernel(key: str) -> KernelSpec:
     Raises:
         UnknownKernelError: no such kernel in this process; says whether another version of it is there.
     """
-    if "@" not in key:
+    if not isinstance(key, str) or "@" not in key:
         return get_kernel(key)
     kernel = _by_key.get(key)
     if kernel is not None:
@@ -90,6 +90,7 @@ def get_kernel(name: str) -> KernelSpec:
     Raises:
         UnknownKernelError: no such kernel in this process, or several.
     """
+    check_type("the name of a kernel", name, str, "a text, such as 'norm_quant' or 'my_module::rope'")
     namespace, bare = split_name(name)
     kernel = _look_up(name if namespace else f"{BUILT_IN}::{bare}")
     if kernel is not None:

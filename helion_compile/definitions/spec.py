@@ -17,13 +17,14 @@ from helion_compile.definitions.declaration import Configs, Tuning
 from helion_compile.definitions.fingerprint import config_fingerprint, digest_packages, fingerprint
 from helion_compile.definitions.names import make_name, shorten_name, split_name
 from helion_compile.definitions.validation import (
-    check_names,
+    check_functions,
     check_same_parameters,
     check_signature,
     find_given_config,
     settings_that_make_code,
 )
-from helion_compile.errors import KernelArgumentError
+from helion_compile.definitions.value_dependence import check_known_sizes, forbid_values
+from helion_compile.errors import KernelArgumentError, check_flag, check_names, check_type, truncate
 
 __all__ = ["KernelPlans", "KernelSpec", "PlanStore"]
 
@@ -118,9 +119,12 @@ class KernelSpec:
                 f"tracing and results where there is no GPU."
             )
         check_same_parameters(self.short_name, "reference", reference, self.signature)
-        check_names(self.short_name, "mutates", mutates)
-        check_names(self.short_name, "Configs.bucketed", configs.bucketed)
-        check_names(self.short_name, "Configs.nearest", configs.nearest or ())
+        mutates = check_names(f"{self.short_name}: mutates", mutates, "mutates=('x',)")
+        check_type(f"{self.short_name}: configs=…", configs, Configs, "helion_compile.Configs(…)")
+        configs = configs.checked(self.short_name)
+        check_type(f"{self.short_name}: tuning=…", tuning, Tuning, "helion_compile.Tuning(…)")
+        check_flag(f"{self.short_name}: zeroed_workspace=…", zeroed_workspace)
+        check_functions(self.short_name, self.signature, {"case": case, "check_supported": check_supported}, fallbacks)
         unknown = set(mutates) - self.signature.parameters.keys()
         if unknown:
             raise TypeError(
@@ -130,12 +134,12 @@ class KernelSpec:
         if fallbacks and mutates:
             raise TypeError(f"{self.short_name}: a kernel that writes to its arguments has no fallbacks; drop one of the two.")
         self.reference = reference
-        self.case = case or (lambda *args: Case())
+        self.case = (lambda *args: Case()) if case is None else case
         self._check_supported = check_supported
         self.mutates = tuple(n for n in self.signature.parameters if n in mutates)
         self.mutated_positions = tuple(i for i, n in enumerate(self.signature.parameters) if n in mutates)
-        self.configs = replace(configs, default=configs.default or find_given_config(fn), bucketed=tuple(configs.bucketed))
-        self.tuning = tuning
+        self.configs = replace(configs, default=configs.default or find_given_config(fn))
+        self.tuning = tuning.checked(self.short_name)
         self.fallbacks = dict(fallbacks or {})
         self.zeroed_workspace = zeroed_workspace
         self._given = fn if fn is not inner else None
@@ -231,7 +235,12 @@ class KernelSpec:
         devices = {arg.device for arg in args if isinstance(arg, torch.Tensor)}
         if len(devices) > 1:
             return f"the tensors are on different devices: {', '.join(sorted(map(str, devices)))}"
-        return self._check_supported(*args) if self._check_supported else None
+        reason = self._check_supported(*args) if self._check_supported else None
+        if not isinstance(reason, str | None):
+            raise TypeError(
+                f"{self.short_name}: check_supported gave {truncate(reason)}; it gives a sentence that says why not, or None."
+            )
+        return reason
 
     def require_supported(self, args: tuple[Any, ...]) -> None:
         """Raise KernelArgumentError when :meth:`check_supported` has a sentence for these arguments."""
@@ -274,12 +283,15 @@ class KernelSpec:
 
         Raises:
             KernelArgumentError: the kernel refuses these arguments.
-            TypeError: the reference returns what a graph cannot hold, or one of its arguments.
+            TypeError: the reference returns what a graph cannot hold, or one of its arguments, or depends on values.
         """
-        self.require_supported(args)
+        with forbid_values(f"{self.short_name}: check_supported", args):
+            self.require_supported(args)
         args = self.copy_mutated(args)
-        value = self.reference(*args)
+        with forbid_values(f"{self.short_name}: the reference", args):
+            value = self.reference(*args)
         results = self.flatten_results(value)
+        check_known_sizes(f"{self.short_name}: the reference", results, args)
         if not results and not self.mutates:
             raise TypeError(
                 f"{self.short_name}: the reference returns None and mutates=() names no argument, so a graph would drop the "
@@ -298,7 +310,9 @@ class KernelSpec:
 
     def pick(self, args: tuple[Any, ...]) -> Pick:
         """The config for these arguments on the current GPU, and where it comes from."""
-        return self.table.pick(self.case(*args), Gpu.current())
+        case = self.case(*args)
+        check_type(f"{self.short_name}: what case= gives", case, Case, "a helion_compile.Case, such as Case(num_tokens=16)")
+        return self.table.pick(case, Gpu.current())
 
 
 def _memory(tensor: torch.Tensor) -> int:

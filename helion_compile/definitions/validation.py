@@ -7,19 +7,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from helion_compile.configs.case import Case
+from helion_compile.errors import check_type, truncate
 
 __all__ = [
-    "check_names",
+    "check_functions",
     "check_same_parameters",
     "check_signature",
     "find_given_config",
     "settings_that_make_code",
 ]
-
-
-def check_names(kernel: str, what: str, names: Any) -> None:
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"{kernel}: {what}={names!r}, where a tuple of names belongs, such as {what}=('x',).")
 
 
 def find_given_config(fn: Any) -> Callable[[Case], Mapping[str, Any]] | None:
@@ -50,9 +46,44 @@ def check_signature(name: str, fn: Callable[..., Any]) -> inspect.Signature:
 def check_same_parameters(name: str, what: str, other: Callable[..., Any], signature: inspect.Signature) -> None:
     if not callable(other):
         raise TypeError(f"{name}: {what} is a {type(other).__name__}; pass a function with the kernel's parameters.")
-    theirs = list(inspect.signature(other).parameters)
+    try:
+        theirs = list(inspect.signature(other).parameters)
+    except ValueError:  # of a function in C
+        raise TypeError(
+            f"{name}: {what} is {truncate(other, 60)}, whose parameters Python does not know; pass a function with the "
+            f"kernel's parameters that calls it, such as lambda {', '.join(signature.parameters)}: …"
+        ) from None
     if theirs != list(signature.parameters):
         raise TypeError(
             f"{name}: {what} takes ({', '.join(theirs)}), the kernel takes ({', '.join(signature.parameters)}); "
             f"give both the same parameters in the same order."
         )
+
+
+def check_functions(name: str, signature: inspect.Signature, functions: Mapping[str, Any], fallbacks: Any) -> None:
+    """Raise TypeError for one of ``functions`` that is no function of the kernel's arguments, or fallbacks that are none."""
+    for what, function in functions.items():
+        if function is not None:
+            _check_takes(name, what, function, signature)
+    check_type(f"{name}: fallbacks=…", {} if fallbacks is None else fallbacks, Mapping, "a dict of functions by their names")
+    for fallback, function in (fallbacks or {}).items():
+        check_type(f"{name}: a name in fallbacks", fallback, str, "a text, such as 'library'")
+        _check_takes(name, f"fallbacks[{fallback!r}]", function, signature, "out")
+
+
+def _check_takes(name: str, what: str, other: Any, signature: inspect.Signature, *more: str) -> None:
+    """Raise TypeError for what cannot be called with the kernel's arguments, and keywords ``more``."""
+    parameters = list(signature.parameters)
+    wanted = f"({', '.join([*parameters, *(f'{keyword}=…' for keyword in more)])})"
+    if not callable(other):
+        raise TypeError(
+            f"{name}: {what} is {truncate(other, 60)}, of type {type(other).__name__}; pass a function that takes {wanted}."
+        )
+    try:
+        theirs = inspect.signature(other)
+    except (TypeError, ValueError):  # of a function in C
+        return
+    try:
+        theirs.bind(*parameters, **dict.fromkeys(more))
+    except TypeError:
+        raise TypeError(f"{name}: {what} takes {theirs}; it is called with {wanted}, the kernel's arguments.") from None

@@ -20,6 +20,7 @@ import torch
 
 from helion_compile.configs.gpu import Gpu
 from helion_compile.definitions import registry
+from helion_compile.errors import check_callable, check_flag, check_names, check_type, truncate
 from helion_compile.helion_kernel import HelionKernel
 from helion_compile.runtime.call_target import make_call_target, make_host_function
 from helion_compile.runtime.counters import Counters, counters
@@ -81,7 +82,13 @@ def warm_up(
         TypeError, ValueError: nothing to call, no inputs for it, or a name in ``unaligned`` that is no tensor argument.
         Exception: what the call itself raises.
     """
-    calls = _calls(model_or_kernels, inputs, tuple(unaligned))
+    unaligned = check_names("warm_up: unaligned", unaligned, "unaligned=('x',)")
+    check_flag("warm_up(between=…)", between)
+    if workers is not None:
+        check_type("warm_up(workers=…)", workers, int, "a number of threads, or None")
+        if workers < 1:
+            raise ValueError(f"warm_up was given workers={workers}; it takes a number of threads from 1 on, or None.")
+    calls = _calls(model_or_kernels, inputs, unaligned)
     counts = _counts(tokens, between)
     before, start = counters.copy(), time.perf_counter()
     with torch.no_grad(), _Background(workers or os.cpu_count() or 1) as background:
@@ -103,7 +110,12 @@ def _calls(what: Any, inputs: Inputs | None, unaligned: tuple[str, ...]) -> list
     if isinstance(what, Mapping):
         if inputs is not None:
             raise TypeError("warm_up was given a dict of kernels and inputs=; give each kernel's inputs in the dict.")
+        for kernel, make in what.items():
+            check_type("a key of warm_up's dict", kernel, HelionKernel, "a HelionKernel")
+            _check_inputs(f"warm_up's inputs for {kernel.short_name}", make)
         return [_kernel_call(kernel, make, unaligned) for kernel, make in what.items()]
+    if inputs is not None:
+        _check_inputs("warm_up(inputs=…)", inputs)
     if isinstance(what, HelionKernel):
         if inputs is None:
             raise TypeError(
@@ -126,7 +138,16 @@ def _token_ids(model: Any) -> Inputs:
     return lambda count: (torch.zeros((1, count), dtype=torch.long, device=device),)
 
 
+def _check_inputs(asked: str, make: Any) -> None:
+    check_callable(asked, make, "a function that takes a number of tokens and gives a tuple of arguments")
+
+
+def _check_arguments(arguments: Any) -> None:
+    check_type("what warm_up's inputs gave", arguments, (tuple, list, Mapping), "a tuple of arguments, or a dict of keywords")
+
+
 def _call(function: Callable[..., Any], arguments: Any) -> Any:
+    _check_arguments(arguments)
     return function(**arguments) if isinstance(arguments, Mapping) else function(*arguments)
 
 
@@ -140,6 +161,7 @@ def _kernel_call(kernel: HelionKernel, make: Inputs, unaligned: tuple[str, ...])
 
     def call(count: int) -> None:
         arguments = make(count)
+        _check_arguments(arguments)
         args = (
             kernel.bind_arguments((), arguments)
             if isinstance(arguments, Mapping)
@@ -174,8 +196,8 @@ def _shifted(arg: Any) -> Any:
 def _counts(tokens: Iterable[int] | int, between: bool) -> tuple[int, ...]:
     # A list first: of what can be read once only, a second reading would warm up nothing.
     given = list(tokens) if isinstance(tokens, Iterable) else [tokens]
-    if not given or not all(isinstance(count, int) and count > 0 for count in given):
-        raise ValueError(f"warm_up was given tokens={given!r}; it takes numbers of tokens, such as [1, 16, 256].")
+    if not given or not all(type(count) is int and count > 0 for count in given):
+        raise ValueError(f"warm_up was given tokens={truncate(given)}; it takes numbers of tokens, such as [1, 16, 256].")
     counts = set(given)
     if not between:
         return tuple(sorted(counts))

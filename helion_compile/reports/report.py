@@ -6,8 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from helion_compile.errors import check_type, truncate
 from helion_compile.reports import data, html, text
-from helion_compile.reports.model import ReportData
+from helion_compile.reports.model import GraphReport, ReportData
 
 __all__ = ["Report"]
 
@@ -16,12 +17,21 @@ __all__ = ["Report"]
 class Report(ReportData):
     """What happened to a model, graph by graph; ``print`` it, or take it apart."""
 
+    def __post_init__(self) -> None:
+        right = isinstance(self.graphs, tuple) and all(isinstance(graph, GraphReport) for graph in self.graphs)
+        if not right:
+            raise TypeError(
+                f"Report(graphs) is {truncate(self.graphs)}; explain and report make one of a tuple of GraphReports."
+            )
+
     def to_json(self, indent: int | None = None) -> str:
         """The report as JSON, by the schema in ``helion_compile/reports/report.schema.json``."""
+        check_type("report.to_json(indent=…)", indent, (int, type(None)), "a number of spaces, or None")
         return data.to_json(self, indent)
 
     def to_html(self, file: str | os.PathLike[str] | None = None) -> str:
         """The report as one HTML page that needs nothing else; written to ``file`` if one is given, its folder made."""
+        check_type("report.to_html(file=…)", file, (str, os.PathLike, type(None)), "a path, such as 'report.html', or None")
         page = html.render(self)
         if file is not None:
             Path(file).parent.mkdir(parents=True, exist_ok=True)

@@ -60,6 +60,8 @@ def _work(options: argparse.Namespace) -> list:
 
 
 def _import(module: str) -> None:
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise TuneError(f"--modules names {module!r}; name a module as an import does, as in --modules my_package.my_kernels")
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:

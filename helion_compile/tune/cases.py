@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from helion_compile.configs.case import Case
 from helion_compile.configs.files import parse_json, parse_value
-from helion_compile.errors import truncate
+from helion_compile.definitions.declaration import Tuning
+from helion_compile.errors import check_type, truncate
 
 if TYPE_CHECKING:
     from helion_compile.definitions.spec import KernelSpec
@@ -49,6 +50,8 @@ def read_model(path: Path) -> Layer:
     Raises:
         TuneError: no such file, or it lacks a size.
     """
+    check_type("read_model(path)", path, (str, Path), "the path of a config.json")
+    path = Path(path)
     file = path / "config.json" if path.is_dir() else path
     try:
         content = parse_json(file.read_bytes())
@@ -78,6 +81,7 @@ def read_tokens(text: str) -> tuple[int, ...]:
     Raises:
         TuneError: something else than positive integers with commas between.
     """
+    check_type("read_tokens(text)", text, str, "a text such as '1,2,4,…,8192'")
     tokens: list[int] = []
     gap = False
     for word in text.split(","):
@@ -103,6 +107,7 @@ def read_shapes(text: str) -> dict[str, Any]:
     Raises:
         TuneError: not of that form.
     """
+    check_type("read_shapes(text)", text, str, "a text such as 'hidden_size=4096,residual=true'")
     fields: dict[str, Any] = {}
     for part in text.split(","):
         name, equals, value = (piece.strip() for piece in part.partition("="))
@@ -120,6 +125,8 @@ def cases_of(
     Raises:
         TuneError: the kernel does not say how its inputs are made, or a shape lacks a key field or has one too many.
     """
+    check_type("cases_of(kernel)", getattr(kernel, "tuning", kernel), Tuning, "a HelionKernel")
+    layers, shapes, tokens = _list("layers", layers, Layer), _list("shapes", shapes, dict), _list("tokens", tokens, int)
     if kernel.tuning.inputs is None or (kernel.tuning.shapes is None and not shapes):
         lacks, field = ("its inputs are made", "inputs") if kernel.tuning.inputs is None else ("its cases follow", "shapes")
         raise TuneError(
@@ -137,6 +144,13 @@ def cases_of(
     for case in every:
         _check(kernel, case)
     return sorted(every)
+
+
+def _list(name: str, items: Any, kind: type) -> list[Any]:
+    found = list(items) if isinstance(items, Iterable) else [items]
+    for item in found:
+        check_type(f"an item of cases_of({name}=…)", item, kind, f"a {kind.__name__}, in a list of them")
+    return found
 
 
 def _check(kernel: KernelSpec, case: Case) -> None:

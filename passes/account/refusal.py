@@ -75,6 +75,10 @@ class Refusal:
     missing: tuple[str, ...] = ()  # and those that were not, or were not looked for any more
 
     def __post_init__(self) -> None:
+        if not isinstance(self.kind, RefusalKind):
+            raise TypeError(f"a refusal is of a RefusalKind, such as RefusalKind.KERNEL, not of {self.kind!r:.80}")
+        if not all(isinstance(form, str) for form in (self.found_form, self.remedy_form)):
+            raise TypeError(f"a refusal says in texts what was found and what would fuse, not {self.found_form!r:.80}")
         filled = {each.name for each in self.details}
         for form in (self.found_form, self.remedy_form):
             fields = {field for _, field, _, _ in Formatter().parse(form) if field is not None}
@@ -90,6 +94,8 @@ class Refusal:
             remedy: what would fuse.
             details: what stands for the names in braces: nodes, dtypes, shapes, locations, numbers, texts.
         """
+        if not isinstance(node, Node):
+            raise TypeError(f"a refusal is of what is at a node of the graph, not at {node!r:.80}")
         made = tuple(value if isinstance(value, Detail) else Detail.of(name, value) for name, value in details.items())
         return cls(kind, node.name, found, remedy, made, location=Location.of(node))
 

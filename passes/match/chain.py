@@ -74,6 +74,8 @@ class Chain:
         return Refusal.of(kind, self.anchor, found, remedy, **details)
 
     def __getitem__(self, op: type[Op]) -> Match[Op]:
+        if not isinstance(op, type):
+            raise TypeError(f"a chain is asked for a semantic op, as in chain[Norm], not for {op!r:.80}")
         for match in self.matches:
             if isinstance(match.op, op):
                 return match

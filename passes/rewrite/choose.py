@@ -69,7 +69,10 @@ def choose_chains(
     def check(fusion: Fusion, chain: Chain) -> tuple[Node | Refusal, int]:
         """The insertion point or the refusal, and how many checks were passed."""
         at(f"in check of {fusion.name!r}", chain)
-        if refusal := reject.get((fusion.name, chain.anchor.name)) or fusion.check(chain):
+        refusal = reject.get((fusion.name, chain.anchor.name)) or fusion.check(chain)
+        if not isinstance(refusal, Refusal | None):
+            raise TypeError(f"check returned {refusal!r:.80}; it returns None, or what chain.refuse(…) makes")
+        if refusal is not None:
             return refusal, 0
         at("while looking for an insertion point", chain)
         point = points.find(chain)

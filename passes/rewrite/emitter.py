@@ -35,6 +35,8 @@ class Emitter:
         self._fake_mode = detect_fake_mode([node.meta["val"] for node in chain.inputs.values()])
 
     def __call__(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> Node:
+        if not callable(target):
+            raise TypeError(f"emit was given {target!r:.80} to call; give an operator, such as torch.ops.aten.mul.Tensor")
         name = None if target in VIEWS | CLONES or target is aten.sym_size.int else self._name
         node = self._edits.insert(self._after, target, args, kwargs, name)
         self.nodes.append(node)

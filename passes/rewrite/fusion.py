@@ -43,3 +43,18 @@ class Fusion:
     chain: tuple[type[SemanticOp], ...]
     build: Callable[[Chain, Emit], Mapping[tuple[type[SemanticOp], str], Node]]
     check: Callable[[Chain], Refusal | None] = lambda chain: None
+
+    def __post_init__(self) -> None:
+        chain = self.chain if isinstance(self.chain, (tuple, list)) else ()
+        if not isinstance(self.name, str) or not self.name:
+            raise TypeError(f"a fusion is named by a text such as 'norm_quantize', not {self.name!r}")
+        if not chain or not all(isinstance(op, type) and issubclass(op, SemanticOp) for op in chain):
+            raise TypeError(
+                f"fusion {self.name!r}: chain={self.chain!r}, where semantic ops belong, such as chain=(Norm, Quantize)"
+            )
+        object.__setattr__(self, "chain", tuple(chain))
+        for what, takes in (("build", "(chain, emit)"), ("check", "(chain)")):
+            if not callable(getattr(self, what)):
+                raise TypeError(
+                    f"fusion {self.name!r}: {what}={getattr(self, what)!r}, where a function belongs that takes {takes}"
+                )

@@ -7,9 +7,10 @@ import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch.fx import Graph
@@ -84,6 +85,10 @@ class FusionPass(CustomGraphPass):
         on_graph: Callable[[Graph, GraphRecord], None] | None = None,
         log: logging.Logger = log,
     ):
+        fusions = list(fusions) if isinstance(fusions, Iterable) else [fusions]
+        if other := [fusion for fusion in fusions if not isinstance(fusion, Fusion)]:
+            raise TypeError(f"FusionPass takes a list of Fusions, found {other[0]!r:.80}")
+        _check_options(locals())
         names = [fusion.name for fusion in fusions]
         if repeated := [name for name, count in Counter(names).items() if count > 1]:
             raise ValueError(f"fusions need names of their own, found more than one called {', '.join(repeated)}")
@@ -112,6 +117,10 @@ class FusionPass(CustomGraphPass):
         self.records: list[GraphRecord] = []
 
     def __call__(self, graph: Graph) -> None:
+        if not isinstance(graph, Graph):
+            raise TypeError(
+                f"FusionPass is called with a torch.fx.Graph, such as module.graph, not with a {type(graph).__name__}"
+            )
         started = time.perf_counter()
         record = GraphRecord(nodes=len(graph.nodes))
         written = self._record_before(graph, record)
@@ -210,6 +219,25 @@ class FusionPass(CustomGraphPass):
             if callback:
                 with log_failures(self.log, name):
                     callback(*arguments)
+
+
+def _check_options(given: Mapping[str, Any]) -> None:
+    flags = ("strict", "keep_code", "keep_originals")
+    wanted: dict[str, tuple[bool, str]] = {name: (isinstance(given[name], bool), "True or False") for name in flags}
+    for name in ("on_record", "on_graph"):
+        wanted[name] = given[name] is None or callable(given[name]), "a function, or None"
+    keep = given["keep"] if isinstance(given["keep"], Collection) else ("",)
+    ops = all(isinstance(op, type) and issubclass(op, SemanticOp) for op in keep)
+    wanted["keep"] = ops, "a collection of semantic ops, as (Matmul,)"
+    wanted["reject"] = isinstance(given["reject"], Mapping), "a dict of refusals"
+    wanted["identity"] = isinstance(given["identity"], str), "a text"
+    wanted["log"] = isinstance(given["log"], (logging.Logger, logging.LoggerAdapter)), "a logger"
+    for name, optional in (("disable", False), ("only", True)):
+        collection = isinstance(given[name], Collection) or (optional and given[name] is None)
+        wanted[name] = collection, "a collection of names"
+    for name, (right, expected) in wanted.items():
+        if not right:
+            raise TypeError(f"FusionPass({name}={given[name]!r:.80}): expected {expected}")
 
 
 def _check_links(fusion: Fusion) -> None:

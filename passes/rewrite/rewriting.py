@@ -121,12 +121,18 @@ class Rewriting:
         self._at(f"in build of {fusion.name!r}", chain)
         emitter = Emitter(self.edits, chain, chosen.after, fusion.name)
         built = fusion.build(chain, emitter)
+        if not isinstance(built, Mapping):
+            raise TypeError(f"build returned {built!r:.80}; it returns nodes by what they replace, as {{(Norm, 'out'): node}}")
         outputs, shapes = [], dict(chain.inputs)
         for op, name, _ in chain.outputs():
             for old in chain.copies_read(op, name):
                 shapes[name] = old
                 if (op, name) not in built:
                     raise ValueError(f"no node for {op.__name__}'s {name!r}, which has readers outside the chain")
+                if not isinstance(built[op, name], Node):
+                    raise TypeError(
+                        f"build gave {built[op, name]!r:.80} for {op.__name__}'s {name!r}; give a node that emit made"
+                    )
                 outputs.append((name, old, emitter.in_place_of(old, built[op, name])))
         return _Replacement(fusion, chain, emitter, shapes, outputs)
 

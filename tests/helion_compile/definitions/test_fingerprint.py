@@ -4,14 +4,18 @@ import functools
 import importlib.util
 import itertools
 import sys
+from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch
 
+import helion_compile
 from helion_compile import kernels
 from helion_compile.definitions import fingerprint as fingerprints
 from helion_compile.definitions.fingerprint import config_fingerprint, fingerprint
+from helion_compile.frontend.options import Options
+from tests.support import ROOT
 
 SOURCE = '''
 import enum
@@ -253,6 +257,39 @@ def test_the_digest_of_the_packages_covers_both(package, tmp_path, monkeypatch):
     assert digest() != before
 
 
+def test_an_edit_of_any_source_file_is_another_digest(monkeypatch):
+    """A key that lists its ingredients forgets one: fusions once, whose old graphs were then served."""
+    files = [path for folder in ("helion_compile", "passes") for path in sorted((ROOT / folder).rglob("*.py"))]
+    contents = {path: path.read_bytes() for path in files}
+    # As read_bytes and rglob give them, without the disk: each file is edited once.
+    found, rglob = {}, Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda *of: found[of] if of in found else found.setdefault(of, list(rglob(*of))))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: contents[path])
+    monkeypatch.setattr(fingerprints, "digest_sources", fingerprints.digest_sources.__wrapped__)
+    monkeypatch.setattr(fingerprints, "__file__", str(ROOT / "helion_compile" / "definitions" / "fingerprint.py"))
+    monkeypatch.setattr(fingerprints.passes, "__file__", str(ROOT / "passes" / "__init__.py"))
+    digest = fingerprints.digest_packages.__wrapped__
+    digests = {digest()}
+    for path in files:
+        contents[path] += b"# an edit"
+        digests.add(digest())
+    assert len(digests) == 1 + len(files) > 200
+
+
+def test_every_key_of_compiled_code_covers_the_digest(monkeypatch):
+    """Of the pass, and of each kernel; those of stored reports and of vLLM have tests of their own."""
+
+    def keys():
+        made = helion_compile.kernel(_no_op, reference=_no_op, name="test_digest_no_op")
+        return [Options().fusion_pass().uuid(), Options("exact").fusion_pass().uuid(), made.key]
+
+    before = keys()
+    assert keys() == before
+    for module in ("helion_compile.definitions.spec", "helion_compile.frontend.options"):
+        monkeypatch.setattr(f"{module}.digest_packages", lambda: "of another version")
+    assert not set(keys()) & set(before)
+
+
 @pytest.mark.parametrize("name", kernels.__all__)
 def test_no_word_of_a_support_check_voids_a_table(name):
     """The narrower digest follows what Helion makes code of; a sentence of a check is none of that."""
@@ -265,3 +302,7 @@ def test_no_word_of_a_support_check_voids_a_table(name):
     fn = getattr(kernels, name).fn
     list(fingerprints._Reached(note, (fn,)).texts(fn))
     assert name in reached and not [each for each in reached if "check" in each]
+
+
+def _no_op(x):
+    return x.clone()

@@ -7,7 +7,6 @@ import pytest
 from helion_compile.configs.case import Case
 from helion_compile.definitions import registry
 from helion_compile.definitions.names import BUILT_IN
-from helion_compile.fusions import CATALOGUE
 from helion_compile.kernels import norm_quant, norm_rope, quant, rope, scaled_mm
 from helion_compile.tune.cases import Layer, TuneError, cases_of, read_model, read_shapes, read_tokens
 
@@ -80,8 +79,9 @@ def test_shapes_by_hand_must_be_the_key_fields_of_the_kernel():
 
 def test_every_shipped_kernel_can_be_tuned_for_every_dtype():
     shipped = [kernel for kernel in registry.list_kernels() if kernel.name.startswith(f"{BUILT_IN}::")]
-    assert len(shipped) >= len(CATALOGUE)
-    for kernel in shipped:
+    tunable = [kernel for kernel in shipped if kernel.tuning.shapes is not None]
+    assert len(tunable) >= 6
+    for kernel in tunable:
         for dtype in ("bf16", "fp16", "fp32"):
             assert cases_of(kernel, [Layer(64, 128, 64, head_dim=16, key_value_heads=2)], [], (1, 3), dtype)
 
