@@ -8,12 +8,12 @@ import torch
 from torch.autograd import forward_ad
 
 from helion_compile.compat import is_batched_tensor, is_traceable_wrapper_subclass
-from helion_compile.errors import GradientError, KernelArgumentError
+from helion_compile.errors import GradientError, KernelArgumentError, truncate
 
 if TYPE_CHECKING:
     from helion_compile.definitions.spec import KernelSpec
 
-__all__ = ["check_no_grad", "check_types"]
+__all__ = ["check_no_grad", "check_types", "describe_types"]
 
 _TYPES = (torch.Tensor, bool, int, float, str, torch.dtype, torch.SymInt, torch.SymFloat, torch.SymBool)
 
@@ -38,11 +38,20 @@ def _check_plain(kernel: KernelSpec, name: str, tensor: torch.Tensor) -> None:
         found, instead = f"a {kind}, which wraps other tensors", "Pass the plain tensors that it is made of"
     elif tensor.layout is not torch.strided:
         found, instead = f"of layout {tensor.layout}", "Pass a strided tensor, such as its .to_dense()"
+    elif tensor.is_nested or tensor.is_quantized:
+        found = "a nested tensor" if tensor.is_nested else "a quantized tensor of torch.ao"
+        instead = "Pass the plain tensors that it is made of"
     elif tensor.is_neg() or tensor.is_conj():
         found, instead = "negated or conjugated lazily", "Pass its .resolve_conj().resolve_neg()"
     else:
         return
     raise KernelArgumentError(f"{kernel.short_name}: argument {name!r} is {found}; a kernel reads plain memory. {instead}.")
+
+
+def describe_types(args: tuple[Any, ...]) -> str:
+    """The arguments of a call in a few words each: "(Tensor [4, 64], None, 2.0)"."""
+    shown = (f"{type(arg).__name__} {list(arg.shape)}" if isinstance(arg, torch.Tensor) else truncate(arg, 30) for arg in args)
+    return f"({', '.join(shown)})"
 
 
 def check_no_grad(kernel: KernelSpec, args: tuple[Any, ...]) -> None:

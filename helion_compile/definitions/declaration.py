@@ -37,6 +37,8 @@ class Configs:
         if self.default is not None:
             wanted = "a function that takes a case and gives a config, or None"
             check_callable(f"{kernel}: Configs.default", self.default, wanted)
+        if self.adapt is not None:
+            check_callable(f"{kernel}: Configs.adapt", self.adapt, "a function that takes a config and two cases, or None")
         bucketed = check_names(f"{kernel}: Configs.bucketed", self.bucketed, "bucketed=('num_tokens',)")
         nearest = self.nearest
         if nearest is not None:

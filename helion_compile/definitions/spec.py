@@ -13,6 +13,7 @@ import torch
 
 from helion_compile.configs.case import Case
 from helion_compile.configs.table import ConfigTable, Gpu, Pick
+from helion_compile.definitions.arguments import describe_types
 from helion_compile.definitions.declaration import Configs, Tuning
 from helion_compile.definitions.fingerprint import config_fingerprint, digest_packages, fingerprint
 from helion_compile.definitions.names import make_name, shorten_name, split_name
@@ -235,7 +236,13 @@ class KernelSpec:
         devices = {arg.device for arg in args if isinstance(arg, torch.Tensor)}
         if len(devices) > 1:
             return f"the tensors are on different devices: {', '.join(sorted(map(str, devices)))}"
-        reason = self._check_supported(*args) if self._check_supported else None
+        try:
+            reason = self._check_supported(*args) if self._check_supported else None
+        except (AttributeError, IndexError, KeyError, TypeError) as error:  # of arguments that its author did not think of
+            raise KernelArgumentError(
+                f"{self.short_name}{self.signature} was called with {describe_types(args)}, which its check_supported cannot "
+                f"judge ({type(error).__name__}: {error}). Pass what its parameters are for."
+            ) from error
         if not isinstance(reason, str | None):
             raise TypeError(
                 f"{self.short_name}: check_supported gave {truncate(reason)}; it gives a sentence that says why not, or None."

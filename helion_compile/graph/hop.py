@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, track_ten
 
 from helion_compile.compat import AutoDispatchBelowAutograd, DispatchKey, FakeTensorMode, HigherOrderOperator, tree_map
 from helion_compile.definitions import registry
-from helion_compile.definitions.arguments import check_no_grad
+from helion_compile.definitions.arguments import check_no_grad, check_types
 from helion_compile.graph import fake_cache
 from helion_compile.runtime import dispatch
 
@@ -44,8 +44,12 @@ def call(name: str, *args: Any) -> Any:
 
     Raises:
         UnknownKernelError: no such kernel in this process.
+        KernelArgumentError: arguments of another number or of types that no kernel takes.
     """
-    return helion_kernel(*args, kernel=registry.get_kernel(name).key)
+    kernel = registry.get_kernel(name)
+    args = kernel.bind_arguments(args, {})
+    check_types(kernel, args)
+    return helion_kernel(*args, kernel=kernel.key)
 
 
 @helion_kernel.py_impl(DispatchKey.CompositeExplicitAutograd)
