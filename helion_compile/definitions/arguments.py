@@ -8,12 +8,12 @@ import torch
 from torch.autograd import forward_ad
 
 from helion_compile.compat import is_batched_tensor, is_traceable_wrapper_subclass
-from helion_compile.errors import GradientError, KernelArgumentError, truncate
+from helion_compile.errors import GradientError, KernelArgumentError
 
 if TYPE_CHECKING:
     from helion_compile.definitions.spec import KernelSpec
 
-__all__ = ["check_no_grad", "check_types", "describe_types"]
+__all__ = ["check_no_grad", "check_types"]
 
 _TYPES = (torch.Tensor, bool, int, float, str, torch.dtype, torch.SymInt, torch.SymFloat, torch.SymBool)
 
@@ -46,12 +46,6 @@ def _check_plain(kernel: KernelSpec, name: str, tensor: torch.Tensor) -> None:
     else:
         return
     raise KernelArgumentError(f"{kernel.short_name}: argument {name!r} is {found}; a kernel reads plain memory. {instead}.")
-
-
-def describe_types(args: tuple[Any, ...]) -> str:
-    """The arguments of a call in a few words each: "(Tensor [4, 64], None, 2.0)"."""
-    shown = (f"{type(arg).__name__} {list(arg.shape)}" if isinstance(arg, torch.Tensor) else truncate(arg, 30) for arg in args)
-    return f"({', '.join(shown)})"
 
 
 def check_no_grad(kernel: KernelSpec, args: tuple[Any, ...]) -> None:

@@ -13,7 +13,6 @@ import torch
 
 from helion_compile.configs.case import Case
 from helion_compile.configs.table import ConfigTable, Gpu, Pick
-from helion_compile.definitions.arguments import describe_types
 from helion_compile.definitions.declaration import Configs, Tuning
 from helion_compile.definitions.fingerprint import config_fingerprint, digest_packages, fingerprint
 from helion_compile.definitions.names import make_name, shorten_name, split_name
@@ -21,6 +20,7 @@ from helion_compile.definitions.validation import (
     check_functions,
     check_same_parameters,
     check_signature,
+    describe_types,
     find_given_config,
     settings_that_make_code,
 )

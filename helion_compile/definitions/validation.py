@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
 from helion_compile.configs.case import Case
 from helion_compile.errors import check_type, truncate
 
@@ -13,6 +15,7 @@ __all__ = [
     "check_functions",
     "check_same_parameters",
     "check_signature",
+    "describe_types",
     "find_given_config",
     "settings_that_make_code",
 ]
@@ -87,3 +90,9 @@ def _check_takes(name: str, what: str, other: Any, signature: inspect.Signature,
         theirs.bind(*parameters, **dict.fromkeys(more))
     except TypeError:
         raise TypeError(f"{name}: {what} takes {theirs}; it is called with {wanted}, the kernel's arguments.") from None
+
+
+def describe_types(args: tuple[Any, ...]) -> str:
+    """The arguments of a call in a few words each: "(Tensor [4, 64], None, 2.0)"."""
+    shown = (f"{type(arg).__name__} {list(arg.shape)}" if isinstance(arg, torch.Tensor) else truncate(arg, 30) for arg in args)
+    return f"({', '.join(shown)})"

@@ -105,7 +105,7 @@ class TestChoosing:
         fusion = Fusion("quantize_norm", (Quantize, Norm), build=stubs.QUANTIZE.build)
         with pytest.raises(ValueError, match="'quantize_norm' has a chain with Quantize -> Norm, which would never be found"):
             FusionPass([stubs.QUANTIZE, fusion])
-        with pytest.raises(ValueError, match="LINKS links Norm -> Quantize, Activation -> Quantize"):
+        with pytest.raises(ValueError, match="LINKS links Norm -> Quantize, .*Activation -> Quantize"):
             FusionPass([fusion], disable=["quantize_norm"])
 
     def test_readers_of_an_output(self):
