@@ -6,6 +6,7 @@ Letters: B sequences, S tokens, H heads, D elements of a head, R of them rotated
 import pytest
 import torch
 
+from helion_compile import report
 from helion_compile.kernels import norm_rope, rope
 from tests.support.numerics import relative_error
 
@@ -189,3 +190,22 @@ def test_complex_products_through_the_backend():
     with torch.no_grad():
         result = torch.compile(llama4, backend="helion", fullgraph=True)(x, freqs)
     torch.testing.assert_close(result, llama4(x, freqs), rtol=2**-7, atol=2**-7)
+
+
+@pytest.mark.parametrize("angles", [torch.complex64, torch.complex128], ids=str)
+def test_complex_products_behind_a_norm_through_the_backend(angles):
+    def qwen_image(x, weight, freqs):
+        pairs = torch.view_as_complex(llama(x, weight, 0, factor_of(x)).float().reshape(*x.shape[:-1], -1, 2))
+        return torch.view_as_real(pairs * freqs[:, :, None]).flatten(3).type_as(x)
+
+    x, weight = torch.randn(1, 257, 24, 128, device="cuda").to(BF16), (1 + 0.1 * torch.randn(128, device="cuda")).to(BF16)
+    freqs = torch.polar(torch.ones(1, 257, 64, device="cuda"), torch.randn(1, 257, 64, device="cuda")).to(angles)
+    compiled = torch.compile(qwen_image, backend="helion", fullgraph=True, dynamic=False)
+    with torch.no_grad():
+        result = compiled(x, weight, freqs)
+    assert [fused.site.fusion for fused in report(compiled).sites] == ["norm_rope"]
+    x64 = x.double()
+    x64 = weight.double() * x64 * torch.rsqrt(x64.pow(2).mean(-1, keepdim=True) + EPS)
+    pairs = torch.view_as_complex(x64.unflatten(-1, (-1, 2)))
+    truth = torch.view_as_real(pairs * freqs[:, :, None].to(torch.complex128)).flatten(3)
+    assert relative_error(result, truth) <= relative_error(qwen_image(x, weight, freqs), truth)
