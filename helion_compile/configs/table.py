@@ -146,9 +146,8 @@ class ConfigTable:
         for from_gpu, index in self._index_rows(gpu) if indices is None else indices:
             if found := index.find(case):
                 row, origin = found
-                adapted = origin == "nearest" and self._adapt is not None
-                config = self._adapt(row.config, row.case, case) if adapted else row.config
-                return Pick(config, origin, row, case, gpu, from_gpu)
+                adapt = self._adapt if origin == "nearest" else None
+                return Pick(adapt(row.config, row.case, case) if adapt else row.config, origin, row, case, gpu, from_gpu)
         config = self._default(case) if self._default else None
         if not isinstance(config, Mapping | None):
             raise TypeError(

@@ -280,12 +280,12 @@ def _compile_on(device: torch.device, launch: RecordedLaunch) -> None:
 def _variant(launch: RecordedLaunch) -> tuple[Any, ...]:
     """Equal for launches of one binary, as far as can be told without Triton: saves threads from compiling it twice."""
     kernel, _, arguments, options = launch
-    facts: list[Any] = [id(kernel), tuple(sorted(options.items(), key=repr))]
+    parts: list[Any] = [id(kernel), tuple(sorted(options.items(), key=repr))]
     for argument in arguments:
         if isinstance(argument, torch.Tensor):
-            facts.append((argument.dtype, argument.data_ptr() % 16 == 0))
+            parts.append((argument.dtype, argument.data_ptr() % 16 == 0))
         elif type(argument) is int:
-            facts.append((argument == 1, argument % 16 == 0, argument.bit_length() < 32))
+            parts.append((argument == 1, argument % 16 == 0, argument.bit_length() < 32))
         else:
-            facts.append(type(argument))
-    return tuple(map(repr, facts))
+            parts.append(type(argument))
+    return tuple(map(repr, parts))
