@@ -89,8 +89,12 @@ def _rotated_times_sin(
     source = _paired(first, second, pairs)
     if source is None or first is None or second is None:
         if _paired(second, first, pairs) is not None:
-            found = "the cat is cat([x1, -x2])" if inverse else "the cat is cat([-x1, x2])"
-            matcher.fail(matcher.anchor, RefusalKind.FUNCTION, found, "cat([-x2, x1]) fuses")
+            matcher.fail(
+                matcher.anchor,
+                RefusalKind.FUNCTION,
+                "the cat is cat([x1, -x2])" if inverse else "the cat is cat([-x1, x2])",
+                "cat([-x2, x1]) fuses",
+            )
         return None
     for rotated in (whole, *(user for user in whole.users if lossless(user) is lossless(whole))):
         for product in [user for user in rotated.users if user.target in MUL]:
