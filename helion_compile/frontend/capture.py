@@ -30,7 +30,7 @@ from helion_compile.graph.specialize_eps import specialize_eps
 from helion_compile.passes.account.records import GraphRecord
 from helion_compile.passes.account.refusal import Refusal
 from helion_compile.passes.ir.dynamic_sizes import traced_size
-from helion_compile.reports.describing import describe
+from helion_compile.reports.describing import describe, list_called, tell_caller
 from helion_compile.reports.model import GraphReport
 from helion_compile.verify import run_verified
 
@@ -138,17 +138,28 @@ def make_inspecting_backend(
     def stop_before_code(module: GraphModule, inputs: Sequence[Any], **flags: Any) -> Callable[..., Any]:
         from helion_compile.compat import fake_tensor_prop, reorder_for_locality, view_to_reshape
 
-        # What Inductor does before the hook that our pass stands in.
+        training = not flags.get("is_inference", False)
+        rewritten: list[Inspected] = []
+
+        def rewrite(each: GraphModule) -> None:
+            # What Inductor does before the hook that our pass stands in; it comes to called graphs first.
+            for inner in dict.fromkeys(list_called(each)):
+                rewrite(inner)
+            each.graph.eliminate_dead_code()
+            reorder_for_locality(each.graph)
+            hook(each.graph)
+            each.recompile()
+            told = tell_caller([known.report for known in rewritten], [known.module.graph for known in rewritten], each.graph)
+            for known, report in zip(rewritten, told, strict=True):
+                known.report = report
+            report = describe(each.graph, fusion_pass.records[-1], training=training, name=current_compilation())
+            rewritten.append(Inspected(report, each))
+
         view_to_reshape(module)
         fake_tensor_prop(module, inputs)
-        module.graph.eliminate_dead_code()
-        reorder_for_locality(module.graph)
-        hook(module.graph)
-        module.recompile()
-        training = not flags.get("is_inference", False)
-        report = describe(module.graph, fusion_pass.records[-1], training=training, name=current_compilation())
-        inspected = Inspected(report, module)
-        found.append(inspected)
+        rewrite(module)
+        found.extend(rewritten)
+        inspected = rewritten[-1]
 
         def run(*values: Any) -> Any:
             if not (verify or record_inputs) or inspected.outputs is not None:
@@ -205,7 +216,7 @@ def make_reader(
     mode: str | None,
     options: Mapping[str, Any] | None,
     **what: Any,
-) -> Callable[[], GraphReport] | None:
+) -> Callable[[], list[GraphReport]] | None:
     """What reads a graph that Dynamo has just made, at any later time: with the values of tracing, so nothing runs.
 
     ``what`` goes to :func:`make_inspecting_backend`.  For graphs of inference, which are one graph behind AOTAutograd too.
@@ -221,12 +232,11 @@ def make_reader(
     values = [node.meta.get("example_value", given) for node, given in zip(placeholders, inputs, strict=True)]
     grad, inference, name = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), current_compilation()
 
-    def read() -> GraphReport:
+    def read() -> list[GraphReport]:
         found: list[Inspected] = []
         with tracing(None), torch.inference_mode(inference), torch.set_grad_enabled(grad):
             make_inspecting_backend(found, mode, options, **what)(own, values)
-        (inspected,) = found
-        return dataclasses.replace(inspected.report, name=name)
+        return [dataclasses.replace(inspected.report, name=name) for inspected in found]
 
     return read
 

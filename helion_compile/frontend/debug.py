@@ -90,6 +90,8 @@ def dump_graph(module: GraphModule, inputs: Sequence[Any], mode: str | None, opt
     if _folder is None:
         return
     for inspected in inspect_graph(module, inputs, mode, options, record_inputs=True):
+        if inspected.inputs is None:  # a graph that another one calls, whose module holds it
+            continue
         _graphs += 1
         folder = _folder / f"graph_{_graphs}"
         folder.mkdir(exist_ok=True)

@@ -26,12 +26,12 @@ class _Compiled:
     """What was compiled with one backend object: the reports, and the functions in which Dynamo began to trace."""
 
     backend: weakref.ref[Any]
-    reports: list[GraphReport | Callable[[], GraphReport]] = dataclasses.field(default_factory=list)
+    reports: list[GraphReport | Callable[[], list[GraphReport]]] = dataclasses.field(default_factory=list)
     began_in: set[CodeType] = dataclasses.field(default_factory=set)
 
     def read_reports(self) -> list[GraphReport]:
         """The reports; graphs that were not read yet are read now, once."""
-        reports = [each() if callable(each) else each for each in self.reports]
+        reports = [report for each in self.reports for report in (each() if callable(each) else [each])]
         self.reports[:] = reports
         return reports
 
@@ -48,7 +48,7 @@ def find_reports(backend: Any, code: CodeType | None) -> list[GraphReport]:
     return [dataclasses.replace(report, shared=True) for each in serving for report in each.read_reports()]
 
 
-def current_reports() -> list[GraphReport | Callable[[], GraphReport]]:
+def current_reports() -> list[GraphReport | Callable[[], list[GraphReport]]]:
     """Where the reports of the graph that Dynamo is compiling belong, or what makes them once they are asked for.
 
     A list of nobody's outside of Dynamo.

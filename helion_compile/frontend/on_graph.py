@@ -15,7 +15,7 @@ from helion_compile.frontend.options import log
 from helion_compile.frontend.verify_rollback import Checked
 from helion_compile.passes.account.records import GraphRecord
 from helion_compile.passes.failure_log import log_failures
-from helion_compile.reports.describing import annotate, describe
+from helion_compile.reports.describing import annotate, describe, tell_caller
 from helion_compile.reports.model import GraphReport
 from helion_compile.reports.report import Report
 
@@ -31,20 +31,26 @@ class GraphReporter:
         training: whether the graphs are those of a forward/backward pair.
         checked: what verifying the graph found, if it was asked for.
         found: the reports as they are before anything is verified: what holds for any values.
+        graphs: those that they are of.
     """
 
-    reports: list[GraphReport | Callable[[], GraphReport]]
+    reports: list[GraphReport | Callable[[], list[GraphReport]]]
     training: bool
     checked: Checked | None = None
     found: list[GraphReport] = field(default_factory=list)
+    graphs: list[Graph] = field(default_factory=list)
 
     def __call__(self, graph: Graph, record: GraphRecord) -> None:
         report = describe(graph, record, training=self.training, name=current_compilation())
+        if self.found:  # Inductor comes to the graphs that a graph calls before that graph
+            self.found[:] = tell_caller(self.found, self.graphs, graph)
+            self.reports[-len(self.found) :] = map(self._with_checked, self.found)
         self.found.append(report)
+        self.graphs.append(graph)
         self._add(report)
         annotate(graph, report)  # last, as the graph may hold what nobody thought of: the report is kept by then
 
-    def report_cached(self, stored: Sequence[GraphReport], read: Callable[[], GraphReport] | None) -> None:
+    def report_cached(self, stored: Sequence[GraphReport], read: Callable[[], list[GraphReport]] | None) -> None:
         """The graph came from Inductor's cache.
 
         Args:
@@ -62,10 +68,10 @@ class GraphReporter:
             trace_report(empty)
             self.reports.append(empty if read is None else functools.partial(self._read, read, empty))
 
-    def _read(self, read: Callable[[], GraphReport], empty: GraphReport) -> GraphReport:
+    def _read(self, read: Callable[[], list[GraphReport]], empty: GraphReport) -> list[GraphReport]:
         with log_failures(log, f"reading the graph {empty.name}, from Inductor's cache,", "nothing is told of it"):
-            return self._with_checked(dataclasses.replace(read(), cached=True))
-        return empty
+            return [self._with_checked(dataclasses.replace(each, cached=True)) for each in read()]
+        return [empty]
 
     def _add(self, report: GraphReport) -> None:
         report = self._with_checked(report)

@@ -30,18 +30,21 @@ def to_data(report: ReportData) -> dict[str, Any]:
     return {
         "version": VERSION,
         "torch": torch.__version__,
-        "graphs": [_graph(graph) for graph in report.graphs],
+        "graphs": [_graph(graph, number) for number, graph in enumerate(report.graphs, start=1)],
         "causes": list(causes(report)),
     }
 
 
-def _graph(graph: GraphReport) -> dict[str, Any]:
+def _graph(graph: GraphReport, number: int) -> dict[str, Any]:
     record = graph.record
     return {
         "name": graph.name,
         "training": graph.training,
         "cached": graph.cached,
         "shared": graph.shared,
+        "called_by": number + graph.caller if graph.caller else None,
+        "calls": graph.calls,
+        "runs": graph.runs,
         "error": record.error,
         "nodes": record.nodes,
         "seconds": record.seconds,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.fx import Graph, Node
+from torch.fx import Graph, GraphModule, Node
 
 from helion_compile.compat import unset_fake_temporarily
 from helion_compile.definitions import registry
@@ -15,12 +17,33 @@ from helion_compile.passes.account.records import GraphRecord
 from helion_compile.passes.ir.dynamic_sizes import traced_size
 from helion_compile.reports.model import Config, Cost, FusedSite, GraphReport
 
-__all__ = ["annotate", "describe"]
+__all__ = ["annotate", "describe", "list_called", "tell_caller"]
 
 
 def describe(graph: Graph, record: GraphRecord, *, training: bool = False, name: str = "") -> GraphReport:
     """The report of one graph, which has just been rewritten and still has its fake values."""
     return GraphReport(record, tuple(_fused(graph, record)), training, name)
+
+
+def list_called(module: Any) -> list[GraphModule]:
+    """The graphs that the graph of ``module`` calls, once for each place that does: repeated regions, branches, loops."""
+    graph = getattr(module, "graph", None)
+    held = [(node, getattr(module, str(node.target), None)) for node in graph.find_nodes(op="get_attr")] if graph else []
+    return [inner for node, inner in held if isinstance(inner, GraphModule) for _ in node.users]
+
+
+def tell_caller(reports: Sequence[GraphReport], graphs: Sequence[Graph], caller: Graph) -> list[GraphReport]:
+    """``reports`` of ``graphs``, whose next one is ``caller``, with how often it calls them."""
+    calls = Counter(id(inner.graph) for inner in list_called(caller.owning_module))
+    told = list(reports)
+    repeats: dict[int, int] = {}  # of graphs that it calls, and of what these call
+    for index in reversed(range(len(told))):
+        if count := calls.get(id(graphs[index])):
+            told[index] = dataclasses.replace(told[index], caller=len(told) - index, calls=count)
+            repeats[index] = count
+        elif told[index].caller and index + told[index].caller in repeats:
+            repeats[index] = repeats[index + told[index].caller]
+    return [report.repeated(repeats.get(index, 1)) for index, report in enumerate(told)]
 
 
 def annotate(graph: Graph, report: GraphReport) -> None:

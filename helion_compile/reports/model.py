@@ -54,14 +54,17 @@ class Cost:
         lines = list(lines)
         return cls(sum(line.kernels for line in lines), sum(line.bytes for line in lines))
 
+    def times(self, count: int) -> Cost:
+        return Cost(self.kernels * count, self.bytes * count)
+
 
 @dataclass(frozen=True)
 class FusedSite:
     """A rewritten chain and the kernel that runs there.
 
     Attributes:
-        before, after: what the chain cost as the model writes it, and what the kernel costs.  Inductor fuses as well, so
-            its code lies between the two.
+        before, after: what the chain cost as the model writes it, and what the kernel costs, in all runs of its graph
+            (``GraphReport.runs``).  Inductor fuses as well, so its code lies between the two.
         verified: how far each result is from the original's, once the site was run against it.
     """
 
@@ -94,6 +97,10 @@ class GraphReport:
         cached: whether the graph came from Inductor's cache; what is told is what was found when it was compiled, or in
             reading it anew where that is not kept.
         shared: whether it was compiled for an equal call of ``torch.compile``, and serves this one where its guards hold.
+        caller: of a graph that another one calls (``torch.compiler.nested_compile_region``, a branch, the body of a loop): how
+            many graphs further on that one is reported; 0 for what Python calls.
+        calls: in how many places that one calls it.
+        runs: how often it runs while what Python calls runs once, where a branch and a loop's body count once.
     """
 
     record: GraphRecord
@@ -102,6 +109,9 @@ class GraphReport:
     name: str = ""
     cached: bool = False
     shared: bool = False
+    caller: int = 0
+    calls: int = 1
+    runs: int = 1
 
     @property
     def unread(self) -> bool:
@@ -123,12 +133,25 @@ class GraphReport:
         fused = (dataclasses.replace(fused, verified=compared.get(fused.site.node, ())) for fused in self.fused)
         return dataclasses.replace(self, fused=tuple(fused))
 
+    def repeated(self, count: int) -> GraphReport:
+        """This report of a graph that runs ``count`` times as often."""
+        scaled = (dataclasses.replace(f, before=f.before.times(count), after=f.after.times(count)) for f in self.fused)
+        return dataclasses.replace(self, fused=tuple(scaled), runs=self.runs * count)
+
+    @property
+    def cost(self) -> tuple[Cost, Cost]:
+        """Of the graph before and after, in all its runs."""
+        lines = self.record.lines_before, self.record.lines_after
+        before, after = (Cost.of(each).times(self.runs) for each in lines)
+        return before, after
+
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
-        """The cost of each layer before and after, in the order of the graph."""
+        """The cost of each layer before and after, in all runs of the graph, in its order."""
         before, after = _by_layer(self.record.lines_before), _by_layer(self.record.lines_after)
         names = dict.fromkeys((*before, *after))
-        return tuple(Layer(name, Cost.of(before.get(name, ())), Cost.of(after.get(name, ()))) for name in names)
+        costs = ([Cost.of(lines.get(name, ())).times(self.runs) for lines in (before, after)] for name in names)
+        return tuple(Layer(name, *cost) for name, cost in zip(names, costs, strict=True))
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def _lines(report: ReportData, width: int | None) -> Iterator[tuple[str, str]]:
     """Lines, each with the style that a terminal gives it."""
     width = width or min(shutil.get_terminal_size((100, 24)).columns, 160)
     for number, graph in enumerate(report.graphs, start=1):
-        yield from _styled(_wrapped(f"Graph {number} of {len(report.graphs)}: {_origin(graph)}", width, ""), "bold")
+        yield from _styled(_wrapped(f"Graph {number} of {len(report.graphs)}: {_origin(graph, number)}", width, ""), "bold")
         for name, symbol in graph.record.symbols.items():
             yield from _styled(_wrapped(f"{name}: {symbol}", width, "  "), "dim")
         yield "", ""
@@ -68,17 +68,23 @@ def _lines(report: ReportData, width: int | None) -> Iterator[tuple[str, str]]:
         yield from _styled(_wrapped(line, width, "  "), "")
 
 
-def _origin(graph: GraphReport) -> str:
+def _origin(graph: GraphReport, number: int) -> str:
     if graph.unread:
         return "from Inductor's cache, not read again"
     return ", ".join(
         (
             f"{graph.record.nodes} nodes",
+            *([f"called {_count(graph.calls)} by graph {number + graph.caller}"] if graph.caller else []),
+            *([f"{graph.runs} runs in all"] if graph.runs != graph.calls else []),
             *(["traced for training"] if graph.training else []),
             *(["from Inductor's cache, told as when it was compiled"] if graph.cached else []),
             *(["compiled for an equal call of torch.compile, used here where its guards hold"] if graph.shared else []),
         )
     )
+
+
+def _count(times: int) -> str:
+    return "once" if times == 1 else f"{times} times"
 
 
 def _styled(lines: Iterable[str], style: str) -> Iterator[tuple[str, str]]:
@@ -119,7 +125,7 @@ def _blocks(graph: GraphReport) -> Iterator[Block]:
 
 def _layers(graph: GraphReport) -> Block:
     """What the graph costs, and each of its layers; those that cost the same are told once."""
-    before, after = Cost.of(graph.record.lines_before), Cost.of(graph.record.lines_after)
+    before, after = graph.cost
     named = [layer for layer in graph.layers if layer.name]
     lines = []
     for group in _alike(named, lambda layer: (_NUMBER.sub("*", layer.name), layer.before, layer.after)):
