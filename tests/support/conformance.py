@@ -1,4 +1,4 @@
-"""Every spelling with what it is to be read as: the table from which tests and docs/patterns.md are made.
+"""Every pattern with what it is to be read as: the table from which tests and docs/patterns.md are made.
 
 ``python -m tests.support.conformance`` writes the page.
 """
@@ -52,14 +52,14 @@ _NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 @dataclass
 class Spelled:
-    """A function that spells one meaning."""
+    """A function that writes one semantic op."""
 
     who: str  # whose code writes it so
     function: Callable[..., Any]
-    operands: tuple[str, ...]  # the names of its arguments, those of the meaning's inputs
+    operands: tuple[str, ...]  # the names of its arguments, those of the op's inputs
     op: Callable[[torch.dtype], Any]  # x's dtype -> what it is to be read as
     dtypes: tuple[torch.dtype, ...]  # of x; of a product, of its result
-    exact: bool = True  # its bits are those of the meaning's interpretation
+    exact: bool = True  # its bits are those of the op's interpretation
     residual: bool = False  # a norm that is also to be read behind an addition
     sizes: tuple[int, ...] = (3, 5, 64)  # of x; of a product, M, K and N
     scales: tuple[tuple[int, ...], ...] = ()  # of a product: the shapes of a's and b's

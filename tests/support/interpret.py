@@ -1,4 +1,4 @@
-"""What a meaning's docstring promises, in plain torch, one step a line: the measure of whatever claims to read it."""
+"""What a semantic op's docstring promises, in plain torch, one step a line: the measure of whatever claims to read it."""
 
 from __future__ import annotations
 

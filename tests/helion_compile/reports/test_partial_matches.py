@@ -1,6 +1,6 @@
-"""A planted near miss of each kind: the report tells what was found, what would fuse, and how near it came.
+"""A planted partial match of each kind: the report tells what was found, what would fuse, and how near it came.
 
-The reasons of a spelling or a fusion are tested beside it; here is one of each form, from torch code to the printed text.
+The reasons of a pattern or a fusion are tested beside it; here is one of each form, from torch code to the printed text.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""passes.match.matched_graph: many regions in one graph."""
+"""passes.match.matched_graph: many matches in one graph."""
 
 import time
 

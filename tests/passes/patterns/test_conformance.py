@@ -1,4 +1,4 @@
-"""Every spelling of the table is found exactly once, with its attributes, and these say what it computes."""
+"""Every row of the table is found exactly once, with its attributes, and these say what it computes."""
 
 import dataclasses
 import itertools
@@ -25,7 +25,7 @@ BF16, FP32 = torch.bfloat16, torch.float32
 
 
 def only(graph, behind=False):
-    """The one region of a graph, in which nothing was refused; or the one ``behind`` another."""
+    """The one match of a graph, in which nothing was refused; or the one ``behind`` another."""
     matched = match_graph(graph)
     assert not matched.refusals, matched.refusals
     assert matched.matches, "neither a match nor a refusal: no anchor, or match_at gave None for what feeds it"
@@ -161,7 +161,7 @@ def test_layouts_are_what_memory_has():
 
 
 def test_every_attribute_has_a_row_that_sets_it():
-    """No field of the meanings is without a spelling that needs it."""
+    """No field of the semantic ops is without a row that needs it."""
     # Others set these: a row behind an addition, an operator of vLLM.
     elsewhere = {"eps", "residual", "unrounded_sum", "gate_dtype", "joined", "zero_points", "library"}
     for rows in TABLES:
@@ -173,7 +173,7 @@ def test_every_attribute_has_a_row_that_sets_it():
 
 
 def test_every_operator_has_a_row():
-    """No operator at which a product or a library's quantiser is read is without a spelling; vLLM's are in custom_ops/."""
+    """No operator at which a product or a library's quantiser is read is without a row; vLLM's are in custom_ops/."""
     named = {f"{row.who.split('`')[1]}.default" for row in PRODUCTS + OPAQUE_QUANTISERS if "`" in row.who}
     # The second version is read where torch has it.
     anchors = {str(target) for target in matmul.ANCHORS} | {"aten._scaled_mm_v2.default"}

@@ -1,4 +1,4 @@
-"""Graphs put together at random from spellings: replaced by what they were read as, they keep their bits."""
+"""Graphs put together at random from the corpus: replaced by what they were read as, they keep their bits."""
 
 import copy
 

@@ -17,7 +17,7 @@ NORMS: list[Spelled] = []
 
 
 def spelled(who, rounding, *, dtypes=(BF16, FP16, FP32), weight=True, bias=False, exact=True, residual=True, **attributes):
-    """A row.  ``attributes`` are the meaning's, or a function of x's dtype.  ``exact``: same operations, so same bits.
+    """A row.  ``attributes`` are the semantic op's, or a function of x's dtype.  ``exact``: same operations, same bits.
 
     ``residual``: it is also tried behind a plain addition.
     """

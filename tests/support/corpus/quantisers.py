@@ -24,7 +24,7 @@ OPAQUE_QUANTISERS: list[Spelled] = []  # by operators that need not be there: st
 
 
 def spelled(who, *, dtypes=(BF16, FP16, FP32), operands=("x",), sizes=ROWS, exact=True, rows=QUANTISERS, **attributes):
-    """A row.  ``attributes`` are the meaning's, or a function of x's dtype."""
+    """A row.  ``attributes`` are the semantic op's, or a function of x's dtype."""
 
     def add(function):
         def op(dtype):

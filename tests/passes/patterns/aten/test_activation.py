@@ -53,7 +53,7 @@ def test_up_as_the_first_factor(name):
 
 
 # The activations that configs of transformers name, and what each is read as: a function, rounded once or at every step, or
-# why not.  The others are no functions of a meaning, nor near one.
+# why not.  The others are no functions of a semantic op, nor near one.
 TAKEN = {
     "gelu": (GELU, RESULT),
     "gelu_fast": (GELU_TANH_FACTORED, EVERY_STEP),

@@ -1,4 +1,4 @@
-"""passes.patterns.aten.matmul and opaque_matmul: scaled products that the conformance table does not have, and near misses."""
+"""passes.patterns.aten.matmul: scaled products that the conformance table does not have, and partial matches."""
 
 import re
 

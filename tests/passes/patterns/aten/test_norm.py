@@ -1,4 +1,4 @@
-"""passes.patterns.aten.norm: beyond the table of spellings, what else matters to reading a norm, and what is no norm."""
+"""passes.patterns.aten.norm: beyond the table of patterns, what else matters to reading a norm, and what is no norm."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ SCALE_THEN_CAST = NormRounding.SCALE_THEN_CAST
 
 
 def only(graph):
-    """The one region of a graph that nothing was refused in."""
+    """The one match of a graph in which nothing was refused."""
     matched = match_graph(graph)
     assert not matched.refusals, matched.refusals
     (match,) = matched.matches

@@ -1,4 +1,4 @@
-"""passes.patterns.aten.quantize: beyond the table of spellings, what else matters to reading a quantiser, and what is none."""
+"""passes.patterns.aten.quantize: beyond the table of patterns, what else matters to reading a quantiser, and what is none."""
 
 import functools
 
