@@ -14,7 +14,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from helion_compile.runtime.cuda_driver import find_capture
+from helion_compile.runtime.cuda_driver import find_dependencies
 
 __all__ = ["follows_pdl_kernel", "note_pdl_kernel", "waits_for_previous", "without_pdl"]
 
@@ -52,9 +52,13 @@ def waits_for_previous(kernel: Any) -> bool:
 def follows_pdl_kernel(stream: int) -> bool:
     """Whether the next node captured on ``stream`` depends on a kernel noted by :func:`note_pdl_kernel`, and nothing else."""
     last = _last.get(stream)
-    return _Use.wanted and last is not None and find_capture(stream) == last
+    return _Use.wanted and last is not None and find_dependencies(stream) == last
 
 
 def note_pdl_kernel(stream: int) -> None:
     """Note that the last node captured on ``stream`` is a kernel that lets its dependents launch."""
-    _last[stream] = find_capture(stream)
+    found = find_dependencies(stream)
+    if found is None:
+        _last.pop(stream, None)
+    else:
+        _last[stream] = found

@@ -36,7 +36,7 @@ def get_zeros(device: int, size: int, stream: int) -> int:
     Args:
         device: index of the current device.
     """
-    key = (device, stream, find_capture(stream)[0] if _is_capturing() else None)
+    key = (device, stream, find_capture(stream) if _is_capturing() else None)
     address, held = _blocks.get(key, (0, 0))
     if held < size:
         with _lock:

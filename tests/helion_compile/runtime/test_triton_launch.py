@@ -74,7 +74,7 @@ def test_pdl_is_asked_for_in_a_capture_behind_a_kernel_that_takes_part(launched,
     monkeypatch.setattr(triton_launch, "_launch_by_triton", lambda *a: seen.append(a))
     monkeypatch.setattr(triton_launch, "_load_by_triton", lambda compiled: None)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capture[0] is not None)
-    monkeypatch.setattr(pdl, "find_capture", lambda stream: (capture[0], (len(seen) + len(launched) + others,)))
+    monkeypatch.setattr(pdl, "find_dependencies", lambda stream: (capture[0], (len(seen) + len(launched) + others,)))
     monkeypatch.setattr(pdl, "_last", {})
     source = launch_source(0, compiled(SIGNATURE, launch_pdl=True), (3, 2, 1), VALUES, POINTERS)
     plain = launch_source(0, compiled(SIGNATURE), (3, 2, 1), VALUES, POINTERS)

@@ -18,7 +18,7 @@ def captures(monkeypatch):
 
     monkeypatch.setattr(zeroed_workspace, "_make", make)
     monkeypatch.setattr(zeroed_workspace, "_is_capturing", lambda: bool(found))
-    monkeypatch.setattr(zeroed_workspace, "find_capture", lambda stream: (found.get(stream), ()))
+    monkeypatch.setattr(zeroed_workspace, "find_capture", found.get)
     monkeypatch.setattr(zeroed_workspace, "_blocks", {})
     return found
 
