@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,12 +25,15 @@ class Configs:
             default config; all numbers by default, and () where the config of one size is worthless for another.
         adapt: takes the config of the nearest case, that case and the one asked for, gives the config to use; by default
             the config as it is.
+        measured_on: GPU architectures on which the default config was measured not to lose against Inductor's kernel, for
+            schemes that no table has. On others a fusion waits for a table.
     """
 
     default: Callable[[Case], Mapping[str, Any] | None] | None = None
     bucketed: Sequence[str] = ("num_tokens",)
     nearest: Sequence[str] | None = None
     adapt: Callable[[Mapping[str, Any], Case, Case], Mapping[str, Any]] | None = None
+    measured_on: Collection[str] = ()
 
     def checked(self, kernel: str) -> Configs:
         """The same with names as tuples; TypeError for what cannot be meant for ``kernel``."""
@@ -43,7 +46,8 @@ class Configs:
         nearest = self.nearest
         if nearest is not None:
             nearest = check_names(f"{kernel}: Configs.nearest", nearest, "nearest=('k', 'n')")
-        return replace(self, bucketed=bucketed, nearest=nearest)
+        measured_on = check_names(f"{kernel}: Configs.measured_on", self.measured_on, "measured_on=('sm_90',)")
+        return replace(self, bucketed=bucketed, nearest=nearest, measured_on=measured_on)
 
 
 @dataclass(frozen=True)

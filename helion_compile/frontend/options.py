@@ -26,6 +26,7 @@ class Options:
             rounding step of the eager model.
         disable: names of fusions to leave out.
         only: names of the fusions to use, None for all.
+        untuned: fuse also where no table and no measurement says that a kernel is faster on this GPU.
         strict: raise where the pass or ``verify`` fails, instead of leaving the graph as it was.
         verify: before a graph is compiled, run each fused site against what it replaces, on the values of that first call;
             where the contract of ``docs/numerics.md`` is broken, leave the original and warn.
@@ -34,6 +35,7 @@ class Options:
     numerics: str = "default"
     disable: tuple[str, ...] = ()
     only: tuple[str, ...] | None = None
+    untuned: bool = False
     strict: bool = False
     verify: bool = False
 
@@ -58,7 +60,7 @@ class Options:
         result = cls(**ours)
         if result.numerics not in NUMERICS:
             raise ValueError(f"options['numerics'] is {result.numerics!r}; it can be {' or '.join(map(repr, NUMERICS))}.")
-        for name in ("strict", "verify"):
+        for name in ("untuned", "strict", "verify"):
             if not isinstance(value := getattr(result, name), bool):
                 raise TypeError(f"options[{name!r}] is {value!r}; it is True or False.")
         return result, theirs
@@ -75,11 +77,11 @@ class Options:
             ValueError: ``disable`` or ``only`` has a name that no fusion has.
         """
         return FusionPass(
-            fusions(self.numerics),
+            fusions(self.numerics, self.untuned),
             strict=self.strict,
             disable=self.disable,
             only=self.only,
-            identity=f"{identity(self.numerics)} {digest_packages()}",
+            identity=f"{identity(self.numerics)} untuned={self.untuned} {digest_packages()}",
             on_record=on_record,
             log=log,
             **{"keep_code": True, **more},  # a report shows it

@@ -6,10 +6,15 @@ One fusion a file, named as its kernel.  Each has ``KERNELS``, all kernels that 
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+from collections.abc import Callable
+
 from helion_compile.fusions import activation_quant, modulated_norm_quant, norm_quant, norm_rope, quant, rope, scaled_mm
 from helion_compile.graph import lowering
 from helion_compile.graph.hop import helion_kernel
-from helion_compile.passes.rewrite.fusion import Fusion
+from helion_compile.passes.account.refusal import Refusal, RefusalKind
+from helion_compile.passes.rewrite.fusion import Chain, Fusion
 
 __all__ = ["CATALOGUE", "NUMERICS", "fusions", "identity"]
 
@@ -17,15 +22,24 @@ NUMERICS = ("default", "exact")
 CATALOGUE = (modulated_norm_quant, norm_quant, norm_rope, activation_quant, quant, rope, scaled_mm)
 
 
-def fusions(numerics: str = "default") -> tuple[Fusion, ...]:
+def fusions(numerics: str = "default", untuned: bool = False) -> tuple[Fusion, ...]:
     """The fusions, best first.
 
     Args:
         numerics: "default", where kernels keep intermediate values in fp32 as Inductor's do, or "exact", where they keep
             every rounding step of the eager model.
+        untuned: fuse also where no table and no measurement says that the kernel is faster.
     """
     lowering.register_op(helion_kernel)  # the pass makes nodes while Inductor is at work, past the op's own tracing
-    return tuple(module.fusion(exact=numerics == "exact") for module in CATALOGUE)
+    made = [module.fusion(exact=numerics == "exact") for module in CATALOGUE]
+    if untuned:
+        made = [dataclasses.replace(fusion, check=functools.partial(_check_untuned, fusion.check)) for fusion in made]
+    return tuple(made)
+
+
+def _check_untuned(check: Callable[[Chain], Refusal | None], chain: Chain) -> Refusal | None:
+    refusal = check(chain)
+    return None if refusal and refusal.kind is RefusalKind.UNTUNED else refusal
 
 
 def identity(numerics: str) -> str:

@@ -10,7 +10,6 @@ can.
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from torch.fx import Node
 from helion_compile.configs.row import Row
 from helion_compile.fusions.inductor_kernels import needs_copy, writes_rows
 from helion_compile.fusions.operands import check_kernel, value_of
+from helion_compile.fusions.tuned import check_tuned, is_inductors
 from helion_compile.helion_kernel import HelionKernel
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.ir.source_location import Location
@@ -34,7 +34,11 @@ MARGIN = 1.02  # two measurements of one thing differ by as much
 
 def check_profitable_kernel(chain: Chain, kernel: HelionKernel, exact: bool, *arguments: Any) -> Refusal | None:
     """Why ``kernel`` cannot take these fake arguments, or why Inductor's own kernel is the better way here."""
-    return check_kernel(chain, kernel, *arguments) or (None if exact else _check_against_inductor(chain, kernel, arguments))
+    if refusal := check_kernel(chain, kernel, *arguments):
+        return refusal
+    if exact or any(argument.device.type not in DEVICES for argument in arguments if isinstance(argument, torch.Tensor)):
+        return None
+    return _check_against_inductor(chain, kernel, arguments) or check_tuned(chain, kernel, arguments)
 
 
 def beaten_by_inductor(row: Row) -> bool:
@@ -44,7 +48,7 @@ def beaten_by_inductor(row: Row) -> bool:
 
 def check_lone_quantizer(chain: Chain) -> Refusal | None:
     """Why Inductor's kernel that computes x is the place for a quantiser alone; in default numerics."""
-    if not _is_inductors(chain):
+    if not is_inductors(chain):
         return None
     x, maker = chain.inputs["x"], chain.inputs["x"]
     if not lies_in_rows(value_of(x)):
@@ -79,7 +83,7 @@ def _check_against_inductor(chain: Chain, kernel: HelionKernel, arguments: tuple
     tensors = [argument for argument in arguments if isinstance(argument, torch.Tensor)]
     if any(isinstance(size, torch.SymInt) for tensor in tensors for size in tensor.shape):
         return None
-    if any(tensor.device.type not in DEVICES for tensor in tensors) or not _is_inductors(chain):
+    if not is_inductors(chain):
         return None
     pick = kernel.pick(arguments)
     row = pick.row
@@ -94,11 +98,4 @@ def _check_against_inductor(chain: Chain, kernel: HelionKernel, arguments: tuple
         ours=f"{row.us:.2f}",
         gpu=pick.gpu.name,
         row=pick.sentence,
-    )
-
-
-def _is_inductors(chain: Chain) -> bool:
-    """Whether Inductor would make code of the whole chain; it calls operators of others, one by one."""
-    return all(
-        node.target is operator.getitem or getattr(node.target, "namespace", "") in ("aten", "prims") for node in chain.nodes
     )

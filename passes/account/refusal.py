@@ -37,6 +37,7 @@ class RefusalKind(enum.Enum):
     INSERTION_POINT = "insertion point"  # no place in the graph has all inputs, unchanged
     VERIFY = "verify"  # it was run, and its results are outside the contract
     UNPROFITABLE = "unprofitable"  # possible, and not faster: the chain is kept
+    UNTUNED = "untuned"  # possible, and not known to be faster: the chain is kept
     # of a match that no chain has
     NO_FUSION = "no fusion"  # no fusion in use takes this op
     NO_CHAIN = "no chain"  # none takes it together with what is beside it

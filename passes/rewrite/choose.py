@@ -87,7 +87,7 @@ def choose_chains(
                     choice.claim(chain)
                     matched.rewritten.update(node for _, _, copies in chain.outputs() for node in copies)
                     break
-                if found.kind is RefusalKind.UNPROFITABLE:
+                if found.kind in (RefusalKind.UNPROFITABLE, RefusalKind.UNTUNED):
                     choice.kept.append(Kept(fusion, chain, found, isinstance(points.find(chain), Node)))
                     choice.claim(chain)
                     break

@@ -160,7 +160,7 @@ def _default_config(case):
     reference=_reference,
     case=_case,
     check_supported=_check_supported,
-    configs=Configs(default=_default_config, adapt=adapt_row_config),
+    configs=Configs(default=_default_config, adapt=adapt_row_config, measured_on=("sm_90",)),
     tuning=Tuning(inputs=_inputs),
 )
 def modulated_norm_quant(

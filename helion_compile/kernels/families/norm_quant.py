@@ -128,7 +128,7 @@ def _shapes(layer):
     reference=_reference,
     case=_case,
     check_supported=_check_supported,
-    configs=Configs(default=_default_config, adapt=adapt_row_config),
+    configs=Configs(default=_default_config, adapt=adapt_row_config, measured_on=("sm_90",)),
     tuning=Tuning(inputs=_inputs, shapes=_shapes),
 )
 def norm_quant(

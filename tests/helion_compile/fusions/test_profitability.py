@@ -10,6 +10,7 @@ from helion_compile.configs.row import Row
 from helion_compile.configs.table import ConfigTable
 from helion_compile.frontend.capture import make_inspecting_backend
 from helion_compile.fusions import profitability
+from helion_compile.fusions.tuned import is_inductors
 from helion_compile.kernels import activation_quant, norm_quant, quant
 from tests.support.corpus.quantisers import torchao_row
 from tests.support.fusing import fused, randn, run
@@ -149,9 +150,9 @@ def test_a_chain_of_operators_that_inductor_only_calls_takes_the_kernel():
     x = graph.placeholder("x")
     ours, theirs = graph.call_function(aten.abs.default, (x,)), graph.call_function(torch.ops.test_choosing.cast.default, (x,))
     chain = type("Chain", (), {"nodes": {ours: None}})
-    assert profitability._is_inductors(chain)
+    assert is_inductors(chain)
     chain.nodes = {ours: None, theirs: None}
-    assert not profitability._is_inductors(chain)
+    assert not is_inductors(chain)
 
 
 def test_on_a_cpu_nothing_is_left(monkeypatch):
