@@ -196,15 +196,6 @@ class ConfigTable:
         with self._lock:
             return [row for file in self._loaded() if file.gpu == gpu.slug for row in self._usable(file.rows, file)]
 
-    def covers(self, gpu: Gpu) -> bool:
-        """Whether there is a usable row that was measured on ``gpu`` or on another of its architecture."""
-        _check_gpu("covers", gpu)
-        with self._lock:
-            return any(
-                self._usable([row for row in file.rows if file.gpu == gpu.slug or _arch(row, file) == gpu.arch], file)
-                for file in self._loaded()
-            )
-
     def fingerprint(self) -> str:
         """Sixteen hex digits over the table files in use, for keys of compile caches.
 

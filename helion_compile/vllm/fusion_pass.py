@@ -37,9 +37,9 @@ class FusionPass(InductorPass):
     pass that fails leaves the graph as it was.  Pickled, copied or made anew, it is the same pass to every cache.
 
     Args:
-        gpu: the GPU whose tables count; by default the one that vLLM uses.
+        gpu: the GPU that vLLM runs on, a part of the key of its caches; by default the one that is found.
         config: the ``VllmConfig`` whose own passes come behind this one; None where none of them does.
-        untuned: use all fusions, those without configs for the GPU too.
+        untuned: fuse also where no table has the case for this GPU.
         **options: ``numerics``, ``disable`` and ``only``, as for ``backend="helion"``.
 
     Raises:
@@ -111,45 +111,24 @@ class FusionPass(InductorPass):
                 " and ".join(VLLM),
             )
         chosen = self._checked
-        known = fusions(chosen.numerics)
+        known = fusions(chosen.numerics, self.untuned)
         passes.FusionPass(known, disable=chosen.disable, only=chosen.only)  # a name that there is not is an error
         wanted = [
             fusion
             for fusion in known
             if fusion.name not in chosen.disable and (chosen.only is None or fusion.name in chosen.only)
         ]
+        if (self.gpu or found_gpu()) is None:
+            off("the fusions are off", "vLLM runs on no NVIDIA GPU here")
+            wanted = []
         if batch_invariance.is_asked_for():
             wanted = batch_invariance.drop_sums(wanted)
         return passes.FusionPass(
-            [
-                dataclasses.replace(fusion, check=functools.partial(self._check, fusion.check))
-                for fusion in self._keep_tuned(wanted)
-            ],
+            [dataclasses.replace(fusion, check=functools.partial(self._check, fusion.check)) for fusion in wanted],
             strict=chosen.strict,
             on_record=self._record,
             log=self._make_graph_log(),
         )
-
-    def _keep_tuned(self, wanted: list[passes.Fusion]) -> list[passes.Fusion]:
-        """Those of the fusions all of whose kernels have configs for the GPU."""
-        from helion_compile.fusions import CATALOGUE
-
-        gpu = self.gpu or found_gpu()
-        if gpu is None:
-            off("the fusions are off", "vLLM runs on no NVIDIA GPU here")
-            return []
-        if self.untuned:
-            return wanted
-        kernels = {module.fusion(exact=False).name: module.KERNELS for module in CATALOGUE}
-        lacking = {fusion.name: [k.short_name for k in kernels[fusion.name] if not k.table.covers(gpu)] for fusion in wanted}
-        if any(lacking.values()):
-            names = dict.fromkeys(name for missing in lacking.values() for name in missing)
-            off(
-                f"{', '.join(name for name, missing in lacking.items() if missing)} left to vLLM",
-                f"no table has configs of {', '.join(names)} for {gpu.name} or another {gpu.arch}; "
-                f"`python -m helion_compile tune {' '.join(names)}` makes one",
-            )
-        return [fusion for fusion in wanted if not lacking[fusion.name]]
 
     def _record(self, record: GraphRecord) -> None:
         self.records.append(record)
@@ -158,6 +137,9 @@ class FusionPass(InductorPass):
         for refusal in record.refusals:
             if refusal.kind is RefusalKind.UNKNOWN_OPERATOR:
                 off("operators stay as this vLLM has them", str(refusal))
+        for kept in record.kept:
+            if kept.refusal is not None and kept.refusal.kind is RefusalKind.UNTUNED:
+                off(f"{kept.fusion} left to vLLM where no table has the case", str(kept.refusal))
 
     def _check(self, check: Callable[[Chain], Refusal | None], chain: Chain) -> Refusal | None:
         """A fusion's own check, and what holds inside vLLM alone."""

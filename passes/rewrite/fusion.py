@@ -32,7 +32,8 @@ class Fusion:
     """A chain of semantic ops, in which each reads the one before, and what to put in its place.
 
     ``check(chain)`` is asked first: None, or a :class:`Refusal`, which ``chain.refuse`` makes.  One of the kind
-    ``UNPROFITABLE`` or ``UNTUNED`` keeps the chain: no other fusion takes a part of it, and copies of one value are computed once.
+    ``UNPROFITABLE`` or ``UNTUNED`` keeps the chain: no other fusion takes a part of it, and copies of one value are computed
+    once.
     ``build(chain, emit)`` makes the new nodes and returns them as ``{(Norm, "out"): node, (Quantize, "q"): node, …}``:
     one node for every output that something outside the chain reads, more are ignored.  A node has the dtype, device and
     number of elements of the output it replaces; another shape is reshaped to the original's.  Neither function changes

@@ -31,7 +31,7 @@ import helion_compile.vllm
 from helion_compile import compat
 from helion_compile.configs.table import ConfigTable, Gpu
 from helion_compile.definitions.registry import find_kernel
-from helion_compile.fusions import fusions
+from helion_compile.fusions import fusions, profitability
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.kernels import quant
 from helion_compile.kernels.device.quantize_attrs import QuantizeAttrs
@@ -56,8 +56,6 @@ def as_before(monkeypatch):
     monkeypatch.setattr(VllmConfig, "compute_hash", VllmConfig.compute_hash)
     monkeypatch.setattr("helion_compile.vllm.log._said", set())
     monkeypatch.setattr(module, "found_gpu", lambda: H200)
-    # Which kernels of the day are tuned is another matter.
-    monkeypatch.setattr(ConfigTable, "covers", lambda self, gpu: gpu == H200)
     monkeypatch.delenv(OPTIONS, raising=False)
     monkeypatch.setenv(SWITCH, "1")
     plugin._identity.cache_clear()
@@ -181,29 +179,35 @@ def warnings(caplog):
     ]
 
 
-@pytest.mark.parametrize(
-    ("gpu", "warning"),
-    [
-        (None, "helion_compile: the fusions are off: vLLM runs on no NVIDIA GPU here"),
-        (Gpu("NVIDIA B200", (10, 0)), "for NVIDIA B200 or another sm_100"),
-    ],
-)
-def test_without_tables_for_the_gpu_one_warning_and_vllms_own_graph(config, monkeypatch, caplog, gpu, warning):
-    monkeypatch.setattr(module, "found_gpu", lambda: gpu)
+def test_without_a_gpu_one_warning_and_vllms_own_graph(config, monkeypatch, caplog):
+    monkeypatch.setattr(module, "found_gpu", lambda: None)
     plugin.register()
     made = manager(config)
     for graph in recorded.graphs("token"):
         assert not run(made, graph)
     (found,) = warnings(caplog)
-    assert warning in found
+    assert "helion_compile: the fusions are off: vLLM runs on no NVIDIA GPU here" in found
 
 
-def test_a_fusion_without_a_table_leaves_the_others(config, monkeypatch, caplog):
-    monkeypatch.setattr(quant.table, "covers", lambda gpu: False)
+def test_without_tables_for_the_gpu_a_warning_a_kernel_and_vllms_own_graph(config, monkeypatch, caplog):
+    monkeypatch.setattr(profitability, "DEVICES", ("cpu",))
+    monkeypatch.setattr(Gpu, "current", classmethod(lambda cls: Gpu("NVIDIA B200", (10, 0))))
     plugin.register()
-    assert run(manager(config), recorded.graph("token", 1)) == {name: LAYER[name] for name in LAYER if name != "quant"}
-    (found,) = warnings(caplog)
-    assert found.startswith("helion_compile: quant left to vLLM: no table has configs of quant for NVIDIA H200")
+    made = manager(config)
+    for graph in recorded.graphs("token"):
+        assert not run(made, graph)
+    found = warnings(caplog)
+    assert {line.split()[1] for line in found} == set(LAYER) and len(found) == len(LAYER)
+    assert all("left to vLLM where no table has the case" in line and "NVIDIA B200" in line for line in found)
+
+
+def test_untuned_fuses_without_tables_too(config, monkeypatch, caplog):
+    monkeypatch.setattr(profitability, "DEVICES", ("cpu",))
+    monkeypatch.setattr(Gpu, "current", classmethod(lambda cls: Gpu("NVIDIA B200", (10, 0))))
+    monkeypatch.setenv(OPTIONS, json.dumps({"untuned": True}))
+    plugin.register()
+    assert run(manager(config), recorded.graph("token", 1)) == LAYER
+    assert not warnings(caplog)
 
 
 def test_a_vllm_without_the_interfaces_starts(monkeypatch, caplog):
