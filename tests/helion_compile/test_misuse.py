@@ -90,7 +90,6 @@ CALLS = {
     "ConfigTable.pick(case)": (lambda odd: ConfigTable("a").pick(odd, H200), {"a list", "a dict"}),  # not hashable: Python's
     "ConfigTable.pick(gpu)": (lambda odd: ConfigTable("a").pick(CASE, odd), {"a list", "a dict"}),
     "ConfigTable.rows": (lambda odd: ConfigTable("a").rows(odd), ()),
-    "ConfigTable.covers": (lambda odd: ConfigTable("a").covers(odd), ()),
     "ConfigTable.add(rows)": (lambda odd: ConfigTable("a", folders=["/nowhere"]).add(odd, H200), ()),
     "ConfigTable.add(gpu)": (lambda odd: ConfigTable("a", folders=["/nowhere"]).add([ROW], odd), ()),
     "ConfigTable.mark_broken": (lambda odd: ConfigTable("a").mark_broken(odd, "reason"), ()),

@@ -29,7 +29,7 @@ from vllm.utils.import_utils import resolve_obj_by_qualname
 
 import helion_compile.vllm
 from helion_compile import compat
-from helion_compile.configs.table import ConfigTable, Gpu
+from helion_compile.configs.table import Gpu
 from helion_compile.definitions.registry import find_kernel
 from helion_compile.fusions import fusions, profitability
 from helion_compile.graph.hop import helion_kernel
