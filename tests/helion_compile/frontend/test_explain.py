@@ -130,7 +130,7 @@ class TestWhatItFinds:
 
         from helion_compile.reports.describing import config_of
 
-        monkeypatch.setattr(Gpu, "current", staticmethod(lambda: Gpu("NVIDIA H200", "sm_90")))
+        monkeypatch.setattr(Gpu, "current", staticmethod(lambda: Gpu("NVIDIA H200", (9, 0))))
         with FakeTensorMode():
             x = torch.empty(16, 64, dtype=torch.bfloat16, device="cuda")
         args = [x, None, None, "float8_e4m3fn clamp=-448:448 scale_dtype=bfloat16", False]
