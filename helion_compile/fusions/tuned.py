@@ -62,8 +62,9 @@ def _is_pointwise(chain: Chain) -> bool:
 def _is_faster(pick: Pick) -> bool:
     """Whether a row of this very case has a time below Inductor's."""
     row = pick.row
-    measured = row is not None and pick.origin in ("exact", "bucketed") and not pick.other_gpu
-    return measured and row.us is not None and row.us < row.baselines.get("inductor", 0.0)
+    if row is None or row.us is None or pick.origin not in ("exact", "bucketed") or pick.other_gpu:
+        return False
+    return row.us < row.baselines.get("inductor", 0.0)
 
 
 def _has_sizes(arguments: tuple[Any, ...]) -> bool:

@@ -18,6 +18,11 @@ BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 B, T, K = 3, 13, 256
 
 
+def name_of(value):
+    """For the ids of tests, which must be the same in every process."""
+    return getattr(value, "__name__", str(value))
+
+
 def randn(*shape, dtype=BF16, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
@@ -79,7 +84,7 @@ def eager(written, quantiser, args):
 
 
 @pytest.mark.parametrize(
-    ("written", "dtype", "gate", "batches"), pairwise(WRITTEN, (BF16, FP16, FP32), (True, False), (1, B)), ids=str
+    ("written", "dtype", "gate", "batches"), pairwise(WRITTEN, (BF16, FP16, FP32), (True, False), (1, B)), ids=name_of
 )
 def test_the_exact_reference_is_eager(written, dtype, gate, batches):
     """Up to the order in which torch's own LayerNorm sums, which moves single values by a step."""
@@ -98,7 +103,7 @@ def test_the_exact_reference_is_eager(written, dtype, gate, batches):
 @pytest.mark.parametrize(
     ("written", "quantiser", "exact", "gate", "batches"),
     pairwise(WRITTEN, ("torchao", "static", "int8", "groups of 64, column-major"), (True, False), (True, False), (1, B)),
-    ids=str,
+    ids=name_of,
 )
 def test_the_body_is_the_reference(written, quantiser, exact, gate, batches, bodies):
     args = call(written, quantiser, exact=exact, gate=gate, batches=batches)
