@@ -330,9 +330,17 @@ def _sizes_that_are_one(*args: Any) -> tuple[tuple[bool, ...], ...]:
     """A part of Helion's key for compiled code.
 
     Helion keeps one compilation for sizes of one and more, and tracing broadcasts takes a size of one for granted: code that
-    was first made for one row would then serve many, and compute one.
+    was first made for one row would then serve many, and compute one.  So do the rows of one batch, where an argument
+    [M, K] has as many rows as another [B, K] has batches.
     """
-    return tuple(tuple(size == 1 for size in arg.shape) for arg in args if isinstance(arg, torch.Tensor))
+    tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+    first = tensors[0].shape if tensors else ()
+
+    def is_row_a_batch(shape: torch.Size) -> bool:
+        # A weight [N, K] that happens to have as many rows as x would only be traced once more.
+        return len(shape) == len(first) == 2 and shape[1] == first[1] and shape[0] == first[0]
+
+    return tuple((*(size == 1 for size in each.shape), is_row_a_batch(each.shape)) for each in tensors)
 
 
 def _forget_process_groups(kernel: Any) -> None:

@@ -107,7 +107,7 @@ def _inputs(case, device):
     reference=_reference,
     case=_case,
     check_supported=_check_supported,
-    configs=Configs(default=default_config, measured_on=("sm_90",)),
+    configs=Configs(default=default_config),
     tuning=Tuning(inputs=_inputs, shapes=lambda layer: [{**facts, "over_heads": False} for facts in shapes(layer)]),
 )
 def norm_rope(

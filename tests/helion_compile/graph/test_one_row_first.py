@@ -27,3 +27,25 @@ def grid_of(rows: int) -> str:
 def test_a_kernel_first_called_with_one_row_still_covers_many():
     assert grid_of(1) == "(1,)"
     assert grid_of(16) == "(m,)"
+
+
+@kernel(reference=lambda x, factor: (x.view(len(factor), -1, 64) * factor[:, None]).view(-1, 64), name="scaled_by_batch")
+def scaled_batches(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    m, k = x.size()
+    batches = factor.size(0)
+    out = torch.empty_like(x)
+    rows, results = x.view(batches, m // batches, k), out.view(batches, m // batches, k)
+    for batch, tokens in hl.tile([batches, m // batches], block_size=[1, None]):
+        results[batch.begin, tokens, :] = rows[batch.begin, tokens, :] * factor[batch.begin, :][None, :]
+    return out
+
+
+def code_of(rows: int) -> str:
+    return scaled_batches.helion.bind((torch.randn(rows, 64), torch.randn(2, 64))).to_triton_code(helion.Config(block_sizes=[1]))
+
+
+def test_so_does_one_first_called_with_one_row_a_batch():
+    one, many = code_of(2), code_of(26)
+    assert one != many
+    scaled_batches.helion.reset()
+    assert code_of(26) == many
