@@ -91,8 +91,8 @@ MODELS = {
         unfused=FINAL_NORM | {("Norm", f"{READ_BY} aten.add.Tensor"): 3, ("Norm", f"{READ_BY} RMSNorm"): 1},
     ),
     # Both norms of a layer read one sum, which the first takes.
-    "GPTNeoX": Expected(NO_GROUPS, norms=(1, 1), op=LAYER.replace(", +residual", "")),
-    "StableLm": Expected(op=LAYER),
+    "GPTNeoX": Expected(NO_GROUPS, norms=(1, 1), quants=(), left=(1,), op=LAYER.replace(", +residual", "")),
+    "StableLm": Expected(quants=(), left=(1,), op=LAYER),
     "Cohere": Expected(norms=(5,), op=LAYER.replace(" bf16 bias,", "")),
     "Bert": Expected(
         NO_GROUPS,

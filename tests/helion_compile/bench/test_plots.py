@@ -13,6 +13,7 @@ from tests.support import ROOT
 
 TABLE = shipped_folder() / "norm_quant" / "nvidia_h200.json"
 DOCS = ROOT / "docs" / "measurements"
+KINDS = ["norm_quant", "norm_quant, residual", "norm_quant, group 128", "norm_quant, group 128, residual"]
 
 
 def row(kernel="k", m=1, us=2.0, **baselines):
@@ -27,12 +28,14 @@ def saved(path, *rows):
 
 def test_a_table_has_a_panel_a_kind_and_a_line_a_width(tmp_path):
     rows, limits = plot.read(TABLE)
-    assert limits is None and {row["kernel"] for row in rows} == {"norm_quant", "norm_quant, residual"}
+    assert limits is None and {row["kernel"] for row in rows} == set(KINDS)
     figure = plots.speedup(rows, "inductor")
-    assert [axis.get_title() for axis in figure.axes] == ["norm_quant", "norm_quant, residual"]
-    widths = len({row["k"] for row in rows})
-    assert all(len(axis.lines) == 1 + widths for axis in figure.axes)  # and the line at 1
-    xs, ys = figure.axes[0].lines[1].get_data()
+    assert sorted(axis.get_title() for axis in figure.axes) == sorted(KINDS)
+    for axis in figure.axes:
+        widths = {row["k"] for row in rows if row["kernel"] == axis.get_title()}
+        assert len(axis.lines) == 1 + len(widths)  # and the line at 1
+    (first,) = (axis for axis in figure.axes if axis.get_title() == "norm_quant")
+    xs, ys = first.lines[1].get_data()
     own = sorted(
         (row["m"], row["baselines"]["inductor"] / row["us"])
         for row in rows

@@ -256,8 +256,8 @@ class TestFailure:
         def build(chain, emit):
             raise RuntimeError("no kernel today")
 
-        def with_failing(numerics):
-            first, *_ = real(numerics)
+        def with_failing(numerics, untuned):
+            first, *_ = real(numerics, untuned)
             return first, Fusion("quant", (Quantize,), build)
 
         monkeypatch.setattr(helion_compile.frontend.options, "fusions", with_failing)

@@ -77,6 +77,7 @@ def test_one_call_gives_the_rows_that_products_read(function, merged):
 
 
 @row_wise_products
+@pytest.mark.usefixtures("kernels_are_called")
 def test_in_generated_code_no_copy_follows_and_results_lie_as_they_did():
     with torch.no_grad():
         results, (code,) = run_and_get_code(torch.compile(behind_a_sum, backend="helion"), PATCHES, WEIGHT, W)

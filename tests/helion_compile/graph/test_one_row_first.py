@@ -41,7 +41,8 @@ def scaled_batches(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 
 def code_of(rows: int) -> str:
-    return scaled_batches.helion.bind((torch.randn(rows, 64), torch.randn(2, 64))).to_triton_code(helion.Config(block_sizes=[1]))
+    args = (torch.randn(rows, 64), torch.randn(2, 64))
+    return scaled_batches.helion.bind(args).to_triton_code(helion.Config(block_sizes=[1]))
 
 
 def test_so_does_one_first_called_with_one_row_a_batch():
