@@ -334,7 +334,7 @@ def _sizes_that_are_one(*args: Any) -> tuple[tuple[bool, ...], ...]:
     [M, K] has as many rows as another [B, K] has batches.
     """
     tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
-    first = tensors[0].shape if tensors else ()
+    first = tensors[0].shape if tensors else torch.Size()
 
     def is_row_a_batch(shape: torch.Size) -> bool:
         # A weight [N, K] that happens to have as many rows as x would only be traced once more.
