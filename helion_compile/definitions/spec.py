@@ -16,6 +16,7 @@ from helion_compile.configs.table import ConfigTable, Gpu, Pick
 from helion_compile.definitions.declaration import Configs, Tuning
 from helion_compile.definitions.fingerprint import config_fingerprint, digest_packages, fingerprint
 from helion_compile.definitions.names import make_name, shorten_name, split_name
+from helion_compile.definitions.specialization import forget_process_groups, sizes_that_are_one
 from helion_compile.definitions.validation import (
     check_functions,
     check_same_parameters,
@@ -192,8 +193,8 @@ class KernelSpec:
 
         # What a host function may compute besides launching is watched where its plan is recorded.
         quiet = [helion.exc.TensorOperationInWrapper]
-        kernel = helion.kernel(self.fn, static_shapes=False, ignore_warnings=quiet, key=_sizes_that_are_one, **settings)
-        _forget_process_groups(kernel)
+        kernel = helion.kernel(self.fn, static_shapes=False, ignore_warnings=quiet, key=sizes_that_are_one, **settings)
+        forget_process_groups(kernel)
         return kernel
 
     @functools.cached_property
@@ -324,33 +325,3 @@ class KernelSpec:
 
 def _memory(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
-
-
-def _sizes_that_are_one(*args: Any) -> tuple[tuple[bool, ...], ...]:
-    """A part of Helion's key for compiled code.
-
-    Helion keeps one compilation for sizes of one and more, and tracing broadcasts takes a size of one for granted: code that
-    was first made for one row would then serve many, and compute one.  So do the rows of one batch, where an argument
-    [M, K] has as many rows as another [B, K] has batches.
-    """
-    tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
-    first = tensors[0].shape if tensors else torch.Size()
-
-    def is_row_a_batch(shape: torch.Size) -> bool:
-        # A weight [N, K] that happens to have as many rows as x would only be traced once more.
-        return len(shape) == len(first) == 2 and shape[1] == first[1] and shape[0] == first[0]
-
-    return tuple((*(size == 1 for size in each.shape), is_row_a_batch(each.shape)) for each in tensors)
-
-
-def _forget_process_groups(kernel: Any) -> None:
-    """Have Helion compile ``kernel`` in a process of many ranks as anywhere else, unless it names a process group.
-
-    Where torch cannot tell symmetric memory (2.11), Helion takes every kernel for a distributed one once there is a default
-    process group, and there always is one in vLLM: it warns at each binding and allows persistent grids only.
-    """
-    from helion_compile.compat import symmetric_memory
-
-    declared = kernel.settings.distributed or getattr(kernel, "_declares_process_group", True)
-    if not declared and not hasattr(symmetric_memory, "is_symm_mem_tensor"):
-        kernel._compute_is_distributed = lambda *args, **kwargs: False
