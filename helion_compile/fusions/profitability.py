@@ -10,6 +10,7 @@ can.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,9 +33,19 @@ DEVICES = ("cuda",)  # whose times tables hold
 MARGIN = 1.02  # two measurements of one thing differ by as much
 
 
-def check_profitable_kernel(chain: Chain, kernel: HelionKernel, exact: bool, *arguments: Any) -> Refusal | None:
-    """Why ``kernel`` cannot take these fake arguments, or why Inductor's own kernel is the better way here."""
-    if refusal := check_kernel(chain, kernel, *arguments):
+def check_profitable_kernel(
+    chain: Chain,
+    kernel: HelionKernel,
+    exact: bool,
+    *arguments: Any,
+    check: Callable[[Chain], Refusal | None] = lambda chain: None,
+) -> Refusal | None:
+    """Why ``kernel`` cannot take these fake arguments, or why Inductor's own kernel is the better way here.
+
+    Args:
+        check: asked before the tables, so that a chain without any is judged by it too.
+    """
+    if refusal := check_kernel(chain, kernel, *arguments) or check(chain):
         return refusal
     if exact or any(argument.device.type not in DEVICES for argument in arguments if isinstance(argument, torch.Tensor)):
         return None

@@ -74,8 +74,9 @@ def into_quantizer(
             check(chain)
             or (None if same_bits else _check_readers(chain))
             or _check_quantize(chain, exact)
-            or check_profitable_kernel(chain, kernel, exact, *arguments(chain, Fakes(cloning=_is_cloned(chain))))
-            or check_profitable(chain)
+            or check_profitable_kernel(
+                chain, kernel, exact, *arguments(chain, Fakes(cloning=_is_cloned(chain))), check=check_profitable
+            )
         )
 
     def build(chain: Chain, emit: Emit) -> Outputs:

@@ -33,8 +33,9 @@ __all__ = ["FusionPass"]
 class FusionPass(InductorPass):
     """Rewrites vLLM's graphs as ``backend="helion"`` does Inductor's; see the package's text for where it goes.
 
-    A fusion is used where the config tables have rows for the GPU, or one of its architecture, for all of its kernels.  A
-    pass that fails leaves the graph as it was.  Pickled, copied or made anew, it is the same pass to every cache.
+    A chain is fused where rows of its scheme, or a measurement of the default configs, speak for the kernel on this GPU's
+    architecture.  A pass that fails leaves the graph as it was.  Pickled, copied or made anew, it is the same pass to every
+    cache.
 
     Args:
         gpu: the GPU that vLLM runs on, a part of the key of its caches; by default the one that is found.

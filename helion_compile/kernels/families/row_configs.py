@@ -42,14 +42,12 @@ def choose_quantizer_config(case: Case, warps: int) -> dict[str, Any]:
 
 def adapt_row_config(config: Mapping[str, Any], measured: Case, asked: Case) -> Mapping[str, Any]:
     """The config of the nearest measured case for rows of another width: each thread has as much of a row as there."""
-    width, known = (int(case.fields.get("hidden_size", 1)) for case in (asked, measured))
-    if _is_tiled(asked) and "residual" not in asked.fields:
+    width, known = (_pad(int(case.fields.get("hidden_size", 1))) for case in (asked, measured))
+    is_norm = "residual" in asked.fields  # which every norm's case names
+    if width == known or (_is_tiled(asked) and not is_norm):
         return config
-    warps = int(config.get("num_warps", 4))
-    if _pad(width) == _pad(known):
-        return config
-    adapted = max(warps * _pad(width) // _pad(known), _pad(width) // (32 * MOST_ELEMENTS), 1)
-    return {**config, "num_warps": min(adapted, 32)}
+    warps = int(config.get("num_warps", 4)) * width // known
+    return {**config, "num_warps": min(max(warps, width // (32 * MOST_ELEMENTS), 1), 32)}
 
 
 def _is_tiled(case: Case) -> bool:

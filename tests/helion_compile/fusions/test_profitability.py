@@ -12,35 +12,26 @@ from helion_compile.frontend.capture import make_inspecting_backend
 from helion_compile.fusions import profitability
 from helion_compile.fusions.tuned import is_inductors
 from helion_compile.kernels import activation_quant, norm_quant, quant
+from tests.support.corpus.norms import llama
 from tests.support.corpus.quantisers import torchao_row
 from tests.support.fusing import fused, randn, run
+from tests.support.gpus import H200, act_as
 from tests.support.needs import row_wise_products
 
-H200 = Gpu("NVIDIA H200", (9, 0))
 aten = torch.ops.aten
 
 
 @pytest.fixture(autouse=True)
 def as_if_on_an_h200(monkeypatch):
-    monkeypatch.setattr(profitability, "DEVICES", ("cpu",))
-    on(monkeypatch, H200)
-
-
-def on(monkeypatch, gpu):
-    monkeypatch.setattr(Gpu, "current", classmethod(lambda cls: gpu))
-
-
-def norm(x, weight):
-    x32 = x.float()
-    return weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
+    act_as(monkeypatch, H200)
 
 
 def norm_then_quant(x, weight):
-    return torchao_row(norm(x, weight))
+    return torchao_row(llama(x, weight))
 
 
 def add_norm_quant(x, weight, residual):
-    return *torchao_row(norm(x + residual, weight)), x + residual
+    return *torchao_row(llama(x + residual, weight)), x + residual
 
 
 def activation(x, up):
@@ -89,7 +80,7 @@ def test_some_cases_stay_and_most_do_not():
 @row_wise_products
 def test_projections_share_one_quantiser_that_stays():
     def projections(x, weight, w):
-        normed = norm(x, weight)
+        normed = llama(x, weight)
         return [torch._scaled_mm(*scaled(normed, w[i : i + 16])) for i in (0, 16, 32)]
 
     def scaled(x, w):
@@ -127,7 +118,7 @@ def test_a_range_of_sizes_takes_the_kernel():
 
 
 def test_rows_of_another_gpu_are_no_comparison(monkeypatch):
-    on(monkeypatch, Gpu("NVIDIA H100 80GB HBM3", (9, 0)))
+    act_as(monkeypatch, Gpu("NVIDIA H100 80GB HBM3", (9, 0)))
     _, record = run(norm_then_quant, randn(1, 2048), randn(2048))
     assert fused(record) == ["norm_quant"]
 

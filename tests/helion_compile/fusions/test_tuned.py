@@ -4,36 +4,25 @@ import pytest
 import torch
 
 from helion_compile.configs.case import Case
-from helion_compile.configs.gpu import Gpu
 from helion_compile.configs.row import Row
 from helion_compile.configs.table import ConfigTable
-from helion_compile.fusions import profitability
 from helion_compile.kernels import activation_quant, norm_quant
 from helion_compile.passes.account.refusal import RefusalKind
+from tests.support.corpus.norms import llama
 from tests.support.corpus.quantisers import torchao_row
 from tests.support.fusing import fused, randn, run
+from tests.support.gpus import B200, H200, act_as
 
-H200, B200 = Gpu("NVIDIA H200", (9, 0)), Gpu("NVIDIA B200", (10, 0))
 SCALE = torch.tensor([0.02])
 
 
 @pytest.fixture(autouse=True)
-def on_a_gpu(monkeypatch):
-    monkeypatch.setattr(profitability, "DEVICES", ("cpu",))
-    put_on(monkeypatch, H200)
-
-
-def put_on(monkeypatch, gpu):
-    monkeypatch.setattr(Gpu, "current", classmethod(lambda cls: gpu))
-
-
-def norm(x, weight):
-    x32 = x.float()
-    return weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
+def on_an_h200(monkeypatch):
+    act_as(monkeypatch, H200)
 
 
 def norm_then_quant(x, weight):
-    return torchao_row(norm(x, weight))
+    return torchao_row(llama(x, weight))
 
 
 def static(x):
@@ -45,7 +34,7 @@ def static_activation(x, up):
 
 
 def static_norm(x, weight):
-    return static(norm(x, weight))
+    return static(llama(x, weight))
 
 
 def any_number_of(*tensors):
@@ -62,7 +51,7 @@ def kept(record):
 
 
 def test_a_gpu_of_which_nothing_was_measured_keeps_inductors_kernels(monkeypatch):
-    put_on(monkeypatch, B200)
+    act_as(monkeypatch, B200)
     _, record = run(norm_then_quant, randn(4, 256), randn(256, seed=1))
     refusal = kept(record)
     assert refusal.kind is RefusalKind.UNTUNED
@@ -71,13 +60,13 @@ def test_a_gpu_of_which_nothing_was_measured_keeps_inductors_kernels(monkeypatch
 
 
 def test_untuned_fuses_there_all_the_same(monkeypatch):
-    put_on(monkeypatch, B200)
+    act_as(monkeypatch, B200)
     _, record = run(norm_then_quant, randn(4, 256), randn(256, seed=1), untuned=True)
     assert fused(record) == ["norm_quant"]
 
 
 def test_a_table_for_the_gpu_is_enough(monkeypatch, tmp_path):
-    put_on(monkeypatch, B200)
+    act_as(monkeypatch, B200)
     table = ConfigTable("norm_quant", folders=[tmp_path])
     table.add([Row(Case(dtype="bf16", hidden_size=256, num_tokens=4, residual=False), {"num_warps": 1}, us=1.0)], B200)
     monkeypatch.setattr(norm_quant, "table", table)
@@ -86,7 +75,7 @@ def test_a_table_for_the_gpu_is_enough(monkeypatch, tmp_path):
 
 
 def test_rows_of_one_scheme_say_nothing_of_another(monkeypatch, tmp_path):
-    put_on(monkeypatch, B200)
+    act_as(monkeypatch, B200)
     table = ConfigTable("norm_quant", folders=[tmp_path])
     table.add([Row(Case(dtype="bf16", hidden_size=256, num_tokens=4, residual=False), {"num_warps": 1}, us=1.0)], B200)
     monkeypatch.setattr(norm_quant, "table", table)
@@ -122,3 +111,9 @@ def test_unless_a_table_has_the_kernel_faster_for_so_many_tokens(monkeypatch, tm
 def test_a_norm_before_a_static_scale_fuses():
     _, record = run(static_norm, randn(4, 256), randn(256, seed=1))
     assert fused(record) == ["norm_quant"]
+
+
+def test_untuned_leaves_what_is_no_gain_on_any_gpu(monkeypatch):
+    act_as(monkeypatch, B200)
+    _, record = run(lambda x, y: torchao_row(x * y), randn(4, 256), randn(4, 256, seed=1), untuned=True)
+    assert "into whose kernel Inductor puts the quantiser" in str(kept(record))

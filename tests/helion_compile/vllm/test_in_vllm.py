@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests.support.gpus import B200, act_as
 from tests.support.vllm import recorded
 
 pytest.importorskip("vllm.envs")  # "vllm" alone would find this folder
@@ -31,7 +32,7 @@ import helion_compile.vllm
 from helion_compile import compat
 from helion_compile.configs.table import Gpu
 from helion_compile.definitions.registry import find_kernel
-from helion_compile.fusions import fusions, profitability
+from helion_compile.fusions import fusions
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.kernels import quant
 from helion_compile.kernels.device.quantize_attrs import QuantizeAttrs
@@ -190,8 +191,7 @@ def test_without_a_gpu_one_warning_and_vllms_own_graph(config, monkeypatch, capl
 
 
 def test_without_tables_for_the_gpu_a_warning_a_kernel_and_vllms_own_graph(config, monkeypatch, caplog):
-    monkeypatch.setattr(profitability, "DEVICES", ("cpu",))
-    monkeypatch.setattr(Gpu, "current", classmethod(lambda cls: Gpu("NVIDIA B200", (10, 0))))
+    act_as(monkeypatch, B200)
     plugin.register()
     made = manager(config)
     for graph in recorded.graphs("token"):
@@ -202,8 +202,7 @@ def test_without_tables_for_the_gpu_a_warning_a_kernel_and_vllms_own_graph(confi
 
 
 def test_untuned_fuses_without_tables_too(config, monkeypatch, caplog):
-    monkeypatch.setattr(profitability, "DEVICES", ("cpu",))
-    monkeypatch.setattr(Gpu, "current", classmethod(lambda cls: Gpu("NVIDIA B200", (10, 0))))
+    act_as(monkeypatch, B200)
     monkeypatch.setenv(OPTIONS, json.dumps({"untuned": True}))
     plugin.register()
     assert run(manager(config), recorded.graph("token", 1)) == LAYER
