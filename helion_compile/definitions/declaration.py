@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from helion_compile.configs.case import Case
-from helion_compile.errors import check_callable, check_names
+from helion_compile.errors import check_callable, check_names, check_type
 
 __all__ = ["Configs", "Tuning"]
 
@@ -58,18 +58,27 @@ class Tuning:
         inputs: takes a case and a device, gives arguments of that case with fresh random values; the tuner measures on them.
         shapes: takes a :class:`helion_compile.tune.cases.Layer`, gives the exact key fields of its model's calls.
         candidates: takes a case, gives all configs that the tuner tries for it, instead of searching Helion's space.
+        usual: exact key fields of well-known models' calls, tuned where neither a model nor shapes are named.
+        tokens: token counts tuned where none are named; by default powers of two up to 8192.
     """
 
     inputs: Callable[[Case, torch.device], tuple[Any, ...]] | None = None
     shapes: Callable[[Any], Iterable[Mapping[str, Any]]] | None = None
     candidates: Callable[[Case], Iterable[Mapping[str, Any]]] | None = None
+    usual: Sequence[Mapping[str, Any]] = ()
+    tokens: Sequence[int] = ()
 
     def checked(self, kernel: str) -> Tuning:
-        """This; TypeError for what cannot be meant for ``kernel``."""
+        """The same with sequences as tuples; TypeError for what cannot be meant for ``kernel``."""
         for name, takes in (("inputs", "a case and a device"), ("shapes", "a Layer"), ("candidates", "a case")):
             if (given := getattr(self, name)) is not None:
                 check_callable(f"{kernel}: Tuning.{name}", given, f"a function that takes {takes}, or None")
-        return self
+        for name, kind, example in (("usual", Mapping, "({'hidden_size': 4096},)"), ("tokens", int, "(1, 16)")):
+            given = getattr(self, name)
+            check_type(f"{kernel}: Tuning.{name}", given, Sequence, f"a sequence, such as {example}")
+            for each in given:
+                check_type(f"{kernel}: an item of Tuning.{name}", each, kind, f"one as in {example}")
+        return replace(self, usual=tuple(self.usual), tokens=tuple(self.tokens))
 
     def make_inputs(self, case: Case, device: torch.device) -> tuple[Any, ...]:
         """Fresh arguments of ``case``.

@@ -47,13 +47,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(options: argparse.Namespace) -> list:
     for module in options.modules:
         _import(module)
-    if not (options.model or options.shapes):
-        raise TuneError("no shapes were given; name a model's config.json with --model, or shapes with --shapes FIELD=VALUE,…")
     layers = [read_model(path) for path in options.model]
-    shapes = [read_shapes(text) for text in options.shapes]
-    tokens = read_tokens(options.tokens) if options.tokens else TOKENS
-    kernels = [registry.get_kernel(name) for name in dict.fromkeys(options.kernels)]
-    work = [(kernel, case) for kernel in kernels for case in cases_of(kernel, layers, shapes, tokens, options.dtype)]
+    named = [read_shapes(text) for text in options.shapes]
+    tokens = read_tokens(options.tokens) if options.tokens else ()
+    work = []
+    for kernel in (registry.get_kernel(name) for name in dict.fromkeys(options.kernels)):
+        shapes = named if layers or named else kernel.tuning.usual
+        if not (layers or shapes):
+            raise TuneError(
+                f"no shapes were given, and {kernel.short_name} names none; name a model's config.json with --model, or "
+                f"shapes with --shapes FIELD=VALUE,…"
+            )
+        counts = tokens or kernel.tuning.tokens or TOKENS
+        work += [(kernel, case) for case in cases_of(kernel, layers, shapes, counts, options.dtype)]
     if not work:
         raise TuneError(f"{', '.join(options.kernels)} takes none of the model's shapes; name some by hand with --shapes")
     return work
@@ -156,7 +162,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("kernels", nargs="+", metavar="KERNEL", help="such as norm_quant")
     parser.add_argument("--model", type=Path, action="append", default=[], metavar="CONFIG.json", help="a Hugging Face config")
     parser.add_argument("--shapes", action="append", default=[], metavar="FIELD=VALUE,…", help="exact key fields by hand")
-    parser.add_argument("--tokens", metavar="1,2,…,8192", help="token counts; powers of two up to 8192 by default")
+    parser.add_argument(
+        "--tokens", metavar="1,2,…,8192", help="token counts; by default the kernel's, or powers of two up to 8192"
+    )
     parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16", help="of the activations")
     effort = parser.add_mutually_exclusive_group()
     effort.add_argument("--quick", action="store_true", help=f"{EFFORTS['quick'].rounds} round of steps instead of 3")

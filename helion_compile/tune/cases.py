@@ -45,7 +45,7 @@ class Layer:
 
 
 def read_model(path: Path) -> Layer:
-    """The layer of a Hugging Face ``config.json``, or of a folder that holds one.
+    """The layer of a Hugging Face ``config.json``, of transformers or of diffusers, or of a folder that holds one.
 
     Raises:
         TuneError: no such file, or it lacks a size.
@@ -70,7 +70,12 @@ def read_model(path: Path) -> Layer:
             )
         return value
 
-    hidden, heads = size("hidden_size"), size("num_attention_heads")
+    heads = size("num_attention_heads")
+    if isinstance(content, dict) and "attention_head_dim" in content:  # a transformer of diffusers
+        head_dim = size("attention_head_dim")
+        hidden = heads * head_dim
+        return Layer(hidden, size("ffn_dim", 4 * hidden), hidden, head_dim, heads)
+    hidden = size("hidden_size")
     head_dim = size("head_dim", max(hidden // heads, 1))
     return Layer(hidden, size("intermediate_size"), heads * head_dim, head_dim, size("num_key_value_heads", heads))
 

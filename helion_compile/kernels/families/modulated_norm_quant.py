@@ -159,12 +159,23 @@ def _default_config(case):
     return {"block_sizes": [rows, 1], "num_warps": max(choose_warps(case) // 4, 1)}
 
 
+def _shapes_of(hidden_size):
+    """The norm at a block's start, and the one behind the gated sum."""
+    return [{"hidden_size": hidden_size, "kind": "layer", "residual": residual} for residual in (False, True)]
+
+
 @kernel(
     reference=_reference,
     case=_case,
     check_supported=_check_supported,
     configs=Configs(default=_default_config, adapt=adapt_row_config),
-    tuning=Tuning(inputs=_inputs),
+    tuning=Tuning(
+        inputs=_inputs,
+        shapes=lambda layer: _shapes_of(layer.hidden_size),
+        # SD3 medium; PixArt and LTX; Flux, Qwen-Image and HunyuanVideo; Wan 14B
+        usual=[fields for width in (1536, 2048, 3072, 5120) for fields in _shapes_of(width)],
+        tokens=(1024, 2048, 4096, 4608, 8192, 16384, 32760),
+    ),
 )
 def modulated_norm_quant(
     x: torch.Tensor,

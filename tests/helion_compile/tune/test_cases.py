@@ -7,7 +7,7 @@ import pytest
 from helion_compile.configs.case import Case
 from helion_compile.definitions import registry
 from helion_compile.definitions.names import BUILT_IN
-from helion_compile.kernels import norm_quant, norm_rope, quant, rope, scaled_mm
+from helion_compile.kernels import modulated_norm_quant, norm_quant, norm_rope, quant, rope, scaled_mm
 from helion_compile.tune.cases import Layer, TuneError, cases_of, read_model, read_shapes, read_tokens
 
 QWEN3_8B = {"hidden_size": 4096, "intermediate_size": 12288, "num_attention_heads": 32, "head_dim": 128}
@@ -40,6 +40,18 @@ def test_heads_may_be_wider_than_the_model_or_unsaid(tmp_path):
     assert read_model(model(tmp_path, **{**QWEN3_8B, "hidden_size": 5120, "num_attention_heads": 64})).attention_size == 8192
     assert read_model(model(tmp_path, hidden_size=4096, intermediate_size=1, num_attention_heads=32)).attention_size == 4096
     assert read_model(model(tmp_path, vision={}, text_config=QWEN3_8B)).intermediate_size == 12288
+
+
+def test_a_diffusion_transformer_has_its_width_by_its_heads(tmp_path):
+    flux = read_model(model(tmp_path, num_attention_heads=24, attention_head_dim=128, in_channels=64))
+    assert flux == Layer(3072, 12288, attention_size=3072, head_dim=128, key_value_heads=24)
+    wan = read_model(model(tmp_path, num_attention_heads=40, attention_head_dim=128, ffn_dim=13824))
+    assert (wan.hidden_size, wan.intermediate_size) == (5120, 13824)
+    norms = cases_of(modulated_norm_quant, [flux], [], (4096,), "bf16")
+    assert [(case["hidden_size"], case["kind"], case["residual"]) for case in norms] == [
+        (3072, "layer", False),
+        (3072, "layer", True),
+    ]
 
 
 @pytest.mark.parametrize("content", ["{", "[" * 100_000, "[]", "{}", '{"hidden_size": "4096"}', '{"hidden_size": 4096}'])

@@ -25,6 +25,10 @@ from helion_compile.tune.worker import Worker, WorkerDied
 from tests.support import ROOT, tune_fakes
 
 BEST = {"block_sizes": [1], "num_warps": 8, "pid_type": "persistent_interleaved"}
+USUAL = [
+    ("modulated_norm_quant", "hidden_size", {1536, 2048, 3072, 5120}),
+    ("norm_rope", "num_heads", {12, 24, 40}),
+]
 
 
 class Folder:
@@ -293,6 +297,21 @@ def test_a_module_that_lacks_another_says_so_itself(tmp_path, monkeypatch):
 def test_a_kernel_named_twice_is_tuned_once(capsys):
     assert command.main(["quant", "quant", "--shapes", "hidden_size=64", "--tokens", "1", "--dry-run"]) == 0
     assert capsys.readouterr().out == "quant dtype=bf16 hidden_size=64 num_tokens=1\n"
+
+
+@pytest.mark.parametrize("name, field, sizes", USUAL)
+def test_a_kernel_of_diffusion_models_brings_its_own_shapes_and_tokens(capsys, name, field, sizes):
+    assert command.main([name, "--dry-run"]) == 0
+    cases = [dict(word.split("=") for word in line.split()[1:]) for line in capsys.readouterr().out.splitlines()]
+    assert {int(case[field]) for case in cases} == sizes
+    assert {1024, 4096, 32760} < {int(case["num_tokens"]) for case in cases}
+    assert command.main([name, "--dry-run", "--tokens", "16"]) == 0
+    assert {word for word in capsys.readouterr().out.split() if "num_tokens" in word} == {"num_tokens=16"}
+
+
+def test_a_kernel_without_shapes_of_its_own_asks_for_some(capsys):
+    assert command.main(["quant", "--dry-run"]) == 1
+    assert capsys.readouterr().err.startswith("tune: no shapes were given, and quant names none; name a model's config.json")
 
 
 def test_a_model_without_shapes_for_the_kernel_is_a_sentence(tmp_path, capsys, monkeypatch):
