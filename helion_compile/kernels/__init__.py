@@ -5,6 +5,7 @@ kernels' names because the code that Helion generates imports them: here, a kern
 """
 
 from helion_compile.kernels.families.activation_quant import activation_quant
+from helion_compile.kernels.families.block_scaled_mm import block_scaled_mm
 from helion_compile.kernels.families.modulated_norm_quant import modulated_norm_quant
 from helion_compile.kernels.families.norm_quant import norm_quant
 from helion_compile.kernels.families.norm_rope import norm_rope
@@ -12,4 +13,13 @@ from helion_compile.kernels.families.quant import quant
 from helion_compile.kernels.families.rope import rope
 from helion_compile.kernels.families.scaled_mm import scaled_mm
 
-__all__ = ["activation_quant", "modulated_norm_quant", "norm_rope", "quant", "norm_quant", "rope", "scaled_mm"]
+__all__ = [
+    "activation_quant",
+    "block_scaled_mm",
+    "modulated_norm_quant",
+    "norm_rope",
+    "quant",
+    "norm_quant",
+    "rope",
+    "scaled_mm",
+]
