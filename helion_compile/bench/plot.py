@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from helion_compile.bench import plots
+from helion_compile.bench import headline, plots
 from helion_compile.bench.work import Limits, work_of_case
 from helion_compile.configs.files import kernel_of_folder
 from helion_compile.configs.row import ConfigError, Row
@@ -78,8 +78,17 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--title", default="", help="the GPU, say")
     parser.add_argument("--bandwidth", type=float, metavar="TB/s", help="of a copy, for a roofline of config tables")
+    parser.add_argument("--headline", action="store_true", help="bars of `bench chains` and `bench vllm`, light and dark")
     options = parser.parse_args(argv)
     plots.require()
+    if options.headline:
+        try:
+            panels = headline.read(options.files)
+        except ValueError as error:
+            parser.error(str(error))
+        for file in headline.draw(panels, options.out, options.title):
+            print(file)
+        return 0
     rows: list[dict[str, Any]] = []
     limits = None if options.bandwidth is None else Limits(options.bandwidth * 1e12)
     for file in options.files:

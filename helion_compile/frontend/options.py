@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,9 @@ from helion_compile.fusions import NUMERICS, fusions, identity
 from helion_compile.passes.account.records import GraphRecord
 from helion_compile.passes.rewrite.fusion_pass import FusionPass
 
-__all__ = ["Options", "log"]
+__all__ = ["DISABLE", "Options", "log"]
+
+DISABLE = "HELION_COMPILE_DISABLE"  # "1": no fusions; "quant,norm_quant": not these
 
 log = logging.getLogger("helion_compile")
 
@@ -24,7 +27,7 @@ class Options:
     Attributes:
         numerics: "default" keeps intermediate values of a fused chain in fp32, as Inductor does; "exact" keeps every
             rounding step of the eager model.
-        disable: names of fusions to leave out.
+        disable: names of fusions to leave out; ``HELION_COMPILE_DISABLE`` in the environment adds to them.
         only: names of the fusions to use, None for all.
         untuned: fuse also where no table and no measurement says that a kernel is faster on this GPU.
         strict: raise where the pass or ``verify`` fails, instead of leaving the graph as it was.
@@ -65,6 +68,19 @@ class Options:
                 raise TypeError(f"options[{name!r}] is {value!r}; it is True or False.")
         return result, theirs
 
+    def _disabled(self) -> tuple[str, ...]:
+        """The fusions to leave out, those that the environment names among them."""
+        names = [fusion.name for fusion in fusions(self.numerics, self.untuned)]
+        asked = [each.strip() for each in os.environ.get(DISABLE, "").split(",") if each.strip() not in ("", "0")]
+        if "1" in asked:
+            return tuple(names)
+        if unknown := [each for each in asked if each not in names]:
+            raise ValueError(
+                f"{DISABLE} names {', '.join(unknown)}, which is no fusion; it is 1, or names of {', '.join(names)} with "
+                f"commas between them."
+            )
+        return (*self.disable, *asked)
+
     def fusion_pass(
         self,
         log: logging.Logger = log,
@@ -74,12 +90,12 @@ class Options:
         """The pass these options ask for; it tells ``log`` what it did.  ``more`` goes to :class:`FusionPass`.
 
         Raises:
-            ValueError: ``disable`` or ``only`` has a name that no fusion has.
+            ValueError: ``disable``, ``only`` or ``HELION_COMPILE_DISABLE`` has a name that no fusion has.
         """
         return FusionPass(
             fusions(self.numerics, self.untuned),
             strict=self.strict,
-            disable=self.disable,
+            disable=self._disabled(),
             only=self.only,
             identity=f"{identity(self.numerics)} untuned={self.untuned} {digest_packages()}",
             on_record=on_record,

@@ -7,7 +7,7 @@ compiled function keeps.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import CodeType
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -29,10 +29,12 @@ def report(compiled: Callable[..., Any]) -> Report:
     Dynamo uses here too (``GraphReport.shared``).  ``torch.compiler.reset()`` forgets all.
 
     Of a module that is not compiled itself the report has its parts that are: layers on which ``layer.compile()`` was called,
-    as diffusers' ``compile_repeated_blocks`` does, or which ``torch.compile`` returned.
+    as diffusers' ``compile_repeated_blocks`` does, or which ``torch.compile`` returned; a ``forward`` that was replaced by a
+    compiled one; what ``generate`` of transformers compiled for its ``CompileConfig``.  A pipeline has those of its models.
 
     Args:
-        compiled: what ``torch.compile`` returned, a module on which ``module.compile()`` was called, or one with such parts.
+        compiled: what ``torch.compile`` returned, a module on which ``module.compile()`` was called, or a module or pipeline
+            with such parts.
 
     Raises:
         TypeError: ``compiled`` is not the result of ``torch.compile``, and has no part that is.
@@ -53,13 +55,37 @@ def report(compiled: Callable[..., Any]) -> Report:
     graphs = [graph for each, backend in ours for graph in find_reports(backend, _code_of(each))]
     own = {id(graph.record): graph for graph in graphs if not graph.shared}
     shared = {id(graph.record): graph for graph in graphs if graph.shared and id(graph.record) not in own}
-    return Report((*own.values(), *shared.values()))
+    found_graphs = (*own.values(), *shared.values())
+    return Report(found_graphs, "" if found_graphs else _explain_no_graph(compiled))
 
 
 def _list_parts(compiled: Any) -> list[Any]:
-    """``compiled``; of a module that is not compiled itself, its modules from the outermost on."""
-    whole = not isinstance(compiled, torch.nn.Module) or _backend_of(compiled) is not None
-    return [compiled] if whole else list(compiled.modules())
+    """``compiled``, and what may be compiled inside: modules from the outermost on, and functions that are their attributes.
+
+    Of a module that is compiled itself its layers are not looked at: they are part of its graphs.  Its attributes are, since
+    ``generate`` of a compiled model compiles the model behind it.
+    """
+    if isinstance(compiled, torch.nn.Module):
+        own = getattr(compiled, "_orig_mod", compiled)
+        modules = [compiled, own] if _backend_of(compiled) is not None else list(compiled.modules())
+    else:  # a function has what torch.compile left on it among its attributes, but no model
+        held = [] if isinstance(compiled, FunctionType) else getattr(compiled, "__dict__", {}).values()
+        modules = [module for each in held if isinstance(each, torch.nn.Module) for module in each.modules()]
+    functions = [
+        value for module in modules for value in vars(module).values() if isinstance(value, FunctionType | MethodType)
+    ]
+    return [*([] if compiled in modules else [compiled]), *modules, *functions]
+
+
+def _explain_no_graph(compiled: Any) -> str:
+    """Why a compiled model has no graph, where that can be told from its class; empty otherwise."""
+    model = getattr(compiled, "_orig_mod", compiled)
+    if not callable(getattr(model, "generate", None)):
+        return ""
+    return (
+        "The compiled model was not called. compiled.generate() is the method of the model inside, which calls that one, not "
+        "the compiled one: give generate() cache_implementation='static' and compile_config=CompileConfig(backend='helion')."
+    )
 
 
 def _code_of(compiled: Any) -> CodeType | None:

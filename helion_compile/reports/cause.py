@@ -26,13 +26,18 @@ def causes(report: ReportData) -> Iterator[str]:
         yield "A graph for training keeps intermediate values for backward: call under torch.no_grad() for inference."
         return
     if not report.graphs:
-        yield (
+        yield report.note or (
             "There is no graph: the model calls no torch operation that Dynamo traces, or it has not been called yet, or what "
             "was compiled before for another model by an equal call of torch.compile serves it."
         )
         return
     if any(graph.unread or graph.record.error for graph in report.graphs):
         return
+    if left_out := list(dict.fromkeys(name for graph in report.graphs for name in graph.record.left_out)):
+        yield (
+            f"Left out as asked: {', '.join(left_out)}. The options 'disable' and 'only' do that, and HELION_COMPILE_DISABLE "
+            f"in the environment."
+        )
     if not report.sites:
         yield from _nothing_fused(report)
     elif not any(item.kind == "quantize" for graph in report.graphs for item in graph.record.inventory):

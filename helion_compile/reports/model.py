@@ -164,9 +164,11 @@ class ReportData:
         refusals: every candidate that was refused.
         unfused: every match that is part of no site, with the refusal.
         kept: every chain that is kept on purpose: a library's GEMM, or what a fusion found unprofitable.
+        note: why there is no graph, where that can be told; empty otherwise.
     """
 
     graphs: tuple[GraphReport, ...]
+    note: str = ""
 
     @property
     def sites(self) -> list[FusedSite]:

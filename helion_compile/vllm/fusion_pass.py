@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -77,7 +78,10 @@ class FusionPass(InductorPass):
 
     @functools.cached_property
     def _uuid(self) -> str:
-        facts = {"untuned": self.untuned, "batch invariant": batch_invariance.is_asked_for()}
+        from helion_compile.frontend.options import DISABLE  # imports Helion
+
+        facts: dict[str, Any] = {"untuned": self.untuned, "batch invariant": batch_invariance.is_asked_for()}
+        facts |= {DISABLE: os.environ.get(DISABLE, "")}
         return identity(self.options | facts, self.gpu)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -58,6 +58,7 @@ class GraphRecord:
     inventory: list[Found] = field(default_factory=list)  # what looks like a norm, a quantiser or a GEMM, matched or not
     symbols: dict[str, Symbol] = field(default_factory=dict)  # the sizes that are dynamic: "s0"
     nodes: int = 0  # in the graph before the pass
+    left_out: tuple[str, ...] = ()  # the fusions that the pass was told to leave out
     seconds: float = 0.0  # spent in the pass
     before: str = ""  # readable code of the graph; filled only by `FusionPass(keep_code=True)`
     after: str = ""

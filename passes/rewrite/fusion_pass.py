@@ -105,6 +105,7 @@ class FusionPass(CustomGraphPass):
         self.fusions = tuple(
             fusion for fusion in fusions if fusion.name not in disable and (only is None or fusion.name in only)
         )
+        self.left_out = tuple(name for name in names if name not in [fusion.name for fusion in self.fusions])
         self.strict = strict
         self.keep = tuple(keep)
         self.keep_code = keep_code
@@ -122,7 +123,7 @@ class FusionPass(CustomGraphPass):
                 f"FusionPass is called with a torch.fx.Graph, such as module.graph, not with a {type(graph).__name__}"
             )
         started = time.perf_counter()
-        record = GraphRecord(nodes=len(graph.nodes))
+        record = GraphRecord(nodes=len(graph.nodes), left_out=self.left_out)
         written = self._record_before(graph, record)
         changed, failure = False, None
         edits = rewriting = None
@@ -137,7 +138,7 @@ class FusionPass(CustomGraphPass):
             failure = self._failure(error, rewriting)
             if edits is not None:
                 self._put_back(edits, failure)
-            kept = ("nodes", "inventory", "symbols", "before", "lines_before")
+            kept = ("nodes", "left_out", "inventory", "symbols", "before", "lines_before")
             record = GraphRecord(**{name: getattr(record, name) for name in kept}, error=str(failure))
         # Writing a graph down is half of the pass's time: a graph that was left alone is not written twice.
         record.after, record.lines_after = record.before, record.lines_before

@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[2]
 
 _FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 _CODE = re.compile(r"``.+?``|`[^`\n]+`")
+_SOURCE = re.compile(r'(?:src|srcset|href)="([^"]*)"')  # of HTML in a page
+_TAG = re.compile(r"<[a-z/!][^>]*>")
 _LINK = re.compile(r"!?\[(?P<text>[^\]]*)\]\((?P<target>[^)]*)\)")
 _CELLS = re.compile(r"(?<!\\)\|")
 _ITEM = re.compile(r"^\s*(?:[-*]|\d+\.)\s+")
@@ -30,7 +32,7 @@ def pages() -> list[Path]:
 
 def sentences(text: str, *, tables: bool = True) -> Iterator[str]:
     """Each sentence of paragraphs, list items and table cells; code in a line counts as one word."""
-    for block in _blocks(_CODE.sub("CODE", _FENCE.sub("\n", text)), tables):
+    for block in _blocks(_TAG.sub("", _CODE.sub("CODE", _FENCE.sub("\n", text))), tables):
         block = _LINK.sub(lambda link: link["text"], block)
         block = _ABBREVIATION.sub(lambda found: found.group().replace(".", ""), block)
         yield from (sentence.strip() for sentence in _END.split(block) if sentence.strip())
@@ -47,7 +49,8 @@ def code(text: str) -> list[str]:
 
 def links(text: str) -> list[str]:
     """The targets of links and images."""
-    return [found["target"] for found in _LINK.finditer(_FENCE.sub("\n", text))]
+    text = _FENCE.sub("\n", text)
+    return [*(found["target"] for found in _LINK.finditer(text)), *_SOURCE.findall(text)]
 
 
 def anchors(text: str) -> set[str]:

@@ -149,6 +149,29 @@ class TestOptions:
         assert summary(options={**options, "numerics": "exact"}).startswith(expected)
 
     @pytest.mark.parametrize(
+        ("value", "expected"),
+        [
+            ("1", "nothing fused, 1 x RMSNorm unfused, 2 x Quantize unfused ("),
+            ("norm_quant", "2 x quant, 1 x RMSNorm unfused ("),
+            ("quant, norm_quant", "nothing fused, "),
+            ("0", "1 x norm_quant, 1 x quant ("),
+            ("", "1 x norm_quant, 1 x quant ("),
+        ],
+    )
+    def test_choosing_fusions_in_the_environment(self, value, expected, summary, monkeypatch):
+        monkeypatch.setenv("HELION_COMPILE_DISABLE", value)
+        assert summary(options={"numerics": "exact"}).startswith(expected)
+
+    def test_the_report_names_the_switch(self, monkeypatch):
+        monkeypatch.setenv("HELION_COMPILE_DISABLE", "quant")
+        assert "Left out as asked: quant. The options 'disable' and 'only'" in str(helion_compile.explain(model, *arguments()))
+
+    def test_the_environment_names_no_fusion(self, monkeypatch):
+        monkeypatch.setenv("HELION_COMPILE_DISABLE", "quant,yes")
+        with pytest.raises(ValueError, match="DISABLE names yes, which is no fusion; it is 1, or names of .*norm_quant"):
+            helion_compile.explain(model, *arguments())
+
+    @pytest.mark.parametrize(
         ("options", "error", "sentence"),
         [
             ({"numerics": "fast"}, ValueError, "options['numerics'] is 'fast'; it can be 'default' or 'exact'."),

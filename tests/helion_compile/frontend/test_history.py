@@ -128,6 +128,39 @@ class Layers(nn.Module):
         return [layer(x) for layer in self.layers]
 
 
+class Pipeline:
+    """As those of transformers and diffusers: no module, but with modules among its attributes."""
+
+    def __init__(self, model):
+        self.name, self.model = "pipeline", model
+
+    def __call__(self, x):
+        return self.model(x)
+
+
+class Generator(Quantizer):
+    """As a transformers model, whose ``generate`` calls ``self``, or what it compiled for a CompileConfig."""
+
+    def generate(self, x, backend=None):
+        if backend is not None:
+            self._compiled_call = torch.compile(self.__call__, backend=backend)
+        return (self if backend is None else self._compiled_call)(x)
+
+
+class TestGenerate:
+    def test_of_a_compiled_model_runs_the_one_inside(self):
+        compiled = torch.compile(Generator(), backend="helion")
+        compiled.generate(X)
+        told = " ".join(str(report(compiled)).split())
+        assert "calls that one, not the compiled one: give generate() cache_implementation='static'" in told
+
+    @pytest.mark.parametrize("wrap", [lambda model: model, lambda model: torch.compile(model, backend="helion")])
+    def test_compiles_for_itself(self, wrap):
+        model = wrap(Generator())
+        model.generate(X, backend="helion")
+        assert [fused.site.fusion for fused in report(model).sites] == ["quant"]
+
+
 class TestPartsOfAModel:
     """As diffusers' compile_repeated_blocks compiles them."""
 
@@ -147,6 +180,17 @@ class TestPartsOfAModel:
         model.layers[1] = torch.compile(model.layers[1], backend="helion")
         model(X)
         assert len(report(model).sites) == 1
+
+    def test_a_forward_that_was_replaced(self, model):
+        model.layers[0].forward = torch.compile(model.layers[0].forward, backend="helion")
+        model(X)
+        assert len(report(model).sites) == 1
+
+    def test_a_pipeline_of_models(self, model):
+        model.compile(backend="helion")
+        model(X)
+        assert len(report(Pipeline(model)).graphs) == 1
+        assert len(report(Pipeline(nn.Sequential(model))).graphs) == 1
 
     def test_those_of_other_backends_are_left_out(self, model):
         model.layers[0].compile(backend="eager")
