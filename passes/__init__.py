@@ -18,6 +18,7 @@ from helion_compile.passes.rewrite.fusion import Chain, Emit, Fusion
 from helion_compile.passes.rewrite.fusion_pass import FusionError, FusionPass
 from helion_compile.passes.semantics import (
     Activation,
+    Concat,
     Matmul,
     Modulate,
     Norm,
@@ -31,6 +32,7 @@ from helion_compile.passes.semantics import (
 __all__ = [
     "Activation",
     "Chain",
+    "Concat",
     "Emit",
     "Fusion",
     "FusionError",

@@ -13,7 +13,16 @@ import torch
 
 from helion_compile.configs.case import Case
 from helion_compile.helion_kernel import HelionKernel
-from helion_compile.kernels import activation_quant, modulated_norm_quant, norm_quant, norm_rope, quant, rope, scaled_mm
+from helion_compile.kernels import (
+    activation_quant,
+    concat_activation_quant,
+    modulated_norm_quant,
+    norm_quant,
+    norm_rope,
+    quant,
+    rope,
+    scaled_mm,
+)
 from helion_compile.kernels.arguments import takes
 from helion_compile.kernels.families.norm_rope import NormRopeArgs
 from helion_compile.kernels.families.rope import RopeArgs
@@ -34,6 +43,11 @@ HEAD = 128
 def _rows(**fields: Any) -> Callable[[int], Iterator[dict[str, Any]]]:
     """None for a K that is not made of whole groups."""
     return lambda k: iter([] if k % fields.get("group", 1) else [{"hidden_size": k, **fields}])
+
+
+def _beside_attention(k: int) -> Iterator[dict[str, Any]]:
+    """Attention and an activation four times as wide."""
+    yield {"hidden_size": 5 * k, "front_size": k, "gated": False}
 
 
 def _heads(pairs: str, **fields: Any) -> Callable[[int], Iterator[dict[str, Any]]]:
@@ -182,6 +196,7 @@ SUBJECTS: dict[str, Subject] = {
     "activation_quant gelu": Subject(activation_quant, _rows(**_SILU_MUL), {"function": "gelu_tanh"}),
     "activation_quant alone": Subject(activation_quant, _rows(gated=False), {"function": "relu_squared"}),
     "activation_quant alone static": Subject(activation_quant, _rows(gated=False, static=True), {"function": "gelu"}),
+    "concat_activation_quant": Subject(concat_activation_quant, _beside_attention),
     "rope": Subject(rope, _heads("neox"), **_NEOX),
     "rope exact": Subject(rope, _heads("neox"), **_NEOX, **_EXACT, check_eager=True),
     "rope interleaved": Subject(rope, _heads("interleaved"), **_INTERLEAVED),

@@ -10,7 +10,16 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-from helion_compile.fusions import activation_quant, modulated_norm_quant, norm_quant, norm_rope, quant, rope, scaled_mm
+from helion_compile.fusions import (
+    activation_quant,
+    concat_activation_quant,
+    modulated_norm_quant,
+    norm_quant,
+    norm_rope,
+    quant,
+    rope,
+    scaled_mm,
+)
 from helion_compile.graph import lowering
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
@@ -19,7 +28,16 @@ from helion_compile.passes.rewrite.fusion import Chain, Fusion
 __all__ = ["CATALOGUE", "NUMERICS", "fusions", "identity"]
 
 NUMERICS = ("default", "exact")
-CATALOGUE = (modulated_norm_quant, norm_quant, norm_rope, activation_quant, quant, rope, scaled_mm)
+CATALOGUE = (
+    modulated_norm_quant,
+    norm_quant,
+    norm_rope,
+    concat_activation_quant,
+    activation_quant,
+    quant,
+    rope,
+    scaled_mm,
+)
 
 
 def fusions(numerics: str = "default", untuned: bool = False) -> tuple[Fusion, ...]:

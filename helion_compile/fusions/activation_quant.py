@@ -28,7 +28,7 @@ from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.rewrite.fusion import Chain, Fusion
 from helion_compile.passes.semantics import Activation, ActivationFunction
 
-__all__ = ["KERNELS", "fusion"]
+__all__ = ["KERNELS", "activation_fields", "check_activation", "fusion"]
 
 aten = torch.ops.aten
 
@@ -52,11 +52,12 @@ def fusion(*, exact: bool) -> Fusion:
         same_bits=exact,
         fields=_fields,
         outputs=lambda chain: [(Activation, "out")] if chain.copies_read(Activation, "out") else [],
-        check=functools.partial(_check, exact=exact),
+        check=functools.partial(check_activation, exact=exact),
     )
 
 
-def _check(chain: Chain, exact: bool) -> Refusal | None:
+def check_activation(chain: Chain, exact: bool) -> Refusal | None:
+    """Why no kernel computes the activation of a chain."""
     activation = chain[Activation].op
     if exact and activation.function in _ANOTHER_LAST_BIT:
         return chain.refuse(
@@ -82,7 +83,8 @@ def _tensors(chain: Chain, operands: Operands) -> tuple[Any, Any]:
     return gate, up
 
 
-def _fields(chain: Chain, operands: Operands) -> dict[str, Any]:
+def activation_fields(chain: Chain, operands: Operands) -> dict[str, Any]:
+    """The arguments that a chain's activation gives to a kernel."""
     activation = chain[Activation].op
     x, up = _tensors(chain, operands)
     return {
@@ -93,5 +95,8 @@ def _fields(chain: Chain, operands: Operands) -> dict[str, Any]:
             **copy_fields(activation, "limit", "up_offset"),
         ).text,
         "rounding": word_of(activation.rounding),
-        "keep": bool(chain.copies_read(Activation, "out")),
     }
+
+
+def _fields(chain: Chain, operands: Operands) -> dict[str, Any]:
+    return {**activation_fields(chain, operands), "keep": bool(chain.copies_read(Activation, "out"))}

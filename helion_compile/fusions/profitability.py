@@ -27,7 +27,13 @@ from helion_compile.passes.ir.values import CLONES, RESHAPES, VIEWS
 from helion_compile.passes.match.clones import lies_in_rows
 from helion_compile.passes.rewrite.fusion import Chain
 
-__all__ = ["MARGIN", "beaten_by_inductor", "check_lone_quantizer", "check_profitable_kernel"]
+__all__ = [
+    "MARGIN",
+    "beaten_by_inductor",
+    "check_lone_quantizer",
+    "check_operand_in_memory",
+    "check_profitable_kernel",
+]
 
 DEVICES = ("cuda",)  # whose times tables hold
 MARGIN = 1.02  # two measurements of one thing differ by as much
@@ -61,15 +67,12 @@ def check_lone_quantizer(chain: Chain) -> Refusal | None:
     """Why Inductor's kernel that computes x is the place for a quantiser alone; in default numerics."""
     if not is_inductors(chain):
         return None
-    x, maker = chain.inputs["x"], chain.inputs["x"]
+    x = chain.inputs["x"]
     if not lies_in_rows(value_of(x)):
         found = "x lies in memory with strides {strides}, and would be cloned into rows before; Inductor reads it as it lies"
         return chain.refuse(RefusalKind.UNPROFITABLE, found, "contiguous before, it fuses", strides=value_of(x).stride())
-    while (maker.target in VIEWS and not _clones(maker)) or (maker.target in CLONES and _keeps_layout(maker)):
-        if chain.is_rewritten(maker):
-            return None
-        maker = maker.args[0]
-    if chain.is_rewritten(maker) or writes_rows(maker):
+    maker = _find_pointwise_maker(chain, x)
+    if maker is None:
         return None
     return chain.refuse(
         RefusalKind.UNPROFITABLE,
@@ -79,6 +82,32 @@ def check_lone_quantizer(chain: Chain) -> Refusal | None:
         maker=str(maker.target),
         where=Location.of(maker),
     )
+
+
+def check_operand_in_memory(chain: Chain, name: str) -> Refusal | None:
+    """Why Inductor's kernel that computes an input of a chain is the place for the chain; in default numerics."""
+    maker = _find_pointwise_maker(chain, chain.inputs[name]) if is_inductors(chain) else None
+    if maker is None:
+        return None
+    return chain.refuse(
+        RefusalKind.UNPROFITABLE,
+        "{name} comes from {maker} at {where}, which Inductor puts into one kernel with the chain; for a kernel of its own "
+        "{name} would be written and read once more",
+        "of a matmul, attention or a graph's input it fuses",
+        name=name,
+        maker=str(maker.target),
+        where=Location.of(maker),
+    )
+
+
+def _find_pointwise_maker(chain: Chain, value: Node) -> Node | None:
+    """The node that computes ``value`` in one kernel of Inductor's with what reads it; None where its rows are in memory."""
+    maker = value
+    while (maker.target in VIEWS and not _clones(maker)) or (maker.target in CLONES and _keeps_layout(maker)):
+        if chain.is_rewritten(maker):
+            return None
+        maker = maker.args[0]
+    return None if chain.is_rewritten(maker) or writes_rows(maker) else maker
 
 
 def _clones(view: Node) -> bool:

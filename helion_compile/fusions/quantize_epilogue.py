@@ -182,7 +182,7 @@ def _check_quantize(chain: Chain, exact: bool) -> Refusal | None:
             count=len(others) + 1,
         )
     taken = shape_of(chain[Quantize].inputs["x"])
-    for made in map(shape_of, chain.matches[0].outputs.get("out", ())):
+    for made in (shape_of(node) for front in chain.matches[-2:-1] for node in front.outputs.get("out", ())):
         # An operator that normalises and quantises has no tensor in between.
         if op.dynamic and taken and made and not known_equal(made[-1], taken[-1]):
             found, remedy = "rows of {made} elements are quantised in rows of {taken}", "rows that stay as they are fuse"

@@ -15,7 +15,7 @@ from helion_compile.configs.table import Pick
 from helion_compile.helion_kernel import HelionKernel
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.rewrite.fusion import Chain
-from helion_compile.passes.semantics import Activation, Quantize
+from helion_compile.passes.semantics import Activation, Concat, Quantize
 
 __all__ = ["check_tuned", "is_inductors"]
 
@@ -54,7 +54,7 @@ def is_inductors(chain: Chain) -> bool:
 
 def _is_pointwise(chain: Chain) -> bool:
     ops = [match.op for match in chain.matches]
-    return all(isinstance(op, (Activation, Quantize)) for op in ops) and not any(
+    return all(isinstance(op, (Activation, Concat, Quantize)) for op in ops) and not any(
         isinstance(op, Quantize) and op.dynamic for op in ops
     )
 

@@ -6,6 +6,7 @@ kernels' names because the code that Helion generates imports them: here, a kern
 
 from helion_compile.kernels.families.activation_quant import activation_quant
 from helion_compile.kernels.families.block_scaled_mm import block_scaled_mm
+from helion_compile.kernels.families.concat_activation_quant import concat_activation_quant
 from helion_compile.kernels.families.modulated_norm_quant import modulated_norm_quant
 from helion_compile.kernels.families.norm_quant import norm_quant
 from helion_compile.kernels.families.norm_rope import norm_rope
@@ -16,6 +17,7 @@ from helion_compile.kernels.families.scaled_mm import scaled_mm
 __all__ = [
     "activation_quant",
     "block_scaled_mm",
+    "concat_activation_quant",
     "modulated_norm_quant",
     "norm_rope",
     "quant",

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from helion_compile.passes.rewrite.fusion import Fusion
-from helion_compile.passes.semantics import Activation, ComplexRope, Modulate, Quantize, Rope
+from helion_compile.passes.semantics import Activation, ComplexRope, Concat, Modulate, Quantize, Rope
 from helion_compile.vllm.log import off
 
 __all__ = ["drop_sums", "is_asked_for"]
 
-_WITHOUT_SUM = (Activation, ComplexRope, Modulate, Quantize, Rope)
+_WITHOUT_SUM = (Activation, ComplexRope, Concat, Modulate, Quantize, Rope)
 
 
 def is_asked_for() -> bool:

@@ -13,7 +13,7 @@ from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.ir.values import CLONES, RESHAPES, VIEWS
 from helion_compile.passes.match.match import Match, find_dead_nodes
 from helion_compile.passes.match.matched_graph import MatchedGraph
-from helion_compile.passes.semantics import Activation, ComplexRope, Matmul, Modulate, Norm, Quantize, Rope, SemanticOp
+from helion_compile.passes.semantics import Activation, ComplexRope, Concat, Matmul, Modulate, Norm, Quantize, Rope, SemanticOp
 
 __all__ = ["Chain", "Reader", "LINKS", "find_chains"]
 
@@ -25,6 +25,8 @@ LINKS: dict[tuple[type[SemanticOp], type[SemanticOp]], dict[str, str]] = {
     (Norm, Modulate): {"x": "out"},
     (Modulate, Quantize): {"x": "out"},
     (Activation, Quantize): {"x": "out"},
+    (Activation, Concat): {"back": "out"},
+    (Concat, Quantize): {"x": "out"},
     (Norm, Rope): {"x": "out"},
     (Norm, ComplexRope): {"x": "out"},
     (Quantize, Matmul): {"a": "q", "a_scale": "scale"},

@@ -6,10 +6,10 @@ A pattern is a module, or what a table of operators makes (``custom_ops.operator
 order in which ops feed one another.
 """
 
-from helion_compile.passes.patterns.aten import activation, matmul, modulate, norm, quantize, rope
+from helion_compile.passes.patterns.aten import activation, concat, matmul, modulate, norm, quantize, rope
 from helion_compile.passes.patterns.custom_ops import library_table, vllm_table
 
 PATTERNS = (
-    *(norm, vllm_table.norm, modulate, activation, vllm_table.activation, rope, vllm_table.rope),
+    *(norm, vllm_table.norm, modulate, activation, vllm_table.activation, concat, rope, vllm_table.rope),
     *(quantize, library_table.quantize, vllm_table.quantize, matmul, library_table.matmul, vllm_table.matmul),
 )

@@ -8,6 +8,7 @@ Letters in shapes: ``...`` leading dimensions, ``K`` hidden size, ``M`` rows (to
 
 from helion_compile.passes.semantics.activation import Activation, ActivationFunction, ActivationRounding
 from helion_compile.passes.semantics.base import SemanticOp
+from helion_compile.passes.semantics.concat import Concat
 from helion_compile.passes.semantics.matmul import Matmul
 from helion_compile.passes.semantics.modulate import Modulate, ModulateRounding
 from helion_compile.passes.semantics.norm import Norm, NormKind, NormRoot, NormRounding
@@ -19,6 +20,7 @@ __all__ = [
     "ActivationFunction",
     "ActivationRounding",
     "ComplexRope",
+    "Concat",
     "Granularity",
     "Matmul",
     "Modulate",

@@ -36,6 +36,8 @@ _UNDER_TABLES = {
     "Modulate": """A product with a factor of each batch is a modulation behind a norm alone, so the tests put a LayerNorm in
 front.
 """,
+    "Concat": """The second part is an activation's, so the tests put a gelu in front.
+""",
     "Matmul": """Dtypes are those of the result. None of torch 2.11, 2.13 and 2.15 multiplies blocks on a CPU. So these are
 matched, and nothing is compared. torch 2.11 multiplies no rows there, and does not trace `F.scaled_mm`.
 `tests/passes/patterns/aten/test_matmul.py` has other shapes of scales, and the partial matches.
@@ -66,7 +68,7 @@ class Spelled:
     told: bool = False  # the function also takes the dtype
     traced: bool = True  # by this torch
     runs: bool = True  # in eager mode, on a CPU with this torch
-    behind: Callable[..., Any] | None = None  # what computes x in a graph, for an op that is one behind another alone
+    behind: Callable[..., Any] | None = None  # what computes its first input, for an op that is one behind another alone
 
     def __str__(self) -> str:
         return self.function.__name__
@@ -93,6 +95,8 @@ def argument(name: str, row: Spelled, dtype: torch.dtype) -> torch.Tensor:
     if name in ("mod_scale", "mod_shift"):
         batches, *_, k = row.sizes
         return tensor(batches, 1, k, dtype=row.op(dtype).scale_dtype, seed=len(name))
+    if name in ("front", "back"):
+        return tensor(*row.sizes[:-1], row.sizes[-1] * (1 if name == "front" else 4), dtype=dtype, seed=len(name))
     if name == "up":
         return tensor(*row.sizes, dtype=dtype, seed=3)
     if name in ("cos", "sin", "freqs"):
@@ -144,6 +148,7 @@ def of_any_number_of_rows(row: Spelled, given: dict[str, torch.Tensor]) -> None:
 def page() -> str:
     """docs/patterns.md."""
     from tests.support.corpus.activations import ACTIVATIONS
+    from tests.support.corpus.concats import CONCATS
     from tests.support.corpus.matmuls import PRODUCTS
     from tests.support.corpus.modulations import MODULATIONS
     from tests.support.corpus.norms import NORMS
@@ -156,6 +161,7 @@ def page() -> str:
         "Modulate": MODULATIONS,
         "Quantize": QUANTISERS + OPAQUE_QUANTISERS,
         "Activation": ACTIVATIONS,
+        "Concat": CONCATS,
         "Rope": ROPES,
         "Matmul": PRODUCTS,
     }

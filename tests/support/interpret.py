@@ -11,6 +11,7 @@ from helion_compile.passes.semantics import (
     ActivationFunction,
     ActivationRounding,
     ComplexRope,
+    Concat,
     Granularity,
     Matmul,
     Modulate,
@@ -72,6 +73,11 @@ def modulate(op: Modulate, x, mod_scale, mod_shift=None):
     if op.shift_dtype:
         value = value + rows[1]
     return {"out": value.to(op.dtype)}
+
+
+def concat(op: Concat, front, back):
+    """{"out": …}"""
+    return {"out": torch.cat((front, back), -1)}
 
 
 def quantize(op: Quantize, x, scale=None, scale_ub=None):

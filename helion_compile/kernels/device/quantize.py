@@ -17,7 +17,7 @@ from helion_compile.kernels.device.division import compute_reciprocal, divide_ro
 from helion_compile.kernels.device.quantize_attrs import FORMAT_MAX, QuantizeAttrs, find_divisor, new_scales
 from helion_compile.kernels.device.rounding import ordered_bits, round_to
 
-__all__ = ["quantize_rows", "quantize_rows_reference"]
+__all__ = ["quantize_parts", "quantize_rows", "quantize_rows_reference"]
 
 E4M3_OVERFLOW = 464.0  # torch's cast makes NaN of what is above, midway to the next step; Triton's cast saturates
 
@@ -52,6 +52,27 @@ def quantize_rows(
     # thread holds the whole row, and ptxas takes minutes.
     zero = _clamp(low - torch.round(divide_rows(smallest, scale)), low, high)
     return _cast(_apply_scale(values, scale, attrs, True), zero, attrs), scale, zero.to(torch.int8)
+
+
+def quantize_parts(
+    front: torch.Tensor, back: torch.Tensor, scale_ub: torch.Tensor | None, quantizer: str, exact: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """In a kernel: rows in two parts, fp32, that share a scale -> 8 bits of each, and the scales.
+
+    As :func:`quantize_rows` of the whole rows, with a scale a row and no zero point.
+    """
+    attrs = QuantizeAttrs.parse(quantizer)
+    bits, bits_of_back = _amax(front).view(torch.int32), _amax(back).view(torch.int32)
+    amax = _clamp_amax(torch.where(bits > bits_of_back, bits, bits_of_back).view(torch.float32), scale_ub, attrs)
+    scale = _compute_scale(amax, find_divisor(attrs), attrs, exact)
+    if attrs.use in ("divide", "multiply_reciprocal"):
+        front, back = _apply_scale(front, scale, attrs, exact), _apply_scale(back, scale, attrs, exact)
+    else:
+        factor = _compute_factor(amax, attrs, exact)
+        if attrs.use == "multiply_factor_inverse":
+            scale = compute_reciprocal(factor) if exact else 1.0 / factor
+        front, back = front * factor, back * factor
+    return _cast(front, None, attrs), _cast(back, None, attrs), scale
 
 
 def _amax(values: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 from helion_compile.frontend.capture import make_inspecting_backend
 from tests.support.conformance import argument, arguments, of_any_number_of_rows
 from tests.support.corpus.activations import ACTIVATIONS
+from tests.support.corpus.concats import CONCATS
 from tests.support.corpus.modulations import MODULATIONS
 from tests.support.corpus.norms import NORMS
 from tests.support.corpus.quantisers import QUANTISERS, torchao_row
@@ -111,9 +112,17 @@ def test_modulations(row):
     assert fp8_steps(results[0], expected[0]).max() <= 1  # eager has a kernel of its own, which sums in another order
 
 
+@pytest.mark.parametrize("row", CONCATS, ids=str)
+def test_concatenations(row):
+    args = arguments(row, BF16)
+    results, record = run(quantised(row), args, "exact")
+    assert [site.fusion for site in record.sites] == ["concat_activation_quant"]
+    assert_bit_equal(results, torch.utils._pytree.tree_leaves(quantised(row)(**args)))
+
+
 CASES = [
     (row, dtype, numerics, dynamic)
-    for row in (*NORMS, *MODULATIONS, *QUANTISERS, *ACTIVATIONS, *ROPES)
+    for row in (*NORMS, *MODULATIONS, *QUANTISERS, *ACTIVATIONS, *CONCATS, *ROPES)
     for dtype in row.dtypes
     for numerics in ("default", "exact")
     for dynamic in (False, True)
@@ -145,8 +154,9 @@ def test_a_size_that_the_original_alone_reads_may_be_computed_behind_the_kernel(
 
 
 def quantised(row):
-    def function(x, **others):
-        out = row.function(row.behind(x) if row.behind else x, *others.values())
+    def function(**args):
+        first, *others = args.values()
+        out = row.function(row.behind(first) if row.behind else first, *others)
         norm, *total = out if isinstance(out, tuple) else (out,)
         return *torchao_row(norm), *total
 

@@ -27,6 +27,7 @@ from tests.support import ROOT, tune_fakes
 BEST = {"block_sizes": [1], "num_warps": 8, "pid_type": "persistent_interleaved"}
 USUAL = [
     ("modulated_norm_quant", "hidden_size", {1536, 2048, 3072, 5120}),
+    ("concat_activation_quant", "front_size", {3072, 6144}),
     ("norm_rope", "num_heads", {12, 24, 40}),
 ]
 

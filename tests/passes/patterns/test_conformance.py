@@ -9,12 +9,13 @@ import torch
 from helion_compile.passes.match.matched_graph import match_graph
 from helion_compile.passes.patterns.aten import matmul
 from helion_compile.passes.patterns.custom_ops import library_table
-from helion_compile.passes.semantics import Activation, ComplexRope, Matmul, Modulate, Norm, Quantize, Rope
+from helion_compile.passes.semantics import Activation, ComplexRope, Concat, Matmul, Modulate, Norm, Quantize, Rope
 from tests.support import conformance, interpret, stubs
 from tests.support.capture import capture
 from tests.support.checks import assert_near, assert_same_bits
 from tests.support.conformance import argument, arguments, of_any_number_of_rows
 from tests.support.corpus.activations import ACTIVATIONS
+from tests.support.corpus.concats import CONCATS
 from tests.support.corpus.matmuls import PRODUCTS
 from tests.support.corpus.modulations import MODULATIONS
 from tests.support.corpus.norms import NORMS
@@ -40,7 +41,7 @@ def libraries():
         yield
 
 
-TABLES = NORMS, MODULATIONS, QUANTISERS + OPAQUE_QUANTISERS, ACTIVATIONS, ROPES, PRODUCTS
+TABLES = NORMS, MODULATIONS, QUANTISERS + OPAQUE_QUANTISERS, ACTIVATIONS, CONCATS, ROPES, PRODUCTS
 CASES = [(row, dtype) for rows in TABLES for row in rows for dtype in row.dtypes]
 
 
@@ -66,6 +67,7 @@ PROMISES = {
     Modulate: interpret.modulate,
     Quantize: interpret.quantize,
     Activation: interpret.activation,
+    Concat: interpret.concat,
     Rope: interpret.rope,
     ComplexRope: interpret.rope,
     Matmul: interpret.matmul,
@@ -99,7 +101,7 @@ def test_read_once(row, dtype, dynamic):
     placeholders = captured.graph.find_nodes(op="placeholder")
     if row.behind:
         assert list(match.inputs) == list(given)
-        del match.inputs["x"], given["x"]
+        del match.inputs[row.operands[0]], given[row.operands[0]]
     found = {name: captured.arguments[placeholders.index(node)] for name, node in match.inputs.items()}
     assert {name: id(tensor) for name, tensor in found.items()} == {name: id(tensor) for name, tensor in given.items()}
 

@@ -1,0 +1,43 @@
+"""Attention and the activation beside it as one row, each with what it is to be read as: rows of the conformance table."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from helion_compile.passes.semantics import Concat
+from tests.support.conformance import Spelled
+
+CONCATS: list[Spelled] = []
+
+
+def gelu(mlp):
+    """What stands in front of the part behind."""
+    return F.gelu(mlp.float(), approximate="tanh").to(mlp.dtype)
+
+
+def spelled(who):
+    """A row."""
+
+    def add(function):
+        dtypes = (torch.bfloat16, torch.float16, torch.float32)
+        CONCATS.append(Spelled(who, function, ("back", "front"), lambda dtype: Concat(dtype=dtype), dtypes, behind=gelu))
+        return function
+
+    return add
+
+
+@spelled("diffusers: Flux, Chroma")
+def behind_attention(back, front):
+    return torch.cat([front, back], dim=2)
+
+
+@spelled("diffusers: Flux 2")
+def along_the_last_dimension(back, front):
+    return torch.cat((front, back), dim=-1)
+
+
+@spelled("diffusers: HunyuanVideo, image and text taken apart and joined again")
+def joined_again(back, front):
+    image, text = front[:, :-2], front[:, -2:]
+    return torch.cat([torch.cat([image, text], dim=1), back], dim=2)
