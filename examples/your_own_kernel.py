@@ -2,7 +2,8 @@
 
     python examples/your_own_kernel.py
 
-Without a GPU the node runs the kernel's reference; the graph is the same.
+Without a GPU the node runs the kernel's reference; the graph is the same.  ``check`` runs the body there too, and holds it
+against the reference; docs/your-own-kernel.md has more.
 """
 
 import helion.language as hl
@@ -56,6 +57,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     mlp = Mlp(256, 1024).to(device, torch.bfloat16)
     x = torch.randn(16, 256, device=device, dtype=torch.bfloat16)
+    print(helion_compile.check(silu_mul, x, x))
     with torch.no_grad():
         graph = torch.export.export(mlp, (x,)).graph_module
         print(graph.print_readable(print_output=False))

@@ -4,6 +4,7 @@ torch.compile(model, backend="helion")     norm -> quantise -> matmul chains run
 helion_compile.explain(model, *inputs)     what is fused, what is not, and why
 helion_compile.report(compiled)            the same of a model that was compiled and has run
 @helion_compile.kernel(reference=...)      a Helion function of your own, traceable as one graph node
+helion_compile.check(kernel, *args)        its body against its reference, and all that is declared of it
 
 Importing it imports nothing else: each name brings its module when it is first used, so that ``helion_compile.passes`` needs
 torch alone, and the command line answers at once.
@@ -15,13 +16,14 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from helion_compile.checking.check import check
+    from helion_compile.checking.result import CheckResult
     from helion_compile.configs.case import Case
-    from helion_compile.definitions.mutation_check import checked
     from helion_compile.errors import (
         DuplicateKernelError,
         GradientError,
         KernelArgumentError,
-        UndeclaredMutationError,
+        KernelCheckError,
         UnknownKernelError,
         UnpreparedCaptureError,
     )
@@ -43,19 +45,20 @@ if importlib.util.find_spec(f"{__name__}.passes") is None:
 
 __all__ = [
     "Case",
+    "CheckResult",
     "Configs",
     "DuplicateKernelError",
     "GradientError",
     "HelionKernel",
     "KernelArgumentError",
+    "KernelCheckError",
     "Report",
     "Tuning",
-    "UndeclaredMutationError",
     "UnknownKernelError",
     "UnpreparedCaptureError",
     "WarmUp",
     "call",
-    "checked",
+    "check",
     "counters",
     "debug",
     "explain",
@@ -67,19 +70,20 @@ __all__ = [
 
 _MODULES = {
     "Case": "configs.case",
+    "CheckResult": "checking.result",
     "Configs": "helion_kernel",
     "DuplicateKernelError": "errors",
     "GradientError": "errors",
     "HelionKernel": "helion_kernel",
     "KernelArgumentError": "errors",
+    "KernelCheckError": "errors",
     "Report": "reports.report",
     "Tuning": "helion_kernel",
-    "UndeclaredMutationError": "errors",
     "UnknownKernelError": "errors",
     "UnpreparedCaptureError": "errors",
     "WarmUp": "frontend.warmup",
     "call": "graph.hop",
-    "checked": "definitions.mutation_check",
+    "check": "checking.check",
     "counters": "runtime.counters",
     "debug": "frontend.debug",
     "explain": "frontend.explain",

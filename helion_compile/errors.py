@@ -9,7 +9,7 @@ __all__ = [
     "DuplicateKernelError",
     "GradientError",
     "KernelArgumentError",
-    "UndeclaredMutationError",
+    "KernelCheckError",
     "UnknownKernelError",
     "UnpreparedCaptureError",
     "check_callable",
@@ -24,6 +24,21 @@ class KernelArgumentError(TypeError):
     """A kernel was called with arguments that its signature or its ``check_supported`` does not allow."""
 
 
+class KernelCheckError(AssertionError):
+    """A kernel's body, its reference and what its author declared do not agree; the text lists all mistakes.
+
+    Attributes:
+        result: the :class:`helion_compile.CheckResult`, with the steps that passed too.
+    """
+
+    def __init__(self, text: str, result: Any) -> None:
+        super().__init__(text)
+        self.result = result
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.result)
+
+
 class DuplicateKernelError(ValueError):
     """Two different kernels were given one name."""
 
@@ -34,10 +49,6 @@ class UnknownKernelError(LookupError):
 
 class GradientError(RuntimeError):
     """A kernel without a backward was called on tensors that require grad."""
-
-
-class UndeclaredMutationError(RuntimeError):
-    """A kernel wrote to an argument that ``mutates`` does not name."""
 
 
 class UnpreparedCaptureError(RuntimeError):

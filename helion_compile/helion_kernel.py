@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, Protocol, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from torch.autograd import profiler
 
@@ -21,11 +21,13 @@ from helion_compile.runtime.plan_cache import PlanCache
 
 __all__ = ["Configs", "HelionKernel", "Tuning", "kernel"]
 
-P = ParamSpec("P")
+Args = ParamSpec("Args")  # of the Helion function
+Result = TypeVar("Result")
+Declared = ParamSpec("Declared")  # what its author states of it
 
 
-class HelionKernel(KernelSpec):
-    """A kernel that can be called.
+class HelionKernel(KernelSpec, Generic[Args, Result]):
+    """A kernel that can be called, as its function can.
 
     Calling it with CUDA tensors launches the kernel, with CPU tensors it runs ``reference``, and while a graph is traced it
     becomes one ``helion_kernel`` node.  Made by :func:`kernel`; :class:`KernelSpec` says of what.
@@ -55,29 +57,31 @@ class HelionKernel(KernelSpec):
         table.on_change(self.plans.clear)
         return table
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        args = self.bind_arguments(args, kwargs)
-        if profiler._is_profiler_enabled and not dispatch.is_tracing(args):
-            check_types(self, args)
+    def __call__(self, *args: Args.args, **kwargs: Args.kwargs) -> Result:
+        bound = self.bind_arguments(args, kwargs)
+        value: Any
+        if profiler._is_profiler_enabled and not dispatch.is_tracing(bound):
+            check_types(self, bound)
             with profiler_ranges.called_by(self.short_name, 1):
-                value = dispatch.replay(self, args)
-                return dispatch.call(self, args) if value is dispatch.NOT_REPLAYED else value
-        value = dispatch.replay(self, args)
+                value = dispatch.replay(self, bound)
+                return dispatch.call(self, bound) if value is dispatch.NOT_REPLAYED else value
+        value = dispatch.replay(self, bound)
         if value is not dispatch.NOT_REPLAYED:
             return value
-        check_types(self, args)
-        if not dispatch.is_tracing(args):
-            return dispatch.call(self, args)
+        check_types(self, bound)
+        if not dispatch.is_tracing(bound):
+            return dispatch.call(self, bound)
         if self.mutates:
-            check_written_apart(self, args, traced=True)
-        value = helion_kernel(*args, kernel=self.key)
+            check_written_apart(self, bound, traced=True)
+        value = helion_kernel(*bound, kernel=self.key)
         if not self.mutates:
             return value
-        written = self.select_mutated(args)
+        written = self.select_mutated(bound)
         results, new = value[: len(value) - len(written)], value[len(value) - len(written) :]
         for target, source in zip(written, new, strict=True):
             target.copy_(source)
-        return results if len(results) > 1 else results[0] if results else None
+        returned: Any = results if len(results) > 1 else results[0] if results else None
+        return returned
 
     def __repr__(self) -> str:
         return f"<HelionKernel {self.key} at {self.place}>"
@@ -93,17 +97,25 @@ class HelionKernel(KernelSpec):
         return registry.find_kernel, (self.key,)
 
 
-class _Declare(Protocol[P]):
+class _Decorator(Protocol):
+    """What is left of ``@kernel(...)`` once it is called."""
+
+    def __call__(self, fn: Callable[Args, Result], /) -> HelionKernel[Args, Result]: ...
+
+
+class _Declare(Protocol[Declared]):
     """``kernel(fn, ...)``, or ``@kernel(...)`` above the function."""
 
     @overload
-    def __call__(self, fn: Callable[..., Any], /, *args: P.args, **declared: P.kwargs) -> HelionKernel: ...
+    def __call__(
+        self, fn: Callable[Args, Result], /, *args: Declared.args, **declared: Declared.kwargs
+    ) -> HelionKernel[Args, Result]: ...
 
     @overload
-    def __call__(self, *args: P.args, **declared: P.kwargs) -> Callable[[Callable[..., Any]], HelionKernel]: ...
+    def __call__(self, *args: Declared.args, **declared: Declared.kwargs) -> _Decorator: ...
 
 
-def _decorator(spec: Callable[Concatenate[Callable[..., Any], P], KernelSpec]) -> _Declare[P]:
+def _decorator(spec: Callable[Concatenate[Callable[..., Any], Declared], KernelSpec]) -> _Declare[Declared]:
     """A function and decorator that makes a HelionKernel of what ``spec``, and it alone, says may be declared."""
 
     known = [name for name, each in inspect.signature(spec).parameters.items() if each.kind is each.KEYWORD_ONLY]

@@ -26,7 +26,7 @@ FLOORS = [
     {"graph"},
     {"helion_kernel"},
     {"kernels"},
-    {"fusions", "reports"},
+    {"checking", "fusions", "reports"},
     {"vllm", "frontend"},
     {"__init__"},
     {"bench", "tune", "cli"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,13 @@ from helion_compile.configs.case import Case
 from helion_compile.configs.table import ConfigTable, Gpu, Pick
 from helion_compile.definitions.declaration import Configs, Tuning
 from helion_compile.definitions.fingerprint import config_fingerprint, digest_packages, fingerprint
+from helion_compile.definitions.given_kernel import (
+    check_given,
+    copy_settings,
+    find_given_candidates,
+    find_given_config,
+    settings_that_make_code,
+)
 from helion_compile.definitions.names import make_name, shorten_name, split_name
 from helion_compile.definitions.specialization import forget_process_groups, sizes_that_are_one
 from helion_compile.definitions.validation import (
@@ -22,8 +28,7 @@ from helion_compile.definitions.validation import (
     check_same_parameters,
     check_signature,
     describe_types,
-    find_given_config,
-    settings_that_make_code,
+    find_function,
 )
 from helion_compile.definitions.value_dependence import check_known_sizes, forbid_values
 from helion_compile.errors import KernelArgumentError, check_flag, check_names, check_type, truncate
@@ -83,6 +88,7 @@ class KernelSpec:
         bare_name: without the namespace, for names of nodes and generated functions.
         config_fingerprint: the version that its tuned configs are for.
         signature: of ``fn``.
+        declares_case, declares_check: whether ``case`` and ``check_supported`` were given.
         mutated_positions: where the arguments that it writes to stand in the signature.
         table: the :class:`ConfigTable` its configs come from.
         plans: the launch plans of its calls outside of graphs.
@@ -107,9 +113,7 @@ class KernelSpec:
         fallbacks: Mapping[str, Callable[..., Any]] | None = None,
         zeroed_workspace: bool = False,
     ) -> None:
-        inner = getattr(fn, "fn", fn)  # a helion.Kernel holds its function there
-        if not inspect.isfunction(inner):
-            raise TypeError(f"kernel() takes a function or a helion.kernel, got {type(fn).__name__}.")
+        inner = find_function(fn)
         self.fn = inner
         self.name = make_name(name, inner)
         self.short_name = shorten_name(self.name)
@@ -136,15 +140,19 @@ class KernelSpec:
         if fallbacks and mutates:
             raise TypeError(f"{self.short_name}: a kernel that writes to its arguments has no fallbacks; drop one of the two.")
         self.reference = reference
+        self.declares_case, self.declares_check = case is not None, check_supported is not None
         self.case = (lambda *args: Case()) if case is None else case
         self._check_supported = check_supported
         self.mutates = tuple(n for n in self.signature.parameters if n in mutates)
         self.mutated_positions = tuple(i for i, n in enumerate(self.signature.parameters) if n in mutates)
         self.configs = replace(configs, default=configs.default or find_given_config(fn))
-        self.tuning = tuning.checked(self.short_name)
+        tuning = tuning.checked(self.short_name)
+        self.tuning = replace(tuning, candidates=tuning.candidates or find_given_candidates(fn))
         self.fallbacks = dict(fallbacks or {})
         self.zeroed_workspace = zeroed_workspace
-        self._given = fn if fn is not inner else None
+        self._given: Any = fn if fn is not inner else None
+        if self._given is not None:
+            check_given(self.short_name, self._given)
         self._settings = settings_that_make_code(self._given)
         self.fingerprint_roots = (inner, reference, case, check_supported, configs.default, *self.fallbacks.values())
         functools.update_wrapper(self, inner)  # type: ignore[arg-type]
@@ -182,8 +190,12 @@ class KernelSpec:
     @functools.cached_property
     def helion(self) -> Any:
         """The ``helion.Kernel`` behind it; configs come from the table, so Helion itself never tunes."""
+        import helion
+
         if self._given is not None:
-            return self._given
+            if self._given.settings.static_shapes and self._given.settings.ref_mode is helion.RefMode.OFF:
+                return self._given
+            return self.new_helion_kernel(autotune_effort="none")
         # Its heuristics ask for a GPU where code is made, which need not have one.
         return self.new_helion_kernel(autotune_effort="none", disable_autotuner_heuristics=True)
 
@@ -193,7 +205,12 @@ class KernelSpec:
 
         # What a host function may compute besides launching is watched where its plan is recorded.
         quiet = [helion.exc.TensorOperationInWrapper]
-        kernel = helion.kernel(self.fn, static_shapes=False, ignore_warnings=quiet, key=sizes_that_are_one, **settings)
+        usual = {"static_shapes": False, "ignore_warnings": quiet, "ref_mode": helion.RefMode.OFF}
+        if self._given is not None:  # whose own key Helion would lose with the object
+            usual = {**copy_settings(self._given), "ignore_warnings": quiet, "ref_mode": helion.RefMode.OFF}
+        own_key = getattr(self._given, "_key_fn", None)
+        key = sizes_that_are_one if own_key is None else lambda *args: (sizes_that_are_one(*args), own_key(*args))
+        kernel = helion.kernel(self.fn, key=key, **{**usual, **settings})
         forget_process_groups(kernel)
         return kernel
 
@@ -268,7 +285,9 @@ class KernelSpec:
             return (value,)
         if isinstance(value, tuple) and len(value) > 1 and all(isinstance(item, torch.Tensor) for item in value):
             return value
-        what = f"a {type(value).__name__}" + (f" of {len(value)} elements" if isinstance(value, (tuple, list)) else "")
+        what = f"a {type(value).__name__}"
+        if isinstance(value, (tuple, list)):
+            what += f" of {', '.join(type(item).__name__ for item in value)}" if value else " of nothing"
         raise TypeError(
             f"{self.short_name}: a kernel returns one tensor, a tuple of two or more tensors, or None; got {what}."
         )

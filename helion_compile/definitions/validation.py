@@ -1,14 +1,14 @@
-"""What a kernel is made of, checked where it is defined; and of a ``helion.kernel`` object, what counts."""
+"""What a kernel is made of, checked where it is defined."""
 
 from __future__ import annotations
 
 import inspect
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from helion_compile.configs.case import Case
 from helion_compile.errors import check_type, truncate
 
 __all__ = [
@@ -16,23 +16,21 @@ __all__ = [
     "check_same_parameters",
     "check_signature",
     "describe_types",
-    "find_given_config",
-    "settings_that_make_code",
+    "find_function",
 ]
 
 
-def find_given_config(fn: Any) -> Callable[[Case], Mapping[str, Any]] | None:
-    """The first config of a helion.kernel object, which its author chose."""
-    configs = getattr(fn, "configs", None)
-    return (lambda case: configs[0].config) if configs else None
-
-
-def settings_that_make_code(given: Any) -> tuple[str, ...]:
-    """Of a helion.kernel object, the settings and configs that change what it computes or how well a config does."""
-    if given is None:
-        return ()
-    names = ("backend", "index_dtype", "dot_precision", "fast_math", "static_shapes", "allow_warp_specialize")
-    return (*(f"{name}={getattr(given.settings, name, None)}" for name in names), repr(given.configs))
+def find_function(fn: Any) -> types.FunctionType:
+    """The function of a kernel, also of a ``helion.kernel`` object; TypeError for what Helion could not compile."""
+    inner = getattr(fn, "fn", fn)  # a helion.Kernel holds its function there
+    if not inspect.isfunction(inner):
+        raise TypeError(f"kernel() takes a function or a helion.kernel, got {type(fn).__name__}.")
+    if inner.__name__ == "<lambda>":
+        place = f"{inner.__code__.co_filename}:{inner.__code__.co_firstlineno}"
+        raise TypeError(
+            f"kernel() was given a lambda ({place}), and Helion compiles the statements of a function. Write it with def."
+        )
+    return inner
 
 
 def check_signature(name: str, fn: Callable[..., Any]) -> inspect.Signature:

@@ -24,7 +24,6 @@ from helion_compile.compat import (
     is_dispatch_key_included,
 )
 from helion_compile.definitions.arguments import check_no_grad
-from helion_compile.definitions.mutation_check import is_checking, watch_arguments
 from helion_compile.definitions.overlap import check_written_apart
 from helion_compile.runtime import reference
 from helion_compile.runtime.call_target import make_call_target
@@ -53,7 +52,7 @@ def replay(kernel: KernelSpec, args: tuple[Any, ...]) -> Any:
     Raises:
         KernelArgumentError: the kernel writes to arguments that overlap.
     """
-    if count_dispatch_modes() or is_checking() or forward_ad._current_level >= 0 or is_dispatch_key_included(_PRE_DISPATCH):
+    if count_dispatch_modes() or forward_ad._current_level >= 0 or is_dispatch_key_included(_PRE_DISPATCH):
         return NOT_REPLAYED
     addresses: list[int] = []
     try:
@@ -82,7 +81,6 @@ def call(kernel: KernelSpec, args: tuple[Any, ...]) -> Any:
     Raises:
         KernelArgumentError: the kernel refuses these arguments, or writes to some that overlap.
         GradientError: one of them requires grad.
-        UndeclaredMutationError: in checked mode.
         UnpreparedCaptureError: something would have to be compiled while a CUDA graph is being captured.
     """
     args = tuple(map(_plain, args))
@@ -90,10 +88,7 @@ def call(kernel: KernelSpec, args: tuple[Any, ...]) -> Any:
     kernel.require_supported(args)
     if kernel.mutates:
         check_written_apart(kernel, args)
-    if not is_checking():
-        return _run(kernel, args)
-    with watch_arguments(kernel, args):
-        return _run(kernel, args)
+    return _run(kernel, args)
 
 
 def call_functional(kernel: KernelSpec, args: tuple[Any, ...]) -> Any:

@@ -1,0 +1,1 @@
+"""``helion_compile.check``: whether a kernel and what its author states of it agree.  Imported by users alone."""
