@@ -287,7 +287,7 @@ class KernelSpec:
             return value
         what = f"a {type(value).__name__}"
         if isinstance(value, (tuple, list)):
-            what += f" of {', '.join(type(item).__name__ for item in value)}" if value else " of nothing"
+            what += f" of {len(value)} elements ({', '.join(type(item).__name__ for item in value)})"
         raise TypeError(
             f"{self.short_name}: a kernel returns one tensor, a tuple of two or more tensors, or None; got {what}."
         )
