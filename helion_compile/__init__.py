@@ -94,9 +94,21 @@ _MODULES = {
 }
 
 
+def _find_version() -> str:
+    """The installed version; "0" and what is left of a folder that is not installed."""
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version("helion-compile")
+    except importlib.metadata.PackageNotFoundError:
+        return "0+not.installed"
+
+
 if not TYPE_CHECKING:  # which would take any name for one of ours
 
     def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            return _find_version()
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

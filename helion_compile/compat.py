@@ -12,6 +12,7 @@ run ``tests/helion_compile/test_compat.py`` with it.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -148,6 +149,7 @@ NAMES: dict[str, PrivateName] = {
     **_list_names(
         HELION,
         {
+            "helion": "helion:",  # public; asked for here, so that one that does not fit torch is said in a sentence
             "helion_runtime": "helion.runtime:",
         },
     ),
@@ -222,12 +224,24 @@ def find_name(name: str, otherwise: Any) -> Any:
         return otherwise
 
 
+def _import_helion() -> Any:
+    """Helion, or an ImportError that says which one fits: no dependency can tell pip which Helion goes with which torch."""
+    try:
+        return importlib.import_module("helion")
+    except ImportError as error:
+        found = {library: importlib.metadata.version(library) for library in ("helion", "torch")}
+        raise ImportError(
+            f"Helion {found['helion']} cannot be imported beside torch {found['torch']}: {error}. Helion 1.5 needs torch 2.13 "
+            f"or newer; for an older torch: pip install 'helion<1.5'. Tested are Helion {', '.join(HELION)}."
+        ) from error
+
+
 def __getattr__(name: str) -> Any:
     if name not in NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute, versions = NAMES[name]
     try:
-        value: Any = importlib.import_module(module)
+        value: Any = _import_helion() if name == "helion" else importlib.import_module(module)
         for part in filter(None, attribute.split(".")):
             value = getattr(value, part)
     except AttributeError as error:

@@ -47,7 +47,8 @@ SCRIPT = """
     if "compile" in sys.argv:
         compiled = torch.compile(lambda x: x.t(), backend="helion")
         compiled(torch.ones(3, 4))
-        assert len(helion_compile.report(compiled).graphs) == 1
+        report = helion_compile.report(compiled)
+        assert len(report.graphs) == 1 and "<html" in report.to_html()
     where = {"helion_compile": helion_compile.__file__, "passes": passes.listing.__file__, "Norm": Norm.__module__}
     print(json.dumps(where))
 """
@@ -78,11 +79,8 @@ def contents(wheel):
 def checkout(tmp_path_factory):
     """The repository without what else may lie in it: a build folder there would get into the wheel."""
     folder = tmp_path_factory.mktemp("repository") / "checkout"
-    folder.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder)
-    for name in ("helion_compile", "passes"):
-        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    left_out = (".git", ".venv*", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "build", "dist", "out")
+    shutil.copytree(ROOT, folder, symlinks=True, ignore=shutil.ignore_patterns(*left_out))
     return folder
 
 
@@ -156,8 +154,7 @@ def test_a_folder_passes_beside_a_script_is_the_users(environments, checkout, sc
     check_own_passes(environments(way), script, home_of(way, checkout))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["wheel", *(pytest.param(way, marks=pytest.mark.slow) for way in WAYS if way != "wheel")])
 def test_a_package_passes_beside_a_script_and_our_backend(environments, checkout, script, way):
     (script.parent / "passes/__init__.py").touch()
     check_own_passes(environments(way), script, home_of(way, checkout), "compile")
@@ -184,6 +181,12 @@ def test_the_command_is_installed(environments):
     assert "tune" in environments("wheel").run("helion-compile", "--help")
 
 
+def test_the_version_is_that_of_the_changes(environments, checkout):
+    code = "import helion_compile; print(helion_compile.__version__)"
+    version = environments("wheel").run("python", "-c", code).strip()
+    assert f"\n## {version}" in (checkout / "CHANGELOG.md").read_text()
+
+
 def test_a_wheel_holds_every_file_of_both_packages_once(checkout, wheel):
     made = contents(wheel)
     packaged = {name for name in made if ".dist-info/" not in name}
@@ -201,4 +204,7 @@ def test_an_sdist_builds_the_same_wheel(checkout, wheel, tmp_path):
         archive.extractall(tmp_path)
     (source,) = tmp_path.glob("helion_compile-*")
     assert not any(path.is_symlink() for path in source.rglob("*"))
+    for name in ("tests/conftest.py", "docs/index.md", "examples/demo.py", "constraints/common.txt", ".ci/run", "Makefile"):
+        assert (source / name).exists(), name
+    assert not list(source.rglob("*.pyc"))
     assert contents(build("build_wheel", source, tmp_path / "wheel")) == contents(wheel)

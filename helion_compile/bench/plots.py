@@ -35,7 +35,7 @@ class MissingMatplotlib(SystemExit):
 def require() -> None:
     """Raise MissingMatplotlib where nothing can be drawn, before anything was measured."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise MissingMatplotlib("pictures are drawn by matplotlib, which is missing: pip install matplotlib")
+        raise MissingMatplotlib("pictures are drawn by matplotlib, which is missing: pip install 'helion-compile[bench]'")
 
 
 def file_prefix(text: str) -> str:

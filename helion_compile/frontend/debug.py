@@ -56,7 +56,13 @@ def debug(folder: str | os.PathLike[str]) -> Iterator[Path]:
         raise TypeError(f"debug() takes the folder to write to, such as 'inside'; got {folder!r}, a {type(folder).__name__}.")
     if _folder is not None:
         raise RuntimeError(f"debug({os.fspath(folder)!r}) was called inside of debug({str(_folder)!r}); leave that first.")
-    import depyf
+    try:
+        import depyf
+    except ImportError as error:
+        raise ImportError(
+            f"debug() has depyf write what Dynamo and Inductor made, which cannot be imported ({error}): "
+            f"pip install 'helion-compile[debug]'"
+        ) from None
 
     path = Path(folder).resolve()
     try:

@@ -4,6 +4,7 @@
 kernels' names because the code that Helion generates imports them: here, a kernel of the same name would be in the way.
 """
 
+from helion_compile.compat import helion  # noqa: F401 (before the families, which fail without a sentence)
 from helion_compile.kernels.families.activation_quant import activation_quant
 from helion_compile.kernels.families.block_scaled_mm import block_scaled_mm
 from helion_compile.kernels.families.concat_activation_quant import concat_activation_quant

@@ -29,6 +29,15 @@ def test_a_name_that_a_version_lacks_is_said_with_the_tested_ones(monkeypatch):
     assert compat.find_name("ir", 3) == 3
 
 
+def test_a_helion_that_does_not_fit_torch_is_said_in_a_sentence(monkeypatch):
+    def fail(name):
+        raise ImportError("cannot import name 'IntelGPUError'")
+
+    monkeypatch.setattr(compat.importlib, "import_module", fail)
+    with pytest.raises(ImportError, match=r"cannot be imported beside torch .*IntelGPUError.*pip install 'helion<1\.5'"):
+        compat.helion  # noqa: B018
+
+
 def test_a_name_that_is_in_no_list():
     with pytest.raises(ImportError):
         from helion_compile.compat import nothing  # noqa: F401

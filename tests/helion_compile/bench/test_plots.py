@@ -95,7 +95,7 @@ def test_other_files_are_a_sentence(tmp_path, capsys, content):
 
 def test_without_matplotlib_a_sentence(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match="matplotlib, which is missing: pip install matplotlib"):
+    with pytest.raises(SystemExit, match=r"matplotlib, which is missing: pip install 'helion-compile\[bench\]'"):
         plots.require()
 
 

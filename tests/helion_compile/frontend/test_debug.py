@@ -133,3 +133,10 @@ def test_an_error_inside_is_the_users(tmp_path):
         raise KeyError("mine")
     with helion_compile.debug(tmp_path):
         pass
+
+
+def test_without_depyf_a_sentence_that_names_the_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "depyf", None)
+    with pytest.raises(ImportError, match=r"pip install 'helion-compile\[debug\]'"), helion_compile.debug(tmp_path / "inside"):
+        pass
+    assert not (tmp_path / "inside").exists()
