@@ -13,7 +13,8 @@ __all__ = ["check_given", "copy_settings", "find_given_candidates", "find_given_
 
 log = logging.getLogger(__name__)
 _NEVER_ASKED = ("autotuner_fn", "force_autotune")
-_HARMLESS = ("autotune_effort",)  # "none" says no more than what holds anyway
+# An effort of "none" says no more than what holds anyway, and a seed's default is drawn from the clock.
+_HARMLESS = ("autotune_effort", "autotune_random_seed")
 
 
 def find_given_config(fn: Any) -> Callable[[Case], Mapping[str, Any]] | None:
