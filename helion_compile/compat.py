@@ -76,6 +76,7 @@ NAMES: dict[str, PrivateName] = {
             "is_batched_tensor": "torch._C._functorch:is_batchedtensor",
             "is_dispatch_key_included": "torch._C:_dispatch_tls_is_dispatch_key_included",
             "is_traceable_wrapper_subclass": "torch.utils._python_dispatch:is_traceable_wrapper_subclass",
+            "tree_leaves": "torch.utils._pytree:tree_leaves",
             "tree_map": "torch.utils._pytree:tree_map",
             "unset_fake_temporarily": "torch._subclasses.fake_tensor:unset_fake_temporarily",
             # Launching.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import NamedTuple
 
 from helion_compile.errors import check_type, truncate
 
-__all__ = ["Gpu", "arch_of", "name_similarity", "slug"]
+__all__ = ["Gpu", "arch_of", "assume_gpu", "has_kernels", "name_similarity", "slug"]
 
 # Tables that do not say their architecture (files of other projects) are placed by the first of these words in their
 # name. Ours say it in every row, so a GPU missing here loses nothing but such foreign tables.
@@ -24,6 +27,9 @@ _WORDS_OF_ARCH = {
     "sm_121": "gb10",
 }
 _ARCH_OF_WORD = {word: arch for arch, words in _WORDS_OF_ARCH.items() for word in words.split()}
+
+
+_assumed: ContextVar[Gpu | None] = ContextVar("assumed GPU", default=None)
 
 
 class _Fields(NamedTuple):
@@ -53,7 +59,7 @@ class Gpu(_Fields):
 
     @classmethod
     def current(cls, device_index: int | None = None) -> Gpu:
-        """The GPU that torch sees under ``device_index``, or torch's current one.
+        """The GPU that torch sees under ``device_index``, or torch's current one; within :func:`assume_gpu` the assumed one.
 
         Raises:
             RuntimeError: torch finds no GPU.
@@ -61,6 +67,8 @@ class Gpu(_Fields):
         import torch
 
         check_type("Gpu.current(device_index=…)", device_index, (int, type(None)), "the number of a device, or nothing")
+        if (assumed := _assumed.get()) is not None:
+            return assumed
         if not torch.cuda.is_available():
             raise RuntimeError(
                 'a table was asked for the current GPU and torch finds none: name one, as in Gpu("NVIDIA H200", (9, 0))'
@@ -70,6 +78,21 @@ class Gpu(_Fields):
             torch.cuda.get_device_capability(device_index),
             "amd" if torch.version.hip else "nvidia",
         )
+
+    @classmethod
+    def named(cls, name: str) -> Gpu:
+        """The GPU that people call ``name``: ``"h200"``, ``"NVIDIA H200"``.
+
+        Raises:
+            ValueError: nothing here is called so.
+        """
+        check_type("Gpu.named(name)", name, str, "a name, such as 'h200'")
+        words = [word for word in slug(name).split("_") if word in _ARCH_OF_WORD]
+        if not words:
+            raise ValueError(f"no GPU is called {name!r}; known are {', '.join(sorted(_ARCH_OF_WORD))}")
+        number = _ARCH_OF_WORD[words[0]].removeprefix("sm_")
+        full = name if slug(name).startswith("nvidia") else f"NVIDIA {name.upper()}"
+        return cls(full, (int(number[:-1]), int(number[-1])))
 
     @property
     def arch(self) -> str:
@@ -81,6 +104,21 @@ class Gpu(_Fields):
     def slug(self) -> str:
         """The name as a file name without its ending: ``"nvidia_h200"``."""
         return slug(self.name)
+
+
+@contextlib.contextmanager
+def assume_gpu(gpu: Gpu | None) -> Iterator[None]:
+    """Within it, choices and configs on a machine without that GPU are the ones of ``gpu``; None assumes nothing."""
+    token = _assumed.set(gpu)
+    try:
+        yield
+    finally:
+        _assumed.reset(token)
+
+
+def has_kernels(device_type: str) -> bool:
+    """Whether calls on such a device run kernels that tables have times of, or are to be judged as if they did."""
+    return device_type == "cuda" or _assumed.get() is not None
 
 
 def slug(name: str) -> str:

@@ -54,6 +54,7 @@ def compile_graph(
     reject = checked.reject if checked else {}
     reporter = GraphReporter([], is_training(example_inputs), checked)
     fusion_pass = ours.fusion_pass(on_graph=reporter, reject=reject)
+    reporter.quiet = not fusion_pass.fusions
     compiler.config[HOOK] = chain_passes(compiler, fusion_pass, inline=ours.numerics == "default")
     kept, key, read = [], None, None
     with log_failures(log, "preparing the report of a graph"):

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from helion_compile.configs.gpu import Gpu, assume_gpu
+from helion_compile.errors import check_type
 from helion_compile.frontend.capture import inspect_model
 from helion_compile.reports import FusedSite, GraphReport, Report
+from helion_compile.reports.identity import identify
 
 __all__ = ["FusedSite", "GraphReport", "Report", "explain"]
 
@@ -18,6 +21,7 @@ def explain(
     options: Mapping[str, Any] | None = None,
     dynamic: bool | None = None,
     verify: bool = False,
+    gpu: str | Gpu | None = None,
     **kwargs: Any,
 ) -> Report:
     """What ``torch.compile(model, backend="helion")`` does to ``model`` when it is called with these arguments.
@@ -33,10 +37,12 @@ def explain(
         mode, options, dynamic: as for ``torch.compile``.
         verify: run each fused site against what it replaces, on the values that this call gives it, and report the
             difference (``FusedSite.verified``).  Nothing is put back; ``options={"verify": True}`` does that.
+        gpu: choose and tell configs as on that GPU, such as ``"h200"``, wherever the model is; times are those of its tables.
 
     Raises:
         TypeError: ``model`` cannot be called, or is a class.
-        ValueError, TypeError: an option has a value it cannot have, or there are both ``mode`` and ``options``.
+        ValueError, TypeError: an option has a value it cannot have, there are both ``mode`` and ``options``, or no GPU is
+            called ``gpu``.
     """
     if isinstance(model, type):
         raise TypeError(f"explain() takes a module or a function; got the class {model.__name__}: give one of its objects.")
@@ -51,5 +57,8 @@ def explain(
             f"too: {{'triton.cudagraphs': True}} is mode='reduce-overhead'."
         )
     model = getattr(model, "_torchdynamo_orig_callable", getattr(model, "_orig_mod", model))
-    found = inspect_model(model, args, kwargs, mode=mode, options=options, dynamic=dynamic, verify=verify)
-    return Report(tuple(inspected.report for inspected in found))
+    asked = Gpu.named(gpu) if isinstance(gpu, str) else gpu
+    check_type("explain(gpu=…)", asked, (Gpu, type(None)), "the name of a GPU, such as 'h200', or None")
+    with assume_gpu(asked):
+        found = inspect_model(model, args, kwargs, mode=mode, options=options, dynamic=dynamic, verify=verify)
+    return Report(tuple(inspected.report for inspected in found), identity=identify(model, (args, kwargs), asked))

@@ -21,6 +21,8 @@ from helion_compile.reports.report import Report
 
 __all__ = ["GraphReporter", "trace_report"]
 
+_told: set[str] = set()  # why nothing was fused
+
 
 @dataclass
 class GraphReporter:
@@ -30,6 +32,7 @@ class GraphReporter:
         reports: where the reports of the graphs are appended.
         training: whether the graphs are those of a forward/backward pair.
         checked: what verifying the graph found, if it was asked for.
+        quiet: whether fusing nothing is what was asked for.
         found: the reports as they are before anything is verified: what holds for any values.
         graphs: those that they are of.
     """
@@ -37,6 +40,7 @@ class GraphReporter:
     reports: list[GraphReport | Callable[[], list[GraphReport]]]
     training: bool
     checked: Checked | None = None
+    quiet: bool = False
     found: list[GraphReport] = field(default_factory=list)
     graphs: list[Graph] = field(default_factory=list)
 
@@ -47,6 +51,8 @@ class GraphReporter:
             self.reports[-len(self.found) :] = map(self._with_checked, self.found)
         self.found.append(report)
         self.graphs.append(graph)
+        if not self.quiet:
+            _warn_of_nothing(report, self.reports)
         self._add(report)
         annotate(graph, report)  # last, as the graph may hold what nobody thought of: the report is kept by then
 
@@ -80,6 +86,21 @@ class GraphReporter:
 
     def _with_checked(self, report: GraphReport) -> GraphReport:
         return report if self.checked is None else self.checked.add_to(report)
+
+
+def _warn_of_nothing(report: GraphReport, earlier: Sequence[GraphReport | Callable[[], list[GraphReport]]]) -> None:
+    """Warn where the first graph of a model in which something might be fused has nothing fused: once for a reason."""
+    if not _asks_for_fusions(report) or any(callable(each) or _asks_for_fusions(each) or each.fused for each in earlier):
+        return
+    reason = Report((report,)).headline.held_back
+    if not report.fused and reason not in _told:
+        _told.add(reason)
+        log.warning('backend="helion" fused nothing: %s helion_compile.report(compiled) tells more.', reason)
+
+
+def _asks_for_fusions(report: GraphReport) -> bool:
+    """Whether it holds a norm, a quantiser or a GEMM, and no kernels that the model calls itself."""
+    return bool(report.record.inventory) and not report.called
 
 
 def trace_report(report: GraphReport) -> None:

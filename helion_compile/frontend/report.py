@@ -14,6 +14,7 @@ import torch
 
 from helion_compile.frontend.backend import helion
 from helion_compile.frontend.history import find_reports
+from helion_compile.reports.identity import identify
 from helion_compile.reports.report import Report
 
 __all__ = ["report"]
@@ -56,7 +57,8 @@ def report(compiled: Callable[..., Any]) -> Report:
     own = {id(graph.record): graph for graph in graphs if not graph.shared}
     shared = {id(graph.record): graph for graph in graphs if graph.shared and id(graph.record) not in own}
     found_graphs = (*own.values(), *shared.values())
-    return Report(found_graphs, "" if found_graphs else _explain_no_graph(compiled))
+    note = "" if found_graphs else _explain_no_graph(compiled)
+    return Report(found_graphs, note, identify(_written(compiled)))
 
 
 def _list_parts(compiled: Any) -> list[Any]:
@@ -90,9 +92,14 @@ def _explain_no_graph(compiled: Any) -> str:
 
 def _code_of(compiled: Any) -> CodeType | None:
     """The code of the function, or of the module's ``forward``, that was compiled."""
-    model = getattr(compiled, "_torchdynamo_orig_callable", getattr(compiled, "_orig_mod", compiled))
+    model = _written(compiled)
     function = model.forward if isinstance(model, torch.nn.Module) else model
     return getattr(getattr(function, "__func__", function), "__code__", None)
+
+
+def _written(compiled: Any) -> Any:
+    """What was given to ``torch.compile``."""
+    return getattr(compiled, "_torchdynamo_orig_callable", getattr(compiled, "_orig_mod", compiled))
 
 
 def _backend_of(compiled: Any) -> Any:

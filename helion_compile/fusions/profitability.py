@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from helion_compile.configs.gpu import has_kernels
 from helion_compile.configs.row import Row
 from helion_compile.fusions.inductor_kernels import needs_copy, writes_rows
 from helion_compile.fusions.operands import check_kernel, value_of
@@ -35,7 +36,6 @@ __all__ = [
     "check_profitable_kernel",
 ]
 
-DEVICES = ("cuda",)  # whose times tables hold
 MARGIN = 1.02  # two measurements of one thing differ by as much
 
 
@@ -53,7 +53,7 @@ def check_profitable_kernel(
     """
     if refusal := check_kernel(chain, kernel, *arguments) or check(chain):
         return refusal
-    if exact or any(argument.device.type not in DEVICES for argument in arguments if isinstance(argument, torch.Tensor)):
+    if exact or not all(has_kernels(argument.device.type) for argument in arguments if isinstance(argument, torch.Tensor)):
         return None
     return _check_against_inductor(chain, kernel, arguments) or check_tuned(chain, kernel, arguments)
 

@@ -17,7 +17,7 @@ import torch
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from helion_compile.configs.gpu import Gpu
+from helion_compile.configs.gpu import Gpu, has_kernels
 from helion_compile.fusions.operands import Outputs, check_kernel, value_of
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.kernels import scaled_mm
@@ -33,7 +33,6 @@ aten = torch.ops.aten
 
 KERNELS = (scaled_mm,)
 ARCH = "sm_90"  # whose memory the default configs fill; others need tables, and those rows of their own
-DEVICES = ("cuda",)  # where it can be faster than the library's product
 
 
 def fusion(*, exact: bool) -> Fusion:
@@ -47,10 +46,10 @@ def _check(chain: Chain, exact: bool) -> Refusal | None:
         found = "the kernel sums in another order than the library, whose product numerics='exact' keeps"
         return chain.refuse(RefusalKind.UNPROFITABLE, found, "with numerics='default' it fuses")
     device = value_of(chain.inputs["a"]).device.type
-    if device not in DEVICES:
+    if not has_kernels(device):
         found = "on a {device} the kernel has nothing to gain over the library's product"
-        return chain.refuse(RefusalKind.UNPROFITABLE, found, "on {devices} it fuses", device=device, devices=list(DEVICES))
-    if device == "cuda" and torch.cuda.is_available() and Gpu.current().arch != ARCH:
+        return chain.refuse(RefusalKind.UNPROFITABLE, found, "on cuda it fuses", device=device)
+    if (device != "cuda" or torch.cuda.is_available()) and Gpu.current().arch != ARCH:
         found = "the kernel's default configs are for {arch}, and this GPU is {gpu}"
         remedy = "on {arch} it fuses"
         return chain.refuse(RefusalKind.UNPROFITABLE, found, remedy, arch=ARCH, gpu=Gpu.current().arch)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from helion_compile.passes.account.op_counts import Found
+from helion_compile.passes.account.refusal import RefusalKind
 from helion_compile.passes.semantics import Quantize
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ def _nothing_fused(report: ReportData) -> Iterator[str]:
         group, count = Counter(refusal.group for refusal in report.refusals).most_common(1)[0]
         first = next(refusal for refusal in report.refusals if refusal.group == group)
         yield f"Every candidate was refused, {count} of {len(report.refusals)} as this one: {first}."
+        return
+    untuned = [site for site in report.kept if site.refusal and site.refusal.kind is RefusalKind.UNTUNED]
+    if untuned:
+        names = _counted(Counter(site.fusion for site in untuned))
+        yield f"{names} kept, the first of them because: {untuned[0].refusal}."
         return
     if report.unfused:
         names = _counted(Counter(unfused.name for unfused in report.unfused))

@@ -14,7 +14,17 @@ from helion_compile.passes.account.refusal import Refusal
 from helion_compile.passes.ir.graph_listing import Line
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.reports.cause import causes
-from helion_compile.reports.model import Config, Cost, FusedSite, GraphReport, ReportData, layer_of, lines_with_layers
+from helion_compile.reports.headline import headline
+from helion_compile.reports.model import (
+    Config,
+    Cost,
+    FusedSite,
+    GraphReport,
+    KernelCall,
+    ReportData,
+    layer_of,
+    lines_with_layers,
+)
 from helion_compile.verify.compare import Compared
 
 __all__ = ["VERSION", "to_data", "to_json"]
@@ -30,6 +40,9 @@ def to_data(report: ReportData) -> dict[str, Any]:
     return {
         "version": VERSION,
         "torch": torch.__version__,
+        "identity": None if report.identity is None else asdict(report.identity),
+        "headline": asdict(headline(report)),
+        "gain": asdict(report.gain),
         "graphs": [_graph(graph, number) for number, graph in enumerate(report.graphs, start=1)],
         "causes": list(causes(report)),
     }
@@ -50,6 +63,7 @@ def _graph(graph: GraphReport, number: int) -> dict[str, Any]:
         "seconds": record.seconds,
         "symbols": {name: asdict(symbol) for name, symbol in record.symbols.items()},
         "sites": [_fused(fused) for fused in graph.fused],
+        "called": [_called(call) for call in graph.called],
         "kept": [{**_site(site), "refusal": site.refusal and _why(site.refusal)} for site in record.kept],
         "refusals": [_refusal(refusal) for refusal in record.refusals],
         "unfused": [_unfused(unfused) for unfused in record.unfused],
@@ -57,6 +71,7 @@ def _graph(graph: GraphReport, number: int) -> dict[str, Any]:
             {"kind": item.kind, "operation": item.operation, "count": item.count, "first": _place(item.first)}
             for item in record.inventory
         ],
+        "inductor": {"before": asdict(record.inductor_before), "after": asdict(record.inductor_after)},
         "layers": [{"name": each.name, "before": asdict(each.before), "after": asdict(each.after)} for each in graph.layers],
         "before": {"code": graph.before, "lines": [_line(*each) for each in lines_with_layers(record.lines_before)]},
         "after": {"code": graph.after, "lines": [_line(*each) for each in lines_with_layers(record.lines_after)]},
@@ -70,6 +85,16 @@ def _fused(fused: FusedSite) -> dict[str, Any]:
         "config": _config(fused.config),
         "cost": _costs(fused.before, fused.after),
         "verified": [_compared(compared) for compared in fused.verified],
+    }
+
+
+def _called(call: KernelCall) -> dict[str, Any]:
+    return {
+        "kernel": call.kernel,
+        "place": _place(call.location),
+        "node": call.node,
+        "shapes": dict(call.shapes),
+        "config": _config(call.config),
     }
 
 
@@ -100,6 +125,7 @@ def _config(config: Config) -> dict[str, Any]:
         "origin": config.origin,
         "us": config.us,
         "baselines": dict(config.baselines),
+        "gpu": config.gpu,
     }
 
 

@@ -11,18 +11,21 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from helion_compile.compat import unset_fake_temporarily
+from helion_compile.configs.gpu import has_kernels
 from helion_compile.definitions import registry
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.passes.account.records import GraphRecord
 from helion_compile.passes.ir.dynamic_sizes import traced_size
-from helion_compile.reports.model import Config, Cost, FusedSite, GraphReport
+from helion_compile.passes.ir.source_location import Location
+from helion_compile.passes.ir.values import tensor_text
+from helion_compile.reports.model import Config, Cost, FusedSite, GraphReport, KernelCall
 
 __all__ = ["annotate", "describe", "list_called", "tell_caller"]
 
 
 def describe(graph: Graph, record: GraphRecord, *, training: bool = False, name: str = "") -> GraphReport:
     """The report of one graph, which has just been rewritten and still has its fake values."""
-    return GraphReport(record, tuple(_fused(graph, record)), training, name)
+    return GraphReport(record, tuple(_fused(graph, record)), training, name, called=tuple(_called(graph, record)))
 
 
 def list_called(module: Any) -> list[GraphModule]:
@@ -85,6 +88,17 @@ def _fused(graph: Graph, record: GraphRecord) -> Iterator[FusedSite]:
         )
 
 
+def _called(graph: Graph, record: GraphRecord) -> Iterator[KernelCall]:
+    """The calls that the model itself makes: those that no site made."""
+    ours = {name for site in record.sites for name in site.nodes or (site.node,)}
+    for node in graph.find_nodes(op="call_function", target=helion_kernel):
+        if node.name not in ours:
+            kernel, config = _kernel(node)
+            named = zip(registry.find_kernel(node.kwargs["kernel"]).signature.parameters, node.args, strict=False)
+            shapes = {name: tensor_text(arg) for name, arg in named if isinstance(arg, Node)}
+            yield KernelCall(kernel, Location.of(node), node.name, {**shapes, "out": tensor_text(node)}, config)
+
+
 def _kernel(node: Node) -> tuple[str, Config]:
     kernel = registry.find_kernel(node.kwargs["kernel"])
     values = [arg.meta["val"] if isinstance(arg, Node) else arg for arg in node.args]
@@ -94,7 +108,7 @@ def _kernel(node: Node) -> tuple[str, Config]:
 def config_of(kernel: Any, values: list[Any]) -> Config:
     """The config with which a kernel runs on these fake arguments."""
     tensors = [value for value in values if isinstance(value, torch.Tensor)]
-    if not all(tensor.is_cuda for tensor in tensors):
+    if not all(has_kernels(tensor.device.type) for tensor in tensors):
         return Config(f"no GPU: its reference runs on {tensors[0].device}", origin="reference")
     dynamic = any(isinstance(size, torch.SymInt) for tensor in tensors for size in tensor.shape)
     sized = _as_traced(values) if dynamic else values
@@ -105,8 +119,9 @@ def config_of(kernel: Any, values: list[Any]) -> Config:
     if dynamic:
         text = f"picked at run time for each size; for the traced ones {text}"
     row = pick.row
-    measured = (row.us, row.baselines) if row is not None and pick.origin in ("exact", "bucketed") else (None, {})
-    return Config(text, pick.config, "run time" if dynamic else pick.origin, *measured)
+    known = row is not None and pick.origin in ("exact", "bucketed") and not pick.other_gpu
+    measured = (row.us, row.baselines) if row is not None and known else (None, {})
+    return Config(text, pick.config, "run time" if dynamic else pick.origin, *measured, pick.gpu.name)
 
 
 def _as_traced(values: list[Any]) -> list[Any] | None:

@@ -11,11 +11,11 @@ from typing import Any
 
 from helion_compile.passes.account.records import GraphRecord, Site, Unfused
 from helion_compile.passes.account.refusal import Refusal
-from helion_compile.passes.ir.graph_listing import Line
-from helion_compile.passes.ir.source_location import shown_path
+from helion_compile.passes.ir.graph_listing import Cost, Line
+from helion_compile.passes.ir.source_location import Location, shown_path
 from helion_compile.verify.compare import Compared
 
-__all__ = ["Config", "Cost", "FusedSite", "GraphReport", "Layer", "ReportData"]
+__all__ = ["Config", "Cost", "FusedSite", "Gain", "GraphReport", "Identity", "KernelCall", "Layer", "ReportData"]
 
 _LAYER = re.compile(r"(.*?(?:^|\.)\d+)(?:\.|$)")  # a module path up to its first number: "model.layers.0"
 
@@ -30,6 +30,7 @@ class Config:
         origin: "exact", "bucketed", "nearest", "default-case", "default" as a pick says it; "run time" for dynamic sizes,
             then the rest is for the sizes that were traced; "reference" where there is no GPU.
         us, baselines: microseconds of a call in the table, and of what it was measured against; None where not measured.
+        gpu: the GPU that this is for; empty where there is none.
     """
 
     text: str
@@ -37,25 +38,15 @@ class Config:
     origin: str = ""
     us: float | None = None
     baselines: Mapping[str, float] = field(default_factory=dict)
+    gpu: str = ""
+
+    @property
+    def baseline_us(self) -> float | None:
+        """Microseconds of what would run in the kernel's place: Inductor's code, or the library's product."""
+        return self.baselines.get("inductor", self.baselines.get("library"))
 
     def __str__(self) -> str:
         return self.text
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What some nodes of a graph cost as they stand: each operation a kernel that reads and writes its tensors."""
-
-    kernels: int = 0
-    bytes: int = 0
-
-    @classmethod
-    def of(cls, lines: Iterable[Line]) -> Cost:
-        lines = list(lines)
-        return cls(sum(line.kernels for line in lines), sum(line.bytes for line in lines))
-
-    def times(self, count: int) -> Cost:
-        return Cost(self.kernels * count, self.bytes * count)
 
 
 @dataclass(frozen=True)
@@ -74,6 +65,50 @@ class FusedSite:
     before: Cost = Cost()
     after: Cost = Cost()
     verified: tuple[Compared, ...] = ()
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """A call of a kernel that the model itself makes, as ``helion_compile.kernel`` lets it."""
+
+    kernel: str  # "my_module::rope@1f3a5c77"
+    location: Location
+    node: str
+    shapes: Mapping[str, str]  # "x" -> "bf16[2, 16, 256]", arguments and results
+    config: Config
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which report this is: what was asked of what, with what, when."""
+
+    model: str  # "Qwen3ForCausalLM"
+    device: str  # "cpu", "cuda:0, NVIDIA H200"
+    gpu: str  # the GPU that choices and configs are for; empty where there is none
+    versions: Mapping[str, str]
+    date: str  # "2026-11-28T15:30+00:00"
+    command: str  # of the process; empty where there is none
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What was gained over Inductor's own code.
+
+    Attributes:
+        inductor, ours: kernels and bytes of all graphs, estimated: Inductor's code for the graphs before, and for the graphs
+            after with our kernels.
+        inductor_us, us: microseconds of the sites that a table has times of, in all their runs; None where there are none.
+        timed, sites: how many sites those are, and how many there are.
+        gpu: whose times those are.
+    """
+
+    inductor: Cost
+    ours: Cost
+    inductor_us: float | None
+    us: float | None
+    timed: int
+    sites: int
+    gpu: str
 
 
 @dataclass(frozen=True)
@@ -101,6 +136,7 @@ class GraphReport:
             many graphs further on that one is reported; 0 for what Python calls.
         calls: in how many places that one calls it.
         runs: how often it runs while what Python calls runs once, where a branch and a loop's body count once.
+        called: kernels that the model itself calls.
     """
 
     record: GraphRecord
@@ -112,6 +148,7 @@ class GraphReport:
     caller: int = 0
     calls: int = 1
     runs: int = 1
+    called: tuple[KernelCall, ...] = ()
 
     @property
     def unread(self) -> bool:
@@ -164,11 +201,15 @@ class ReportData:
         refusals: every candidate that was refused.
         unfused: every match that is part of no site, with the refusal.
         kept: every chain that is kept on purpose: a library's GEMM, or what a fusion found unprofitable.
+        called: every call of a kernel that the model itself makes.
+        gain: what was gained over Inductor's own code.
         note: why there is no graph, where that can be told; empty otherwise.
+        identity: which report this is.
     """
 
     graphs: tuple[GraphReport, ...]
     note: str = ""
+    identity: Identity | None = None
 
     @property
     def sites(self) -> list[FusedSite]:
@@ -185,6 +226,22 @@ class ReportData:
     @property
     def kept(self) -> list[Site]:
         return [site for graph in self.graphs for site in graph.record.kept]
+
+    @property
+    def called(self) -> list[KernelCall]:
+        return [call for graph in self.graphs for call in graph.called]
+
+    @property
+    def gain(self) -> Gain:
+        runs = [(graph.runs, fused.config) for graph in self.graphs for fused in graph.fused]
+        times = [(count * config.baseline_us, count * config.us) for count, config in runs if config.us and config.baseline_us]
+        inductor, ours = Cost(), Cost()
+        for graph in self.graphs:
+            inductor += graph.record.inductor_before.times(graph.runs)
+            ours += graph.record.inductor_after.times(graph.runs)
+        theirs, own = (sum(each) for each in zip(*times, strict=True)) if times else (None, None)
+        gpus = dict.fromkeys(config.gpu for _, config in runs if config.gpu)
+        return Gain(inductor, ours, theirs, own, len(times), len(runs), ", ".join(gpus))
 
 
 def layer_of(module: str) -> str:

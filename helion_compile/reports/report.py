@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 from helion_compile.errors import check_type, truncate
 from helion_compile.reports import data, html, text
+from helion_compile.reports.headline import Headline, headline
 from helion_compile.reports.model import GraphReport, ReportData
 
 __all__ = ["Report"]
@@ -23,6 +25,11 @@ class Report(ReportData):
             raise TypeError(
                 f"Report(graphs) is {truncate(self.graphs)}; explain and report make one of a tuple of GraphReports."
             )
+
+    @property
+    def headline(self) -> Headline:
+        """The story in three lines: what was gained over Inductor, what held most back, what to do next."""
+        return headline(self)
 
     def to_json(self, indent: int | None = None) -> str:
         """The report as JSON, by the schema in ``helion_compile/reports/report.schema.json``."""
@@ -41,6 +48,11 @@ class Report(ReportData):
     def print(self) -> None:
         """To the terminal in colours, or as plain text where the output goes to a file or a pipe."""
         text.show(self)
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the three lines, and the text to open.  ``to_html`` makes the page, which has a script."""
+        told = "".join(f"<p><b>{name}</b> {escape(line)}</p>" for name, line in self.headline.lines)
+        return f"{told}<details><summary>all of it</summary><pre>{escape(str(self))}</pre></details>"
 
     def __str__(self) -> str:
         return text.render(self)

@@ -5,30 +5,35 @@ What happens alike in many layers is told once, with the range of their numbers:
 
 from __future__ import annotations
 
-import re
 import shutil
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from helion_compile.passes.ir.source_location import Location
 from helion_compile.reports.cause import candidates, causes
+from helion_compile.reports.grouping import (
+    group_called,
+    group_fused,
+    group_kept,
+    group_layers,
+    group_refusals,
+    group_unfused,
+    name_modules,
+)
+from helion_compile.reports.headline import headline, identity_text, size_text
 from helion_compile.reports.model import Cost
 
 if TYPE_CHECKING:
     from helion_compile.passes.account.records import Site, Unfused
     from helion_compile.passes.account.refusal import Refusal
     from helion_compile.passes.semantics import SemanticOp
-    from helion_compile.reports.model import FusedSite, GraphReport, ReportData
+    from helion_compile.reports.model import Config, FusedSite, GraphReport, KernelCall, ReportData
     from helion_compile.verify.compare import Compared
 
 __all__ = ["render", "show"]
 
-T = TypeVar("T")
-
 _FIXED = "\N{NO-BREAK SPACE}"  # a space at which no line is broken
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")  # a layer's, in a module path
 
 
 def render(report: ReportData, width: int | None = None) -> str:
@@ -50,6 +55,12 @@ def show(report: ReportData) -> None:
 def _lines(report: ReportData, width: int | None) -> Iterator[tuple[str, str]]:
     """Lines, each with the style that a terminal gives it."""
     width = width or min(shutil.get_terminal_size((100, 24)).columns, 160)
+    if report.identity is not None:
+        yield from _styled(_wrapped(identity_text(report.identity), width, ""), "dim")
+    told = headline(report)
+    for label, text in told.lines:
+        yield from _styled(_wrapped(text, width, f"{label:11}"), "yellow" if label == "held back" else "bold")
+    yield "", ""
     for number, graph in enumerate(report.graphs, start=1):
         yield from _styled(_wrapped(f"Graph {number} of {len(report.graphs)}: {_origin(graph, number)}", width, ""), "bold")
         for name, symbol in graph.record.symbols.items():
@@ -63,6 +74,8 @@ def _lines(report: ReportData, width: int | None) -> Iterator[tuple[str, str]]:
             yield "", ""
     yield from _styled(_wrapped(f"Total: {_totals(report)}.", width, ""), "bold")
     for sentence in causes(report):
+        if sentence == told.held_back:
+            continue  # it stands on top
         yield from _styled(_wrapped(sentence, width, ""), "yellow")
     for line in candidates(report):
         yield from _styled(_wrapped(line, width, "  "), "")
@@ -113,13 +126,15 @@ def _blocks(graph: GraphReport) -> Iterator[Block]:
         yield f"Nothing fused: {record.error}", [], "bold red"
     if len(graph.fused) > 1:
         yield _layers(graph)
-    for group in _alike(graph.fused, _fused_key):
+    for group in group_fused(graph):
         yield _fused(group)
-    for refusals in _alike(record.refusals, _refusal_key):
+    for calls in group_called(graph):
+        yield _called(calls)
+    for refusals in group_refusals(graph):
         yield _refused(refusals)
-    for sites in _alike(record.kept, _kept_key):
+    for sites in group_kept(graph):
         yield _kept(sites)
-    for unfused in _alike(record.unfused, _unfused_key):
+    for unfused in group_unfused(graph):
         yield _unfused(unfused)
 
 
@@ -128,8 +143,8 @@ def _layers(graph: GraphReport) -> Block:
     before, after = graph.cost
     named = [layer for layer in graph.layers if layer.name]
     lines = []
-    for group in _alike(named, lambda layer: (_NUMBER.sub("*", layer.name), layer.before, layer.after)):
-        where = _modules(Location(layer.name, "", 0) for layer in group)
+    for group in group_layers(named):
+        where = name_modules(layer.name for layer in group)
         lines.append(f"{where}: {_change(group[0].before, group[0].after).removeprefix('as written ')}")
     fields = [("" if number else "layers", line) for number, line in enumerate(lines)]
     return f"cost: {_change(before, after)}", fields, "bold"
@@ -139,7 +154,7 @@ def _fused(group: list[FusedSite]) -> Block:
     fused, site = group[0], group[0].site
     merged = [("merged", f"{site.merged} copies that the model computes become one")] if site.merged > 1 else []
     return (
-        f"{site.fusion} in {_modules(fused.site.location for fused in group)}",
+        f"{site.fusion} in {name_modules(fused.site.location.module for fused in group)}",
         [
             ("source", site.location.source),
             ("ops", " -> ".join(map(_op, site.ops))),
@@ -154,19 +169,38 @@ def _fused(group: list[FusedSite]) -> Block:
     )
 
 
+def _called(group: list[KernelCall]) -> Block:
+    call = group[0]
+    return (
+        f"called: {call.kernel.partition('@')[0]} in {name_modules(call.location.module for call in group)}",
+        [
+            ("source", call.location.source),
+            ("shapes", _listed(f"{name} {shape}" for name, shape in call.shapes.items())),
+            ("kernel", call.kernel),
+            ("config", str(call.config)),
+            *_table(call.config),
+        ],
+        "bold green",
+    )
+
+
 def _costs(fused: FusedSite) -> Iterator[tuple[str, str]]:
     if fused.before.kernels:
         yield "cost", _change(fused.before, fused.after)
-    if fused.config.us is not None:
-        against = ", ".join(f"{name} {us:g}" for name, us in fused.config.baselines.items())
-        yield "table", f"{fused.config.us:g} µs a call{f' ({against})' if against else ''}"
+    yield from _table(fused.config)
+
+
+def _table(config: Config) -> Iterator[tuple[str, str]]:
+    if config.us is not None:
+        against = ", ".join(f"{name} {us:g}" for name, us in config.baselines.items())
+        yield "table", f"{config.us:g} µs a call{f' ({against})' if against else ''}"
 
 
 def _change(before: Cost, after: Cost) -> str:
     saved = before.bytes - after.bytes
     return (
-        f"as written {before.kernels} kernels that move {_size(before.bytes)}; now {after.kernels} and {_size(after.bytes)}"
-        f"{f', {_size(saved)} saved' if saved > 0 else ''}"
+        f"as written {before.kernels} kernels that move {size_text(before.bytes)}; "
+        f"now {after.kernels} and {size_text(after.bytes)}{f', {size_text(saved)} saved' if saved > 0 else ''}"
     )
 
 
@@ -184,19 +218,10 @@ def _verified(group: list[FusedSite]) -> Iterator[tuple[str, str]]:
                 yield "broken", f"{fused.site.location.module or fused.site.node}: {compared.output}: {compared.broken}"
 
 
-def _size(count: float) -> str:
-    """ "12.9 kB"."""
-    for unit in ("B", "kB", "MB"):
-        if count < 999.5:  # which three digits round to 1000
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
-
-
 def _refused(group: list[Refusal]) -> Block:
     refusal = group[0]
     return (
-        f"refused: {refusal.candidate} in {_modules(refusal.location for refusal in group)}",
+        f"refused: {refusal.candidate} in {name_modules(refusal.location.module for refusal in group)}",
         [
             ("source", refusal.location.source),
             ("node", refusal.node),
@@ -210,7 +235,7 @@ def _refused(group: list[Refusal]) -> Block:
 def _unfused(group: list[Unfused]) -> Block:
     unfused = group[0]
     return (
-        f"unfused: {unfused.name} in {_modules(unfused.location for unfused in group)}",
+        f"unfused: {unfused.name} in {name_modules(unfused.location.module for unfused in group)}",
         [("source", unfused.location.source), ("op", _op(unfused.op)), *_why(unfused.refusal)],
         "dim",
     )
@@ -232,61 +257,10 @@ def _op(op: SemanticOp) -> str:
     return _listed(str(op).split(", "))
 
 
-def _fused_key(fused: FusedSite) -> Hashable:
-    site: Site = fused.site
-    shapes = tuple(site.shapes.items())
-    return fused.kernel, str(fused.config), site.ops, shapes, site.merged, fused.before, *_place(site.location)
-
-
-def _kept_key(site: Site) -> Hashable:
-    return site.fusion, site.ops, site.refusal and site.refusal.group
-
-
-def _unfused_key(unfused: Unfused) -> Hashable:
-    return unfused.op, unfused.refusal.group, *_place(unfused.location)
-
-
-def _refusal_key(refusal: Refusal) -> Hashable:
-    return refusal.group, *_place(refusal.location)
-
-
-def _place(location: Location) -> tuple[str, str]:
-    return _NUMBER.sub("*", location.module), location.source
-
-
-def _alike(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
-    """The items in groups of equal ``key``, each where its first one stands."""
-    groups: dict[Hashable, list[T]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return list(groups.values())
-
-
-def _modules(locations: Iterable[Location]) -> str:
-    """ "model.layers.0-35.mlp (36 times)", for modules whose paths differ in numbers only."""
-    paths = [location.module for location in locations]
-    if not paths[0]:
-        path = "the function itself"
-    else:
-        ranges = map(_ranges, zip(*map(_NUMBER.findall, paths), strict=True))
-        path = _NUMBER.sub(lambda _: next(ranges), paths[0])
-    return path if len(paths) == 1 else f"{path} ({len(paths)} times)"
-
-
-def _ranges(numbers: Iterable[str]) -> str:
-    """ "0-3,7"."""
-    runs: list[list[int]] = []
-    for number in sorted(set(map(int, numbers))):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1][1:] = [number]
-        else:
-            runs.append([number])
-    return ",".join("-".join(map(str, run)) for run in runs)
-
-
 def _totals(report: ReportData) -> str:
     fused = Counter(fused.site.fusion for fused in report.sites)
     kept = Counter(site.fusion for site in report.kept)
     parts = [f"{count} {name}" for name, count in fused.items()] or ["nothing fused"]
     parts += [f"{count} {name} kept" for name, count in kept.items()]
+    parts += [f"{len(report.called)} called by the model"] if report.called else []
     return ", ".join((*parts, f"{len(report.refusals)} refused"))

@@ -10,7 +10,7 @@ from helion_compile.passes.account.op_counts import Found
 from helion_compile.passes.account.original_subgraph import Original
 from helion_compile.passes.account.refusal import Refusal
 from helion_compile.passes.ir.dynamic_sizes import Symbol
-from helion_compile.passes.ir.graph_listing import Line
+from helion_compile.passes.ir.graph_listing import Cost, Line
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.passes.semantics import SemanticOp
 
@@ -64,6 +64,8 @@ class GraphRecord:
     after: str = ""
     lines_before: tuple[Line, ...] = ()  # the same node by node, with what each costs
     lines_after: tuple[Line, ...] = ()
+    inductor_before: Cost = Cost()  # an estimate of what Inductor makes of the graph before
+    inductor_after: Cost = Cost()
     originals: dict[str, Original] = field(default_factory=dict)  # Site.node -> what was there; `keep_originals=True` only
     error: str | None = None  # the pass failed on this graph and put it back: one sentence
 

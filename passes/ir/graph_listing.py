@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from helion_compile.passes.ir.dynamic_sizes import traced_size
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.passes.ir.values import VIEWS, format_target, tensor_text
 
-__all__ = ["Line", "bytes_of", "is_view", "listing"]
+__all__ = ["Cost", "Line", "bytes_of", "is_view", "listing", "tensors_of"]
 
 _SIZES = (torch.ops.aten.sym_size.int, torch.ops.aten.sym_numel.default, torch.ops.aten.sym_stride.int)
 
@@ -34,6 +34,26 @@ class Line:
     bytes: int
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Kernels, and the bytes that they move."""
+
+    kernels: int = 0
+    bytes: int = 0
+
+    @classmethod
+    def of(cls, lines: Iterable[Line]) -> Cost:
+        """What some nodes of a graph cost as they stand: each operation a kernel that reads and writes its tensors."""
+        lines = list(lines)
+        return cls(sum(line.kernels for line in lines), sum(line.bytes for line in lines))
+
+    def times(self, count: int) -> Cost:
+        return Cost(self.kernels * count, self.bytes * count)
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.kernels + other.kernels, self.bytes + other.bytes)
+
+
 def listing(graph: Graph) -> tuple[Line, ...]:
     """The nodes of ``graph`` in order."""
     return tuple(map(_line, graph.nodes))
@@ -46,7 +66,7 @@ def is_view(node: Node) -> bool:
 
 def _line(node: Node) -> Line:
     runs = node.op == "call_function" and not is_view(node) and isinstance(node.meta.get("val"), (torch.Tensor, tuple, list))
-    moved = bytes_of(_tensors([node, *node.all_input_nodes])) if runs else 0
+    moved = bytes_of(tensors_of([node, *node.all_input_nodes])) if runs else 0
     return Line(node.name, _text(node), Location.of(node), int(runs), moved)
 
 
@@ -66,7 +86,8 @@ def _argument(value: Any) -> str:
     return str(value) if not isinstance(value, str) else repr(value)
 
 
-def _tensors(nodes: Iterable[Node]) -> Iterable[torch.Tensor]:
+def tensors_of(nodes: Iterable[Node]) -> Iterator[torch.Tensor]:
+    """The tensors that these nodes compute, those in tuples too."""
     for node in nodes:
         value = node.meta.get("val")
         for item in value if isinstance(value, (tuple, list)) else (value,):

@@ -22,7 +22,8 @@ from helion_compile.passes.compat import CustomGraphPass
 from helion_compile.passes.digest import digest_sources
 from helion_compile.passes.failure_log import first_line, log_failures
 from helion_compile.passes.ir.dynamic_sizes import symbols_of
-from helion_compile.passes.ir.graph_listing import Line, listing
+from helion_compile.passes.ir.graph_listing import Cost, Line, listing
+from helion_compile.passes.ir.inductor_estimate import estimate_inductor
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.passes.match.chain import LINKS
 from helion_compile.passes.rewrite.edits import Edits
@@ -138,13 +139,15 @@ class FusionPass(CustomGraphPass):
             failure = self._failure(error, rewriting)
             if edits is not None:
                 self._put_back(edits, failure)
-            kept = ("nodes", "left_out", "inventory", "symbols", "before", "lines_before")
+            kept = ("nodes", "left_out", "inventory", "symbols", "before", "lines_before", "inductor_before")
             record = GraphRecord(**{name: getattr(record, name) for name in kept}, error=str(failure))
         # Writing a graph down is half of the pass's time: a graph that was left alone is not written twice.
         record.after, record.lines_after = record.before, record.lines_before
+        record.inductor_after = record.inductor_before
         if changed and written:
             with log_failures(self.log, "writing the rewritten graph down"):
                 record.after, record.lines_after = self._code(graph)
+                record.inductor_after = self._estimate(graph)
         record.seconds = time.perf_counter() - started
         self._report(graph, record)
         if failure:
@@ -176,6 +179,7 @@ class FusionPass(CustomGraphPass):
         with log_failures(self.log, "taking stock of a graph"):
             record.inventory, record.symbols = inventory(graph), symbols_of(graph)
             record.before, record.lines_before = self._code(graph)
+            record.inductor_before = self._estimate(graph)
             return True
         return False
 
@@ -204,6 +208,9 @@ class FusionPass(CustomGraphPass):
 
     def _code(self, graph: Graph) -> tuple[str, tuple[Line, ...]]:
         return (graph.python_code("self", verbose=True).src.strip(), listing(graph)) if self.keep_code else ("", ())
+
+    def _estimate(self, graph: Graph) -> Cost:
+        return estimate_inductor(graph) if self.keep_code else Cost()
 
     def _report(self, graph: Graph, record: GraphRecord) -> None:
         self.records.append(record)

@@ -45,7 +45,11 @@ class Page:
     def prefer(self, scheme: str) -> None:
         """What the system's setting is: "dark" or "light"."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]
-        self._call("Emulation.setEmulatedMedia", {"features": features})
+        self._call("Emulation.setEmulatedMedia", {"media": "", "features": features})
+
+    def print_media(self) -> None:
+        """Show the page as it would be printed, until :meth:`prefer`."""
+        self._call("Emulation.setEmulatedMedia", {"media": "print"})
 
     def open(self, file: Path) -> float:
         """Load a file; seconds until its script has run and the page was drawn."""

@@ -9,7 +9,8 @@
     element.append(...children);
     return element;
   };
-  const hue = (site) => Math.round((site * 137.508) % 360); // neighbours get colours far apart
+  // From green over blue to violet, neighbours far apart: red and its neighbours look like errors.
+  const hue = (group) => Math.round(90 + ((group * 0.618034) % 1) * 190);
   const size = (bytes) => {
     let value = bytes;
     for (const unit of ["B", "kB", "MB"]) {
@@ -21,44 +22,20 @@
 
   // --- rows: everything that was found, of all graphs ---------------------------------------------------------------
 
-  const rows = [];
-  data.graphs.forEach((graph, g) => {
-    const add = (kind, what, item, more) => rows.push({
-      kind, what, item, graph: g, module: item.place.module, source: item.place.source, site: -1, order: rows.length, ...more,
-    });
-    graph.sites.forEach((site, number) => {
-      const { before, after } = site.cost;
-      const worst = site.verified.find((each) => each.broken);
-      add("fused", site.fusion, site, {
-        site: number, layer: site.layer, kernel: site.kernel, config: site.config.origin, saved: before.bytes - after.bytes,
-        kernels: before.kernels - after.kernels, us: site.config.us,
-        note: worst ? `broken: ${worst.output}: ${worst.broken}` : site.ops.join(" → "), bad: Boolean(worst),
-      });
-    });
-    graph.refusals.forEach((refusal) => add("refused", refusal.candidate, refusal, { note: `${refusal.found}; ${refusal.remedy}` }));
-    graph.unfused.forEach((unfused) => add("unfused", unfused.name, unfused, { note: `${unfused.found}; ${unfused.remedy}` }));
-    graph.kept.forEach((site) => add("kept", site.fusion, site, { note: site.refusal ? site.refusal.found : site.ops.join(" → ") }));
-  });
-  for (const row of rows) {
-    const found = /(.*?(?:^|\.)\d+)(?:\.|$)/.exec(row.module);
-    row.layer = found ? found[1] : "";
-    row.text = [row.kind, row.what, row.module, row.source, row.kernel, row.config, row.note, row.item.node]
-      .join(" ").toLowerCase();
-  }
-
-  const KINDS = { fused: "fused", refused: "refused", unfused: "unfused", kept: "kept" };
+  const rows = makeRows(data);
+  const has = (key) => rows.some((row) => row[key] != null && row[key] !== "");
   const columns = [
-    ["", "order"], ["what", "what"], ["module", "module"], ["source", "source"],
-    ["config", "config"], ["kernels saved", "kernels", true], ["bytes saved", "saved", true], ["table µs", "us", true],
-    ["ops or reason", "note"],
-  ];
+    ["#", "order"], ["what and where", "what"], ["ops or reason", "note"], ["config", "config"],
+    ["kernels saved", "kernels", String], ["bytes saved", "saved", size],
+    ["table µs", "us", (us) => us.toFixed(2)], ["without us, µs", "baseline", (us) => us.toFixed(2)],
+  ].filter(([, key]) => has(key));
   let sorted = { key: "order", down: false };
   let layer = null;
   let current = -1; // of the shown rows
   let shown = [];
 
   const heads = columns.map(([title, key, number]) => {
-    const button = make("button", { type: "button", textContent: title || "#" });
+    const button = make("button", { type: "button", textContent: title });
     button.addEventListener("click", () => {
       sorted = { key, down: sorted.key === key ? !sorted.down : Boolean(number) };
       fill();
@@ -79,7 +56,7 @@
   const fill = () => {
     const words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
     const kind = $("kind").value;
-    shown = rows.filter((row) => (!kind || row.kind === kind) && (layer === null || row.layer === layer)
+    shown = rows.filter((row) => (!kind || row.kind === kind) && (layer === null || layer.layers.some((name) => row.layers.has(name)))
       && words.every((word) => row.text.includes(word))).sort(compare);
     current = -1;
     heads.forEach((head, i) => {
@@ -89,24 +66,29 @@
     const body = document.querySelector("#rows tbody");
     body.replaceChildren(...shown.map(element));
     $("count").textContent = `${shown.length} of ${rows.length}`
-      + (layer === null ? "" : ` in ${layer || "no layer"}`);
+      + (layer === null ? "" : ` in ${layer.name}`);
   };
 
   const element = (row, index) => {
     const open = make("button", { type: "button", className: "open", textContent: "▸" });
     open.setAttribute("aria-expanded", "false");
-    open.setAttribute("aria-label", `details of ${row.what} in ${row.module || "the function"}`);
-    const mark = row.site >= 0 ? [make("span", { className: "swatch" })] : [];
-    mark.forEach((each) => each.style.setProperty("--h", hue(row.site)));
-    const number = (value, text) => make("td", { className: "number", textContent: value == null ? "" : text(value) });
-    const tr = make("tr", { className: "row" },
-      make("td", {}, open, ...mark),
-      make("td", {}, make("span", { className: row.kind, textContent: row.kind === "fused" ? row.what : `${KINDS[row.kind]}: ${row.what}` })),
-      make("td", { textContent: row.module || "the function itself" }),
-      make("td", { textContent: row.source.split("/").pop(), title: row.source }),
-      make("td", { textContent: row.config || "" }),
-      number(row.kernels, String), number(row.saved, size), number(row.us, (us) => us.toFixed(2)),
-      make("td", { textContent: row.note, title: row.note, className: row.bad ? "text bad" : "text" }));
+    open.setAttribute("aria-label", `details of ${row.what} in ${row.module}`);
+    const mark = row.kind === "fused" ? [make("span", { className: "swatch" })] : [];
+    mark.forEach((each) => each.style.setProperty("--h", hue(row.group)));
+    const cells = {
+      order: () => make("td", { className: "open-cell" }, open, ...mark),
+      what: () => make("td", {},
+        make("span", { className: row.kind, textContent: row.kind === "fused" ? row.what : `${row.kind}: ${row.what}` }),
+        make("small", { textContent: row.module }), make("small", { textContent: row.source })),
+      note: () => make("td", { textContent: row.note, className: row.bad ? "text bad" : "text" }),
+      config: () => make("td", { className: "word", textContent: row.config || "" }),
+    };
+    const number = ([title, key, text]) => {
+      const cell = make("td", { className: "number", textContent: row[key] == null ? "" : text(row[key]) });
+      cell.dataset.name = title;
+      return cell;
+    };
+    const tr = make("tr", { className: "row", id: row.id }, ...columns.map((column) => (cells[column[1]] || (() => number(column)))()));
     tr.dataset.order = row.order;
     tr.addEventListener("click", () => { choose(shown.indexOf(row)); toggle(row, tr); });
     row.tr = tr;
@@ -132,7 +114,7 @@
 
   const details = (row) => {
     const { item } = row;
-    const facts = [["place", `${row.module || "the function itself"} (${row.source})`], ["node", item.node]];
+    const facts = [["place", `${row.module} (${row.source})`], ["node", item.node]];
     const fact = (name, value) => { if (value !== "" && value != null) facts.push([name, value]); };
     if (item.ops) fact("ops", item.ops.join(" → "));
     fact("op", item.op);
@@ -169,7 +151,8 @@
     const list = make("dl", {}, ...facts.flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]));
     const jump = make("button", { type: "button", className: "jump", textContent: "show in both graphs (g)" });
     jump.addEventListener("click", (event) => { event.stopPropagation(); show(row); });
-    return make("td", { colSpan: columns.length }, list, jump);
+    const link = make("a", { href: `#${row.id}`, textContent: "link to this row" });
+    return make("td", { colSpan: columns.length }, list, make("div", { className: "links" }, jump, link));
   };
 
   const choose = (index, scroll = false) => {
@@ -186,29 +169,21 @@
 
   // --- layers -------------------------------------------------------------------------------------------------------
 
-  const totals = new Map();
-  for (const graph of data.graphs) {
-    for (const each of graph.layers) {
-      const sum = totals.get(each.name) || { before: { kernels: 0, bytes: 0 }, after: { kernels: 0, bytes: 0 } };
-      for (const side of ["before", "after"]) for (const unit of ["kernels", "bytes"]) sum[side][unit] += each[side][unit];
-      totals.set(each.name, sum);
-    }
-  }
-  const most = (unit) => Math.max(1, ...[...totals.values()].map((each) => each.before[unit]));
+  const most = (unit) => Math.max(1, ...data.layers.map((each) => each.before[unit]));
   const largest = { kernels: most("kernels"), bytes: most("bytes") };
   const bars = (sum, unit) => make("span", { className: "bars" }, ...["before", "after"].map((side) => {
     const bar = make("span", { className: `bar ${side}` });
     bar.style.width = `${(100 * sum[side][unit]) / largest[unit]}%`;
     return bar;
   }));
-  for (const [name, sum] of totals) {
+  for (const each of data.layers) {
     const button = make("button", { type: "button", className: "layer" },
-      make("span", { textContent: name || "outside the layers" }),
-      bars(sum, "kernels"), make("span", { textContent: `${sum.before.kernels} → ${sum.after.kernels} kernels` }),
-      bars(sum, "bytes"), make("span", { textContent: `${size(sum.before.bytes)} → ${size(sum.after.bytes)}` }));
+      make("span", { textContent: each.name }),
+      bars(each, "kernels"), make("span", { textContent: `${each.before.kernels} → ${each.after.kernels} kernels` }),
+      bars(each, "bytes"), make("span", { textContent: `${size(each.before.bytes)} → ${size(each.after.bytes)}` }));
     button.setAttribute("aria-pressed", "false");
     button.addEventListener("click", () => {
-      layer = layer === name ? null : name;
+      layer = layer === each ? null : each;
       for (const other of $("layers").children) other.setAttribute("aria-pressed", String(other === button && layer !== null));
       fill();
     });
@@ -217,6 +192,9 @@
 
   // --- graphs: only the lines in view are in the page ---------------------------------------------------------------
 
+  const bySite = data.graphs.map(() => []);
+  for (const row of rows) for (const site of row.sites) bySite[row.graph][site] = row;
+  const rowOf = (index, site) => bySite[index][site];
   let graph = 0;
   let chosen = { site: -1, node: "" }; // a site's lines, or the line of what is no site
   const isChosen = ([node, , , , site]) => (chosen.site >= 0 ? site === chosen.site : node === chosen.node);
@@ -237,7 +215,7 @@
         line.classList.toggle("chosen", isChosen(state.lines[i]));
         if (site >= 0) {
           line.classList.add("site");
-          line.style.setProperty("--h", hue(site));
+          line.style.setProperty("--h", hue(rowOf(graph, site).group));
           line.dataset.site = site;
         }
         drawn.push(line);
@@ -273,18 +251,17 @@
     state.draw();
   };
 
-  // Scroll both graphs to a row's place.
-  const show = (row) => {
+  // Scroll both graphs to a row's place, or to one of its sites.
+  const show = (row, site = row.sites[0] ?? -1) => {
     if (row.graph !== graph) load(row.graph);
-    chosen = { site: row.site, node: row.item.node };
+    const item = site < 0 ? row.item : data.graphs[graph].sites[site];
+    chosen = { site, node: item.node };
     panes.forEach(scrollToChosen);
-    $("place").textContent = `${row.what} in ${row.module || "the function itself"}`;
+    $("place").textContent = `${row.what} in ${item.place.module || "the function itself"}`;
     $("before").scrollIntoView({ block: "nearest" });
   };
 
-  // Open the row of a site.
-  const open = (site) => {
-    const row = rows.find((each) => each.graph === graph && each.site === site);
+  const openRow = (row) => {
     if (!shown.includes(row)) {
       $("filter").value = $("kind").value = "";
       layer = null;
@@ -292,15 +269,27 @@
     }
     choose(shown.indexOf(row), true);
     toggle(row, row.tr, true);
-    chosen = { site, node: row.item.node };
+  };
+
+  // Open the row of a site.
+  const open = (site) => {
+    const row = rowOf(graph, site);
+    openRow(row);
+    chosen = { site, node: data.graphs[graph].sites[site].node };
     panes.forEach((state) => state.draw());
   };
+
+  const openLinked = () => {
+    const row = rows.find((each) => each.id === decodeURIComponent(location.hash.slice(1)));
+    if (row) openRow(row);
+  };
+  window.addEventListener("hashchange", openLinked);
 
   const step = (by) => {
     const count = data.graphs[graph] ? data.graphs[graph].sites.length : 0;
     if (!count) return;
     const next = chosen.site < 0 ? (by > 0 ? 0 : count - 1) : (chosen.site + by + count) % count;
-    show(rows.find((each) => each.graph === graph && each.site === next));
+    show(rowOf(graph, next), next);
   };
 
   data.graphs.forEach((each, index) => $("graph").append(make("option", { value: index, textContent: `${index + 1}${each.name ? ` (${each.name})` : ""}` })));
@@ -319,7 +308,11 @@
   };
   $("theme").addEventListener("click", theme);
 
+  const help = () => $("keys").showModal();
+  $("help").addEventListener("click", help);
+
   const keys = {
+    "?": help,
     "/": () => $("filter").focus(),
     j: () => choose(current + 1, true),
     k: () => choose(current - 1, true),
@@ -331,17 +324,16 @@
   document.addEventListener("keydown", (event) => {
     const typing = ["INPUT", "SELECT"].includes(event.target.tagName);
     if (typing && event.key === "Escape") event.target.blur();
-    if (typing || event.ctrlKey || event.metaKey || event.altKey || !(event.key in keys)) return;
+    if (typing || event.ctrlKey || event.metaKey || event.altKey || $("keys").open || !(event.key in keys)) return;
     event.preventDefault();
     keys[event.key]();
   });
 
-  const sum = (side, unit) => [...totals.values()].reduce((total, each) => total + each[side][unit], 0);
-  const count = (kind) => rows.filter((row) => row.kind === kind).length;
-  $("summary").textContent = `${count("fused")} fused, ${count("refused")} refused, ${count("unfused")} unfused, `
-    + `${count("kept")} kept; ${sum("before", "kernels")} → ${sum("after", "kernels")} kernels, `
-    + `${size(sum("before", "bytes"))} → ${size(sum("after", "bytes"))} as written`;
+  const count = (kind) => rows.filter((row) => row.kind === kind).reduce((total, row) => total + row.count, 0);
+  $("summary").textContent = ["fused", "called", "refused", "unfused", "kept"]
+    .filter((kind) => kind !== "called" || count(kind)).map((kind) => `${count(kind)} ${kind}`).join(", ");
   fill();
   load(0);
+  openLinked();
   document.documentElement.dataset.ready = "yes";
 })();

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from helion_compile import explain
 from helion_compile.frontend import on_graph
 from helion_compile.passes.account.records import GraphRecord, Site
 from helion_compile.passes.ir.source_location import Location
@@ -141,3 +142,28 @@ def test_without_a_trace_no_payload_is_made(monkeypatch):
     monkeypatch.setattr(on_graph, "Report", lambda graphs: pytest.fail("a payload was made"))
     monkeypatch.setattr(torch._logging._internal.trace_log, "handlers", [])
     on_graph.trace_report(None)
+
+
+def test_a_model_in_which_nothing_is_fused_warns_once(caplog, monkeypatch):
+    monkeypatch.setattr(on_graph, "_told", set())
+
+    def warnings(reports, quiet=False):
+        """What a model warns of, whose graphs are compiled in this order."""
+        caplog.clear()
+        reporter = on_graph.GraphReporter([], training=False, quiet=quiet)
+        for report in reports:
+            monkeypatch.setattr(on_graph, "describe", lambda *args, report=report, **about: report)
+            monkeypatch.setattr(on_graph, "annotate", lambda *args: None)
+            reporter.found.clear()
+            reporter(torch.fx.Graph(), report.record)
+        return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+    linear = torch.nn.Linear(64, 64).bfloat16().requires_grad_(False)
+    (nothing,), (fused,), (other,) = (explain(each, X).graphs for each in (linear, torchao_row, lambda x: x + 1))
+    (told,) = warnings([other, nothing, nothing])
+    assert told.startswith('backend="helion" fused nothing: No quantisation was found, and the products are 1 x aten.addmm')
+    assert warnings([nothing]) == []  # the same reason once more
+    on_graph._told.clear()
+    assert warnings([fused, nothing]) == []
+    assert warnings([nothing], quiet=True) == []  # as options={"only": []} asks for
+    assert warnings([other]) == []  # nothing in it that might be

@@ -6,9 +6,9 @@ import torch
 
 from helion_compile import fusions
 from helion_compile.frontend.capture import make_inspecting_backend
-from helion_compile.fusions import scaled_mm as fusion
 from helion_compile.kernels import scaled_mm
 from tests.support.corpus.quantisers import torchao_row
+from tests.support.gpus import let_products_fuse
 from tests.support.needs import HAS_ROW_WISE_PRODUCTS
 
 E4M3 = torch.float8_e4m3fn
@@ -23,7 +23,7 @@ def row_wise_products_on_a_cpu():
 @pytest.fixture
 def on_a_cpu(monkeypatch):
     """As if the kernel could be the faster one on a CPU, with the choice that it makes there without a table."""
-    monkeypatch.setattr(fusion, "DEVICES", ("cuda", "cpu"))
+    let_products_fuse(monkeypatch)
     monkeypatch.setattr(scaled_mm, "pick", lambda args: Chosen(scaled_mm.configs.default(scaled_mm.case(*args))))
 
 

@@ -3,15 +3,14 @@
 import pytest
 import torch
 
-from helion_compile.configs.table import Gpu, Row
+from helion_compile.configs.table import Row
 from helion_compile.fusions import fusions
-from helion_compile.fusions import scaled_mm as fusion
 from helion_compile.kernels import scaled_mm
 from helion_compile.passes import FusionPass
+from tests.support.gpus import H200, let_products_fuse
 from tests.support.vllm.calls import Calls
 
 FP8 = torch.float8_e4m3fn
-H200 = Gpu("NVIDIA H200", (9, 0))
 TILES = {"block_sizes": [64, 16, 1, 64], "num_warps": 4, "num_stages": 2, "prefetch": 0}
 K, N = 64, 32
 
@@ -19,8 +18,7 @@ K, N = 64, 32
 @pytest.fixture
 def rows(monkeypatch, tmp_path):
     """Puts rows into the one table there is; the kernel may be used on a CPU."""
-    monkeypatch.setattr(fusion, "DEVICES", ("cpu",))
-    monkeypatch.setattr(Gpu, "current", lambda: H200)
+    let_products_fuse(monkeypatch)
     monkeypatch.setenv("HELION_COMPILE_CONFIG_DIR", str(tmp_path))
     scaled_mm.table.reload()
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from helion_compile.passes.semantics import Granularity, Matmul
+from tests.support.gpus import let_products_fuse
 from tests.support.vllm.calls import Calls
 from tests.support.vllm.matching import BF16, FP8, fused, only, ops, reason, sites
 
@@ -100,7 +101,7 @@ def test_product_with_zero_points(zero, inputs):
 
 
 def test_no_kernel_multiplies_what_has_zero_points(monkeypatch):
-    monkeypatch.setattr("helion_compile.fusions.scaled_mm.DEVICES", ("cpu",))
+    let_products_fuse(monkeypatch)
     refusal = reason_of_fusion(integer_product(True), "scaled_mm")
     assert refusal == "the rows of a have zero points; without them it fuses"
 
