@@ -40,8 +40,8 @@ def identify(model: Any, values: Iterable[Any] = (), gpu: Gpu | None = None) -> 
 
 def _name(model: Any) -> str:
     if not isinstance(model, torch.nn.Module):
-        return str(getattr(model, "__qualname__", type(model).__qualname__))
-    name = type(model).__qualname__
+        return str(getattr(model, "__name__", type(model).__name__))
+    name = type(model).__name__
     checkpoint = getattr(getattr(model, "config", None), "_name_or_path", "")
     return f"{name} ({Path(checkpoint).name})" if isinstance(checkpoint, str) and checkpoint else name
 
