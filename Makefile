@@ -5,6 +5,7 @@
 # make test-gpu               run tests/gpu on this machine's GPU
 # make lint                   ruff: style and order of everything
 # make typecheck              mypy: types of both packages
+# make docs                   the site, into build/site
 #
 # Each makes its environment on first use. To use a Python that holds torch already, with nothing installed or replaced:
 #   make test-gpu PYTHON=python3
@@ -12,7 +13,7 @@
 # Further arguments for pytest:                               make test ARGS="-k quant -x"
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long test-vllm test-gpu lint typecheck install
+.PHONY: help demo test test-long test-vllm test-gpu lint typecheck docs install
 
 TESTED_TORCH := 2.13.0
 TORCH = $(TESTED_TORCH)
@@ -75,6 +76,9 @@ lint: $(INSTALLED)
 
 typecheck: $(INSTALLED)
 	$(PYTHON) -m mypy
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 install: $(INSTALLED)
 
