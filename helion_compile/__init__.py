@@ -3,6 +3,7 @@
 torch.compile(model, backend="helion")     norm -> quantise -> matmul chains run as fused Helion kernels
 helion_compile.explain(model, *inputs)     what is fused, what is not, and why
 helion_compile.report(compiled)            the same of a model that was compiled and has run
+helion_compile.export(model, args, path=)  a package that runs without Python
 @helion_compile.kernel(reference=...)      a Helion function of your own, traceable as one graph node
 helion_compile.check(kernel, *args)        its body against its reference, and all that is declared of it
 
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
         GradientError,
         KernelArgumentError,
         KernelCheckError,
+        PackageError,
         UnknownKernelError,
         UnpreparedCaptureError,
     )
     from helion_compile.frontend.debug import debug
     from helion_compile.frontend.explain import explain
+    from helion_compile.frontend.export import export
     from helion_compile.frontend.report import report
     from helion_compile.frontend.warmup import WarmUp, warm_up
     from helion_compile.graph.hop import call
@@ -52,6 +55,7 @@ __all__ = [
     "HelionKernel",
     "KernelArgumentError",
     "KernelCheckError",
+    "PackageError",
     "Report",
     "Tuning",
     "UnknownKernelError",
@@ -62,6 +66,7 @@ __all__ = [
     "counters",
     "debug",
     "explain",
+    "export",
     "kernel",
     "profiling",
     "report",
@@ -77,6 +82,7 @@ _MODULES = {
     "HelionKernel": "helion_kernel",
     "KernelArgumentError": "errors",
     "KernelCheckError": "errors",
+    "PackageError": "errors",
     "Report": "reports.report",
     "Tuning": "helion_kernel",
     "UnknownKernelError": "errors",
@@ -87,6 +93,7 @@ _MODULES = {
     "counters": "runtime.counters",
     "debug": "frontend.debug",
     "explain": "frontend.explain",
+    "export": "frontend.export",
     "kernel": "helion_kernel",
     "profiling": "runtime.profiler_ranges",
     "report": "frontend.report",

@@ -10,6 +10,7 @@ __all__ = [
     "GradientError",
     "KernelArgumentError",
     "KernelCheckError",
+    "PackageError",
     "UnknownKernelError",
     "UnpreparedCaptureError",
     "check_callable",
@@ -53,6 +54,10 @@ class GradientError(RuntimeError):
 
 class UnpreparedCaptureError(RuntimeError):
     """A kernel would have had to be compiled while a CUDA graph is being captured."""
+
+
+class PackageError(NotImplementedError):
+    """A graph calls a kernel that cannot be launched without Python."""
 
 
 def truncate(value: object, limit: int = 80) -> str:

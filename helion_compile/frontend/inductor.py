@@ -61,6 +61,9 @@ class PassSequence(CustomGraphPass):
         for each in self.passes:
             each(graph)
 
+    def __deepcopy__(self, memo: dict) -> PassSequence:
+        return self  # AOTInductor copies its options; what the passes record is asked of these
+
     def uuid(self) -> Any | None:
         """None, which keeps the graph out of Inductor's cache, if one of the passes cannot say what it is."""
         ids = [each.uuid() if isinstance(each, CustomGraphPass) else None for each in self.passes]

@@ -22,31 +22,28 @@ value, which the graph copies back.  A node stays a call, and runs the reference
 from __future__ import annotations
 
 import logging
-import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.fx import Graph, GraphModule, Node
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
-from helion_compile.compat import CustomGraphPass, OpOverload
+from helion_compile.compat import CustomGraphPass
 from helion_compile.definitions import registry
 from helion_compile.graph.hop import helion_kernel
-from helion_compile.passes.compat import detect_fake_mode, enable_python_dispatcher
+from helion_compile.graph.reference_graph import CannotInline, check_inlinable, keeps_bits, trace_reference
 from helion_compile.passes.ir.values import VIEWS
 from helion_compile.runtime import reference
 
 if TYPE_CHECKING:
-    from helion_compile.definitions.spec import KernelSpec
+    pass
 
 __all__ = ["InlineReferences", "inline_references", "materialize"]
 
 log = logging.getLogger(__name__)
 
 _KEPT_META = ("stack_trace", "nn_module_stack", "custom")  # "custom": the kernel and its place, in printed graphs
-_OWN_RESULT = (torch.Tag.nondeterministic_seeded, torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 
 
 def materialize(value: Any) -> Any:
@@ -85,24 +82,20 @@ def inline_references(graph: Graph) -> int:
     return count
 
 
-class _CannotInline(Exception):
-    """The reason is its text."""
-
-
 def _inline(node: Node) -> list[Node]:
     """Put the operations in the place of ``node``; the new nodes."""
     kernel = registry.find_kernel(node.kwargs["kernel"])
     examples = map_arg(node.args, lambda each: each.meta["val"])
     if not reference.lacks_kernel(examples):
-        raise _CannotInline("its device has the kernel")
-    if dict(zip(kernel.signature.parameters, node.args, strict=True)).get("exact") is True:
-        raise _CannotInline("it keeps eager's bits")
+        raise CannotInline("its device has the kernel")
+    if keeps_bits(kernel, node.args):
+        raise CannotInline("it keeps eager's bits")
     given = [argument for argument in node.args if isinstance(argument, Node)]
-    traced = _trace(kernel, node.args, given)
-    _check(traced.graph, node)
+    traced = trace_reference(kernel, node.args, given)
+    check_inlinable(traced.graph, node)
     results, nodes = _copy(traced.graph, node, given)
     if isinstance(node.meta["val"], (tuple, list)):
-        read = {user: results[user.args[1]] for user in node.users}  # getitem nodes, as _check saw
+        read = {user: results[user.args[1]] for user in node.users}  # getitem nodes, as was checked
     else:
         read = {node: results[0]}
     for old, new in read.items():
@@ -120,58 +113,6 @@ def _inline(node: Node) -> list[Node]:
 def _count_readers(node: Node) -> int:
     """How many nodes read the values of ``node``; views of it only pass them on."""
     return sum(_count_readers(user) if user.target in VIEWS else 1 for user in node.users)
-
-
-def _trace(kernel: KernelSpec, args: Sequence[Any], given: Sequence[Node]) -> GraphModule:
-    """The graph of the reference as a function of ``given``, which are the nodes among ``args``."""
-    from helion_compile.compat import select_decompositions  # imports Inductor
-
-    def run(*values: Any) -> tuple[Any, ...]:
-        rest = iter(values)
-        passed = kernel.copy_mutated(tuple(next(rest) if isinstance(arg, Node) else arg for arg in args))
-        results = kernel.flatten_results(kernel.reference(*passed))
-        return *results, *kernel.select_mutated(passed)
-
-    values = [argument.meta["val"] for argument in given]
-    mode = detect_fake_mode(values)
-    if mode is None:
-        raise _CannotInline("the graph has no fake values")
-    with torch.no_grad(), mode, enable_python_dispatcher():
-        functional = torch.func.functionalize(run, remove="mutations")
-        traced = make_fx(functional, decomposition_table=select_decompositions(), tracing_mode="real")(*values)
-    traced.graph.eliminate_dead_code()
-    return traced
-
-
-def _check(graph: Graph, node: Node) -> None:
-    """Whether the traced ``graph`` may stand for ``node``.
-
-    Raises:
-        _CannotInline: it may not.
-    """
-    for each in graph.nodes:
-        if each.op in ("placeholder", "output"):
-            continue
-        target = each.target
-        if isinstance(target, OpOverload):
-            if target._schema.is_mutable or each.is_impure() or any(tag in target.tags for tag in _OWN_RESULT):
-                raise _CannotInline(f"it calls {target}")
-        elif each.op != "call_function" or not (
-            target is helion_kernel or getattr(target, "__module__", "") in ("_operator", "math", "torch")
-        ):
-            raise _CannotInline(f"it holds {each.op} {target}")
-    value = node.meta["val"]
-    several = isinstance(value, (tuple, list))
-    if several and any(user.target is not operator.getitem for user in node.users):
-        raise _CannotInline("its results are read as a tuple")
-    found = [result.meta.get("val") if isinstance(result, Node) else None for result in graph.output_node().args[0]]
-    for result, expected in zip(found, value if several else [value], strict=True):
-        if not isinstance(result, torch.Tensor) or _layout(result) != _layout(expected):
-            raise _CannotInline("its results are laid out otherwise")
-
-
-def _layout(tensor: torch.Tensor) -> tuple[Any, ...]:
-    return tensor.dtype, tensor.device, tuple(tensor.shape), tensor.stride()
 
 
 def _copy(graph: Graph, node: Node, given: Sequence[Node]) -> tuple[list[Node], list[Node]]:

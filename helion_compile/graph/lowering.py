@@ -34,6 +34,8 @@ from helion_compile.compat import (
     register_lowering,
 )
 from helion_compile.definitions import registry
+from helion_compile.graph.reference_lowering import lower_function
+from helion_compile.graph.without_python import choose_function, lower_launches
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.runtime import profiler_ranges
 
@@ -54,7 +56,11 @@ def _lower(*args: Any, kernel: str) -> Any:
     node = V.graph.current_node
     value = node.meta["val"]
     fakes = value if isinstance(value, (tuple, list)) else () if value is None else (value,)
-    mutated = [i for i in registry.find_kernel(kernel).mutated_positions if args[i] is not None]
+    known = registry.find_kernel(kernel)
+    if V.graph.cpp_wrapper and (function := choose_function(known, node)):
+        results: Any = lower_function(node, known, args, function)
+        return results if isinstance(value, (tuple, list)) else results[0] if results else None
+    mutated = [i for i in known.mutated_positions if args[i] is not None]
     outputs = [_allocate(fake) for fake in fakes[: len(fakes) - len(mutated)]]
     # The strides that `check_supported` saw.  Inductor's own table of layout constraints is for OpOverloads only.
     traced = zip(args, node.args, strict=True)
@@ -64,7 +70,12 @@ def _lower(*args: Any, kernel: str) -> Any:
             passed[position] = _strided(lower_clone(passed[position]), fakes[index])
         passed[position].realize()
     results = [*outputs, *(passed[position] for position in mutated)]
-    HelionCall(kernel, passed, outputs, results)
+    if V.graph.cpp_wrapper:
+        for output in outputs:
+            output.realize()
+        lower_launches(known, node, passed, outputs, results)
+    else:
+        HelionCall(kernel, passed, outputs, results)
     return tuple(results) if isinstance(value, (tuple, list)) else results[0] if results else None
 
 
@@ -135,11 +146,6 @@ class HelionCall(ir.ExternKernel):
         return ir.InputsKernel.unwrap_storage_for_input(self.realize_input(box))
 
     def codegen(self, wrapper: Any) -> None:
-        if V.graph.cpp_wrapper:
-            raise NotImplementedError(
-                f"The Helion kernel {self.key} cannot be called from a C++ wrapper, which cpp_wrapper=True and AOTInductor "
-                f"ask for: it is launched from Python. Compile with cpp_wrapper=False."
-            )
         passed: list[str] = []
         arguments: list[str] = []
         for arg in self.args:

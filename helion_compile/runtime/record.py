@@ -19,13 +19,28 @@ from typing import Any
 import torch
 
 from helion_compile import compat
-from helion_compile.compat import TorchDispatchMode
 from helion_compile.definitions.overlap import Layout, MeetingRange
 from helion_compile.runtime import zeroed_workspace
+from helion_compile.runtime.host_function import (
+    NotReplayable,
+    RecordedLaunch,
+    find_storage,
+    flatten_result,
+    watch_host,
+)
 from helion_compile.runtime.pdl import waits_for_previous
 from helion_compile.runtime.triton_launch import LaunchSource, UnknownInterface, define_function, launch_source
 
-__all__ = ["Buffer", "RecordedLaunch", "Plan", "NotReplayable", "allocate", "compile_launch", "list_launches", "record_plan"]
+__all__ = [
+    "Buffer",
+    "NotReplayable",
+    "Plan",
+    "RecordedLaunch",
+    "allocate",
+    "compile_launch",
+    "list_launches",
+    "record_plan",
+]
 
 
 def _allocate_publicly(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -39,10 +54,6 @@ def _stream_publicly(device: int) -> int:
 # Twice as fast as their public equals: no argument parsing, no Stream object.
 empty_strided_cuda = compat.find_name("allocate_cuda", _allocate_publicly)
 current_stream = compat.find_name("get_raw_stream", _stream_publicly)
-
-
-class NotReplayable(Exception):
-    """The host function does something that a plan cannot replay; the text says what."""
 
 
 @dataclass(frozen=True)
@@ -159,10 +170,6 @@ def allocate(buffer: Buffer) -> torch.Tensor:
     return empty_strided_cuda(buffer.shape, buffer.stride, buffer.dtype)
 
 
-# What a host function launched: Triton's kernel, the grid, its arguments, Triton's options.
-RecordedLaunch = tuple[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]]
-
-
 def record_plan(host: Callable[..., Any], args: tuple[Any, ...], zeroed_workspace: bool = False) -> Plan:
     """The plan of ``host(*args)``; compiles its Triton kernels and launches nothing.
 
@@ -175,18 +182,18 @@ def record_plan(host: Callable[..., Any], args: tuple[Any, ...], zeroed_workspac
         NotReplayable: the call cannot be replayed from its inputs and outputs.
     """
     args = _with_own_storage(args)
-    result, allocated, zeroed, launches = _watch_host(host, args, zeroed_workspace)
-    outputs = _flat(result)
+    result, allocated, zeroed, launches = watch_host(host, args, zeroed_workspace)
+    outputs = flatten_result(result)
     inputs = [arg for arg in args if isinstance(arg, torch.Tensor)]
-    storages = [_storage(tensor) for tensor in (*inputs, *outputs)]
+    storages = [find_storage(tensor) for tensor in (*inputs, *outputs)]
     if len(set(storages)) < len(storages):
         raise NotReplayable("it returns one of its arguments, or one tensor twice")
     for output in outputs:
         if output.storage_offset() or output.untyped_storage().nbytes() != Layout.of(output).span:
             raise NotReplayable("it returns a part of a tensor that it allocates")
-        if not any(_storage(output) == _storage(tensor) for tensor in allocated):
+        if not any(find_storage(output) == find_storage(tensor) for tensor in allocated):
             raise NotReplayable("it returns a tensor that torch computed")
-    scratch = [tensor for tensor in allocated if _storage(tensor) not in storages]
+    scratch = [tensor for tensor in allocated if find_storage(tensor) not in storages]
     tensors = [*inputs, *outputs, *scratch, *zeroed]
     return _plan(
         device=inputs[0].device,
@@ -205,21 +212,7 @@ def list_launches(host: Callable[..., Any], args: tuple[Any, ...], zeroed_worksp
     Raises:
         NotReplayable: the host function does more than launch.
     """
-    return _watch_host(host, _with_own_storage(args), zeroed_workspace)[-1]
-
-
-def _watch_host(
-    host: Callable[..., Any], args: tuple[Any, ...], zeroed_workspace: bool
-) -> tuple[Any, list[torch.Tensor], list[torch.Tensor], list[RecordedLaunch]]:
-    """What the host function returns, allocates, makes of zeros and launches."""
-    launches: list[RecordedLaunch] = []
-
-    def note_launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-        launches.append((kernel, grid, arguments, options))
-
-    with _OnlyAllocates(zeroed_workspace) as watched:
-        result = host(*args, _launcher=note_launch)
-    return result, watched.allocated, watched.zeroed, launches
+    return watch_host(host, _with_own_storage(args), zeroed_workspace)[-1]
 
 
 def compile_launch(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -241,11 +234,11 @@ def _with_own_storage(args: tuple[Any, ...]) -> tuple[Any, ...]:
     own = []
     for arg in args:
         if isinstance(arg, torch.Tensor):
-            if _storage(arg) in seen:
+            if find_storage(arg) in seen:
                 shift = arg.data_ptr() % 16
                 memory = torch.empty(Layout.of(arg).span + shift, dtype=torch.uint8, device=arg.device)
                 arg = memory[shift:].view(arg.dtype).as_strided(arg.shape, arg.stride())
-            seen.add(_storage(arg))
+            seen.add(find_storage(arg))
         own.append(arg)
     return tuple(own)
 
@@ -286,43 +279,6 @@ def _make_source(
 def _locate(tensor: torch.Tensor, tensors: list[torch.Tensor]) -> tuple[int, int]:
     """Which of ``tensors`` holds this one's memory, and how many bytes into it."""
     for index, known in enumerate(tensors):
-        if _storage(tensor) == _storage(known):
+        if find_storage(tensor) == find_storage(known):
             return index, tensor.data_ptr() - known.data_ptr()
     raise NotReplayable("it launches on a tensor that is neither argument, output nor freshly allocated")
-
-
-def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
-
-
-def _flat(result: Any) -> tuple[torch.Tensor, ...]:
-    if result is None:
-        return ()
-    if isinstance(result, torch.Tensor):
-        return (result,)
-    if isinstance(result, tuple) and all(isinstance(item, torch.Tensor) for item in result):
-        return result
-    raise NotReplayable(f"it returns {type(result).__name__} of other things than tensors")
-
-
-class _OnlyAllocates(TorchDispatchMode):
-    """Lets a host function allocate and make views; anything else would compute outside the recorded launches."""
-
-    def __init__(self, zeros_too: bool) -> None:
-        super().__init__()
-        self.zeros_too = zeros_too
-        self.allocated: list[torch.Tensor] = []
-        self.zeroed: list[torch.Tensor] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func.namespace == "aten" and func._schema.name.removeprefix("aten::") in _ALLOCATIONS:
-            self.allocated.append(out)
-        elif self.zeros_too and func is torch.ops.aten.zeros.default:
-            self.zeroed.append(out)
-        elif not func.is_view:
-            raise NotReplayable(f"its host function calls {func}")
-        return out
-
-
-_ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}

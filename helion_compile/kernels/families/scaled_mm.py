@@ -85,7 +85,7 @@ def _library(args, *, out=None):
         torch.ops._C.cutlass_scaled_mm(result, a, w.t(), a_scale.view(-1, 1), w_scale.view(-1, 1), bias)
         return result
     by_tensor = a_scale.numel() == 1 and w_scale.numel() == 1
-    scales = (a_scale, w_scale) if by_tensor else (a_scale[:, None], w_scale[None, :])
+    scales = (a_scale, w_scale) if by_tensor else (a_scale.unsqueeze(1), w_scale.unsqueeze(0))
     arguments = (a, w.t(), *scales, bias, None, dtype, fast_accum)
     return torch._scaled_mm(*arguments) if out is None else torch.ops.aten._scaled_mm.out(*arguments, out=out[0])
 

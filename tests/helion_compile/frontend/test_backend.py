@@ -386,19 +386,6 @@ class TestHowModelsCome:
         ((_, line),) = lines(lambda: results.append(called()))
         assert line.startswith("1 x norm_quant, 1 x matmul kept (") and results[0].is_inference()
 
-    @torch.no_grad()
-    def test_aot_inductor_is_refused_with_a_sentence(self, tmp_path):
-        """A package of machine code has no Python to launch a kernel from."""
-        from tests.support.small_kernels import add
-
-        class Adding(torch.nn.Module):
-            def forward(self, x):
-                return add(x, x)
-
-        program = torch.export.export(Adding(), (self.x,))
-        with pytest.raises(Exception, match=r"test_add@\w+ cannot be called from a C\+\+ wrapper.*AOTInductor ask for"):
-            torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "a.pt2"))
-
 
 class TestLog:
     def test_details(self, lines):

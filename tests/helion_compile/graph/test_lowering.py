@@ -463,11 +463,6 @@ def test_inside_control_flow():
         assert torch.equal(torch.compile(function, fullgraph=True)(x), function(x))
 
 
-def test_a_cpp_wrapper_is_refused_with_a_sentence():
-    with pytest.raises(Exception, match=r"test_add@\w+ cannot be called from a C\+\+ wrapper.*cpp_wrapper=False"):
-        torch.compile(lambda x: add(x, x), fullgraph=True, options={"cpp_wrapper": True})(square())
-
-
 def test_training_around_a_detached_call():
     w = square().requires_grad_()
 
