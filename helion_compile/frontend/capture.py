@@ -167,8 +167,10 @@ def make_inspecting_backend(
             if record_inputs:
                 inspected.inputs = [each.clone() if isinstance(each, torch.Tensor) else each for each in values]
             if verify:
-                outputs, compared = run_verified(module, inspected.record, values, ours.numerics)
-                inspected.report = inspected.report.with_verified(compared)
+                records = {each.module: each.record for each in rewritten}
+                outputs, compared = run_verified(module, records, values, ours.numerics)
+                for each in rewritten:
+                    each.report = each.report.with_verified(compared[each.module])
             else:
                 outputs = module.forward(*values)
             # A result may be an input that its owner goes on to write to.
@@ -200,14 +202,23 @@ def inspect_graph(
     found: list[Inspected] = []
     backend = make_inspecting_backend(found, mode, options, **what)
     values = [_own(value) for value in inputs]
-    context = TracingContext.try_get()
-    # A context of its own, as what AOTAutograd leaves in one is read by the compilation that follows.
-    fresh = None if context is None else copy.copy(context)
+    fresh = _copy_context(TracingContext.try_get())
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with tracing(fresh), torch.random.fork_rng(devices):
         compiled = backend(_copy_graph(module, {}), inputs)
         compiled(*values)
     return found
+
+
+def _copy_context(context: TracingContext | None) -> TracingContext | None:
+    """A context of its own, as what AOTAutograd leaves in one is read by the compilation that follows.
+
+    It would find there, by their names, the regions that are called often: as our pass left them.
+    """
+    own = copy.copy(context)
+    if own is not None and hasattr(own, "hop_dispatch_set_cache"):
+        own.hop_dispatch_set_cache = type(own.hop_dispatch_set_cache)()
+    return own
 
 
 def make_reader(

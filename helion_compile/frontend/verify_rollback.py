@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 from helion_compile.frontend.capture import inspect_graph
 from helion_compile.passes.account.refusal import Detail, Refusal, RefusalKind
 from helion_compile.reports.model import FusedSite, GraphReport
-from helion_compile.verify.compare import Compared
+from helion_compile.verify import Compared, merge_worst
 
 __all__ = ["Checked", "verify_graph"]
 
@@ -44,11 +44,13 @@ def verify_graph(module: GraphModule, inputs: Sequence[Any], mode: str | None, o
     """
     checked = Checked()
     while True:
-        broken = False
+        broken, seen = False, dict[tuple[str, str], tuple[Compared, ...]]()
         for inspected in inspect_graph(module, inputs, mode, options, verify=True, reject=checked.reject):
             for fused in inspected.report.fused:
                 key = fused.site.fusion, fused.site.anchor
-                checked.compared[key] = fused.verified
+                # Nodes of graphs that one graph calls may have one name: then what is said of both is the worse.
+                seen[key] = merge_worst(seen[key], fused.verified) if key in seen else fused.verified
+                checked.compared[key] = seen[key]
                 if refusal := _refuse_broken(fused):
                     broken = True
                     checked.reject[key] = refusal

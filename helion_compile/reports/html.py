@@ -22,6 +22,7 @@ from helion_compile.reports.grouping import (
 )
 from helion_compile.reports.headline import headline, identity_text
 from helion_compile.reports.model import Cost, Layer
+from helion_compile.reports.text import tell_calls
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -36,7 +37,8 @@ _FOLDER = Path(__file__).parent / "page"
 def render(report: ReportData) -> str:
     """The page."""
     data = to_data(report)
-    for graph, of in zip(data["graphs"], report.graphs, strict=True):
+    for number, (graph, of) in enumerate(zip(data["graphs"], report.graphs, strict=True), start=1):
+        graph["told"] = tell_calls(of, number)
         for side, names in (("before", "replaced"), ("after", "nodes")):
             graph[side] = _lines(graph[side]["lines"], graph["sites"], names)
         graph["groups"] = _groups(of)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from helion_compile.reports.model import Config, FusedSite, GraphReport, KernelCall, ReportData
     from helion_compile.verify.compare import Compared
 
-__all__ = ["render", "show"]
+__all__ = ["render", "show", "tell_calls"]
 
 _FIXED = "\N{NO-BREAK SPACE}"  # a space at which no line is broken
 
@@ -87,13 +87,18 @@ def _origin(graph: GraphReport, number: int) -> str:
     return ", ".join(
         (
             f"{graph.record.nodes} nodes",
-            *([f"called {_count(graph.calls)} by graph {number + graph.caller}"] if graph.caller else []),
-            *([f"{graph.runs} runs in all"] if graph.runs != graph.calls else []),
+            *([calls] if (calls := tell_calls(graph, number)) else []),
             *(["traced for training"] if graph.training else []),
             *(["from Inductor's cache, told as when it was compiled"] if graph.cached else []),
             *(["compiled for an equal call of torch.compile, used here where its guards hold"] if graph.shared else []),
         )
     )
+
+
+def tell_calls(graph: GraphReport, number: int) -> str:
+    """ "called 2 times by graph 3, 4 runs in all", of graph ``number``; empty for what Python calls."""
+    told = [f"called {_count(graph.calls)} by graph {number + graph.caller}"] if graph.caller else []
+    return ", ".join([*told, *([f"{graph.runs} runs in all"] if graph.runs != graph.calls else [])])
 
 
 def _count(times: int) -> str:

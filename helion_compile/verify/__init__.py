@@ -5,6 +5,6 @@ It reads records of ``passes`` alone; reports and the frontend may import it.
 
 from helion_compile.verify.compare import Compared
 from helion_compile.verify.contract import Contract, contract_of
-from helion_compile.verify.run import run_verified
+from helion_compile.verify.run import merge_worst, run_verified
 
-__all__ = ["Compared", "Contract", "contract_of", "run_verified"]
+__all__ = ["Compared", "Contract", "contract_of", "merge_worst", "run_verified"]

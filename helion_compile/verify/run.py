@@ -1,9 +1,14 @@
-"""Running a rewritten graph once, and at each fused site the original beside it, on the same inputs."""
+"""Running a rewritten graph once, and at each fused site the original beside it, on the same inputs.
+
+Graphs that the graph calls (repeated regions, branches, loops) are run so too, and what is found in all calls of one is put
+together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch.fx import GraphModule, Interpreter, Node
@@ -14,29 +19,51 @@ from helion_compile.verify.compare import Compared, compare
 from helion_compile.verify.contract import contract_of
 from helion_compile.verify.fp64 import in_fp64
 
-__all__ = ["run_verified"]
+__all__ = ["merge_worst", "run_verified"]
+
+
+_Found: TypeAlias = dict[str, tuple[Compared, ...]]  # by the node of a site
 
 
 def run_verified(
-    module: GraphModule, record: GraphRecord, inputs: Sequence[Any], numerics: str
-) -> tuple[Any, dict[str, tuple[Compared, ...]]]:
+    module: GraphModule, records: Mapping[GraphModule, GraphRecord], inputs: Sequence[Any], numerics: str
+) -> tuple[Any, dict[GraphModule, _Found]]:
     """The results of ``module(*inputs)``, and for the node of each site how far its results are from the original's.
 
     Args:
-        record: of the pass that rewrote ``module``, with ``keep_originals=True``.
+        records: of the pass that rewrote ``module`` and the graphs that it calls, with ``keep_originals=True``.
         numerics: the option the pass was made with, which decides the contract.
     """
-    run = _Verified(module, record, numerics)
+    found: dict[GraphModule, _Found] = {each: {} for each in records}
     with torch.no_grad():
-        return run.run(*inputs), run.found
+        return _Verified(module, records, numerics, found).run(*inputs), found
+
+
+def merge_worst(known: Sequence[Compared], more: Sequence[Compared]) -> tuple[Compared, ...]:
+    """Of each output what is farthest from the original; what is broken comes first."""
+    by_output: dict[str, list[Compared]] = {}
+    for each in (*known, *more):
+        by_output.setdefault(each.output, []).append(each)
+    return tuple(
+        max(found, key=lambda each: (bool(each.broken), each.max_steps, each.differing)) for found in by_output.values()
+    )
 
 
 class _Verified(Interpreter):
-    def __init__(self, module: GraphModule, record: GraphRecord, numerics: str) -> None:
+    def __init__(
+        self,
+        module: GraphModule,
+        records: Mapping[GraphModule, GraphRecord],
+        numerics: str,
+        found: dict[GraphModule, _Found],
+    ) -> None:
         super().__init__(module)
-        self.found: dict[str, tuple[Compared, ...]] = {}
+        record = records[module]
+        self._records = records
+        self._graph_module = module
         self._record = record
         self._numerics = numerics
+        self._all_found = found
         nodes = {node.name: node for node in module.graph.nodes}
         order = {name: index for index, name in enumerate(nodes)}
         self._nodes = nodes
@@ -57,12 +84,26 @@ class _Verified(Interpreter):
                 moved = [each for each in dying if each in wanted]
                 self.user_to_last_uses.setdefault(last, []).extend(moved)
 
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """A graph that has sites, or calls one that has, is given to its caller as what runs it verified."""
+        value = super().get_attr(target, args, kwargs)
+        if isinstance(value, GraphModule) and any(
+            self._records[each].sites for each in value.modules() if isinstance(each, GraphModule) and each in self._records
+        ):
+            return functools.partial(self._run_called, value)
+        return value
+
+    def _run_called(self, module: GraphModule, *inputs: Any) -> Any:
+        return _Verified(module, self._records, self._numerics, self._all_found).run(*inputs)
+
     def run_node(self, n: Node) -> Any:
         value = super().run_node(n)
         if n in self._ready:
             self.env[n] = value  # as the caller will, after this returns
             for site in self._ready[n]:
-                self.found[site.node] = self._compared(site)
+                found = self._all_found[self._graph_module]
+                compared = self._compared(site)
+                found[site.node] = merge_worst(found[site.node], compared) if site.node in found else compared
         return value
 
     def _compared(self, site: Site) -> tuple[Compared, ...]:

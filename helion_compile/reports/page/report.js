@@ -116,6 +116,7 @@
     const { item } = row;
     const facts = [["place", `${row.module} (${row.source})`], ["node", item.node]];
     const fact = (name, value) => { if (value !== "" && value != null) facts.push([name, value]); };
+    fact("graph", data.graphs[row.graph].told);
     if (item.ops) fact("ops", item.ops.join(" → "));
     fact("op", item.op);
     if (item.shapes) fact("shapes", Object.entries(item.shapes).map(([name, shape]) => `${name} ${shape}`).join(", "));
@@ -292,7 +293,7 @@
     show(rowOf(graph, next), next);
   };
 
-  data.graphs.forEach((each, index) => $("graph").append(make("option", { value: index, textContent: `${index + 1}${each.name ? ` (${each.name})` : ""}` })));
+  data.graphs.forEach((each, index) => $("graph").append(make("option", { value: index, textContent: `${index + 1}${each.name ? ` (${each.name})` : ""}${each.told ? `, ${each.told}` : ""}` })));
   $("graph").addEventListener("change", () => load(Number($("graph").value)));
   $("next").addEventListener("click", () => step(1));
   $("previous").addEventListener("click", () => step(-1));

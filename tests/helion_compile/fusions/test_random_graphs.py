@@ -43,7 +43,7 @@ def check(program):
         fusion_pass(after.graph)
         after.recompile()
         (record,) = fusion_pass.records
-        results, compared = run_verified(runnable(after), record, args, numerics)
+        results, compared = run_verified(ran := runnable(after), {ran: record}, args, numerics)
         broken = {node: [each.broken for each in found if each.broken] for node, found in compared.items()}
         assert not any(broken.values()), broken
         if numerics == "exact" and all(map(summed_as_by_its_reference, program.norms)):
