@@ -38,6 +38,7 @@ from helion_compile.compat import (
     sympy_functions,
     unset_fake_temporarily,
 )
+from helion_compile.configs.gpu import Gpu
 from helion_compile.errors import PackageError
 from helion_compile.graph.size_choice import Part, substitute
 from helion_compile.passes.compat import detect_fake_mode, enable_python_dispatcher
@@ -216,23 +217,36 @@ def _load_source(source: str) -> Any:
 
 
 def _fix_parameters(kernel: Any, names: tuple[str, ...]) -> Any:
-    """The kernel with these parameters as constants of the compiler.
+    """The kernel with these parameters as constants of the compiler; one object for all that Helion generated alike.
 
-    Inductor would hand a float to the kernel as fp64, and the kernel's arithmetic with it would be fp64.
+    Inductor would hand a float to the kernel as fp64, and the kernel's arithmetic with it would be fp64.  It also compiles a
+    kernel again for each object.
     """
     plain = [name for name, parameter in zip(kernel.arg_names, kernel.params, strict=True) if not parameter.is_constexpr]
     names = tuple(name for name in names if name in plain)
-    if not names:
-        return kernel
-    source = "".join(linecache.getlines(kernel.fn.__code__.co_filename))
+    lines = linecache.getlines(kernel.fn.__code__.co_filename)
+    source = "".join(lines[1:] if lines and lines[0].startswith("# {") else lines)  # without what the codegen cache notes
     head = re.search(rf"^def {re.escape(kernel.__name__)}\((.*)\):$", source, re.MULTILINE)
     if head is None:
+        if not names:
+            return kernel
         raise PackageError(
             f"{kernel.__name__} cannot be launched without Python: its source was not found as Helion writes it."
         )
     parameters = [f"{each}: tl.constexpr" if each in names else each for each in head[1].split(", ")]
     source = f"{source[: head.start(1)]}{', '.join(parameters)}{source[head.end(1) :]}"
-    return getattr(_load_source(source), kernel.__name__)
+    return getattr(_load_source(_CAPABILITY.sub(_answer_capability, source)), kernel.__name__)
+
+
+_CAPABILITY = re.compile(r"\btl\.target_info\.cuda_capability_geq\((\d+), (\d+)\)")
+
+
+def _answer_capability(asked: re.Match[str]) -> str:
+    """Whether the GPU that code is made for is at least that.
+
+    To ask it, Triton looks for the current device, which Inductor's compile workers cannot have: they are forks.
+    """
+    return str(Gpu.current().capability >= (int(asked[1]), int(asked[2])))
 
 
 _indices: dict[tuple[int, Any], tuple[Any, int]] = {}
