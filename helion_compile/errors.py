@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +18,7 @@ __all__ = [
     "check_callable",
     "check_flag",
     "check_names",
+    "check_path",
     "check_type",
     "truncate",
 ]
@@ -82,10 +85,26 @@ def check_type(asked: str, value: Any, types: type | tuple[type, ...], wanted: s
         raise TypeError(f"{asked} is {truncate(value, 60)}, of type {type(value).__name__}; give {wanted}.")
 
 
-def check_callable(asked: str, value: Any, wanted: str) -> None:
-    """Raise TypeError unless ``value`` can be called."""
+def check_callable(asked: str, value: Any, wanted: str, takes: int | None = None) -> None:
+    """Raise TypeError unless ``value`` can be called; with ``takes`` arguments, as far as Python can tell."""
     if not callable(value):
         raise TypeError(f"{asked} is {truncate(value, 60)}, of type {type(value).__name__}; give {wanted}.")
+    try:
+        signature = None if takes is None else inspect.signature(value)
+    except (TypeError, ValueError):  # of a function in C
+        return
+    try:
+        if signature is not None:
+            signature.bind(*range(takes or 0))
+    except TypeError:
+        raise TypeError(f"{asked} takes {signature}; give {wanted}.") from None
+
+
+def check_path(asked: str, value: Any, types: type | tuple[type, ...], wanted: str) -> None:
+    """Raise TypeError unless ``value`` is of one of ``types``, ValueError for a path that no file system has."""
+    check_type(asked, value, types, wanted)
+    if value is not None and "\0" in os.fspath(value):
+        raise ValueError(f"{asked} is {truncate(value)}, with a character that no path has; give {wanted}.")
 
 
 def check_flag(asked: str, value: Any) -> None:

@@ -49,6 +49,8 @@ class Row:
         check_type("Row(case=…)", self.case, Case, "a Case, such as Case(num_tokens=16)")
         for name in ("config", "baselines", "made_with", "extra"):
             check_type(f"Row({name}=…)", getattr(self, name), Mapping, "a dict of names and values")
+        check_type("Row(file=…)", self.file, (str, Path, type(None)), "the path that it was read from, or None")
+        check_type("Row(index=…)", self.index, int, "its place in that file")
         if self.us is not None and not is_duration(self.us):
             raise TypeError(f"Row(us=…) is {truncate(self.us)}; give microseconds, or None where nobody measured it.")
 

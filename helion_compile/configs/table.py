@@ -113,7 +113,11 @@ class ConfigTable:
             None if nearest is None else frozenset(check_names("ConfigTable(nearest", nearest, "nearest=('k', 'n')"))
         )
         if default is not None:
-            check_callable("ConfigTable(default=…)", default, "a function that takes a case and gives a config, or None")
+            check_callable(
+                "ConfigTable(default=…)", default, "a function that takes a case and gives a config, or None", takes=1
+            )
+        if adapt is not None:
+            check_callable("ConfigTable(adapt=…)", adapt, "a function that takes a config and two cases, or None", takes=3)
         if isinstance(folders, (str, Path)):  # whose letters would be folders
             raise TypeError(
                 f"ConfigTable(folders=…) is {truncate(folders)}; give a list of folders, such as [{truncate(folders)}]."
@@ -124,7 +128,9 @@ class ConfigTable:
             for folder in folders:
                 check_type("a folder in ConfigTable(folders=…)", folder, (str, Path), "a path")
         if not isinstance(kernel_fingerprint, str | None):
-            check_names("ConfigTable(kernel_fingerprint", kernel_fingerprint, "kernel_fingerprint='1f3a5c77'")
+            kernel_fingerprint = check_names(
+                "ConfigTable(kernel_fingerprint", kernel_fingerprint, "kernel_fingerprint='1f3a5c77'"
+            )
         self.problems: list[str] = []
         self._default = default
         self._adapt = adapt

@@ -39,9 +39,10 @@ class Configs:
         """The same with names as tuples; TypeError for what cannot be meant for ``kernel``."""
         if self.default is not None:
             wanted = "a function that takes a case and gives a config, or None"
-            check_callable(f"{kernel}: Configs.default", self.default, wanted)
+            check_callable(f"{kernel}: Configs.default", self.default, wanted, takes=1)
         if self.adapt is not None:
-            check_callable(f"{kernel}: Configs.adapt", self.adapt, "a function that takes a config and two cases, or None")
+            wanted = "a function that takes a config and two cases, or None"
+            check_callable(f"{kernel}: Configs.adapt", self.adapt, wanted, takes=3)
         bucketed = check_names(f"{kernel}: Configs.bucketed", self.bucketed, "bucketed=('num_tokens',)")
         nearest = self.nearest
         if nearest is not None:
@@ -70,9 +71,9 @@ class Tuning:
 
     def checked(self, kernel: str) -> Tuning:
         """The same with sequences as tuples; TypeError for what cannot be meant for ``kernel``."""
-        for name, takes in (("inputs", "a case and a device"), ("shapes", "a Layer"), ("candidates", "a case")):
+        for name, takes, what in (("inputs", 2, "a case and a device"), ("shapes", 1, "a Layer"), ("candidates", 1, "a case")):
             if (given := getattr(self, name)) is not None:
-                check_callable(f"{kernel}: Tuning.{name}", given, f"a function that takes {takes}, or None")
+                check_callable(f"{kernel}: Tuning.{name}", given, f"a function that takes {what}, or None", takes)
         for name, kind, example in (("usual", Mapping, "({'hidden_size': 4096},)"), ("tokens", int, "(1, 16)")):
             given = getattr(self, name)
             check_type(f"{kernel}: Tuning.{name}", given, Sequence, f"a sequence, such as {example}")

@@ -27,8 +27,8 @@ from helion_compile.definitions.validation import (
     check_functions,
     check_same_parameters,
     check_signature,
-    describe_types,
     find_function,
+    name_arguments,
 )
 from helion_compile.definitions.value_dependence import check_known_sizes, forbid_values
 from helion_compile.errors import KernelArgumentError, check_flag, check_names, check_type, truncate
@@ -254,13 +254,8 @@ class KernelSpec:
         devices = {arg.device for arg in args if isinstance(arg, torch.Tensor)}
         if len(devices) > 1:
             return f"the tensors are on different devices: {', '.join(sorted(map(str, devices)))}"
-        try:
+        with name_arguments(self.short_name, self.signature, args, "check_supported cannot judge"):
             reason = self._check_supported(*args) if self._check_supported else None
-        except (AttributeError, IndexError, KeyError, TypeError) as error:  # of arguments that its author did not think of
-            raise KernelArgumentError(
-                f"{self.short_name}{self.signature} was called with {describe_types(args)}, which its check_supported cannot "
-                f"judge ({type(error).__name__}: {error}). Pass what its parameters are for."
-            ) from error
         if not isinstance(reason, str | None):
             raise TypeError(
                 f"{self.short_name}: check_supported gave {truncate(reason)}; it gives a sentence that says why not, or None."
@@ -269,6 +264,7 @@ class KernelSpec:
 
     def require_supported(self, args: tuple[Any, ...]) -> None:
         """Raise KernelArgumentError when :meth:`check_supported` has a sentence for these arguments."""
+        check_type(f"{self.short_name}.require_supported(args)", args, (tuple, list), f"a tuple of {self.signature}")
         reason = self.check_supported(*args)
         if reason:
             raise KernelArgumentError(f"{self.short_name} cannot take these arguments: {reason}.")
@@ -337,7 +333,9 @@ class KernelSpec:
 
     def pick(self, args: tuple[Any, ...]) -> Pick:
         """The config for these arguments on the current GPU, and where it comes from."""
-        case = self.case(*args)
+        check_type(f"{self.short_name}.pick(args)", args, (tuple, list), f"a tuple of {self.signature}")
+        with name_arguments(self.short_name, self.signature, args, "case= cannot take"):
+            case = self.case(*args)
         check_type(f"{self.short_name}: what case= gives", case, Case, "a helion_compile.Case, such as Case(num_tokens=16)")
         return self.table.pick(case, Gpu.current())
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from helion_compile.errors import check_type, truncate
+from helion_compile.errors import KernelArgumentError, check_type, truncate
 
 __all__ = [
     "check_functions",
@@ -17,6 +18,7 @@ __all__ = [
     "check_signature",
     "describe_types",
     "find_function",
+    "name_arguments",
 ]
 
 
@@ -90,7 +92,25 @@ def _check_takes(name: str, what: str, other: Any, signature: inspect.Signature,
         raise TypeError(f"{name}: {what} takes {theirs}; it is called with {wanted}, the kernel's arguments.") from None
 
 
-def describe_types(args: tuple[Any, ...]) -> str:
+@contextlib.contextmanager
+def name_arguments(name: str, signature: inspect.Signature, args: Sequence[Any], whose: str) -> Iterator[None]:
+    """Within it, an error of a function that met arguments which its author did not think of is one about the arguments.
+
+    Args:
+        whose: which function and what it cannot do, as in "check_supported cannot judge".
+    """
+    try:
+        yield
+    except KernelArgumentError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise KernelArgumentError(
+            f"{name}{signature} was called with {describe_types(args)}, which its {whose} "
+            f"({type(error).__name__}: {error}). Pass what its parameters are for."
+        ) from error
+
+
+def describe_types(args: Sequence[Any]) -> str:
     """The arguments of a call in a few words each: "(Tensor [4, 64], None, 2.0)"."""
     shown = (f"{type(arg).__name__} {list(arg.shape)}" if isinstance(arg, torch.Tensor) else truncate(arg, 30) for arg in args)
     return f"({', '.join(shown)})"

@@ -21,6 +21,7 @@ import torch
 from torch.fx import GraphModule
 
 from helion_compile.definitions import registry
+from helion_compile.errors import check_path
 from helion_compile.frontend.capture import inspect_graph
 from helion_compile.reports.data import to_data
 from helion_compile.reports.report import Report
@@ -54,6 +55,7 @@ def debug(folder: str | os.PathLike[str]) -> Iterator[Path]:
     global _folder, _graphs
     if not isinstance(folder, (str, os.PathLike)):
         raise TypeError(f"debug() takes the folder to write to, such as 'inside'; got {folder!r}, a {type(folder).__name__}.")
+    check_path("debug(folder)", folder, (str, os.PathLike), "the folder to write to, such as 'inside'")
     if _folder is not None:
         raise RuntimeError(f"debug({os.fspath(folder)!r}) was called inside of debug({str(_folder)!r}); leave that first.")
     try:

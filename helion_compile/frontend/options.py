@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from helion_compile.definitions.fingerprint import digest_packages
+from helion_compile.errors import check_type
 from helion_compile.fusions import NUMERICS, fusions, identity
 from helion_compile.passes.account.records import GraphRecord
 from helion_compile.passes.rewrite.fusion_pass import FusionPass
@@ -52,6 +53,8 @@ class Options:
         if not isinstance(options, Mapping | None):
             raise TypeError(f"options is a {type(options).__name__}; give a dict, such as {{'numerics': 'exact'}}.")
         theirs = dict(options or {})
+        for name in theirs:
+            check_type("a name in options", name, str, "a text, such as 'numerics'")
         ours = {name: theirs.pop(name) for name in cls.__dataclass_fields__ if name in theirs}
         for name in ("disable", "only"):
             if isinstance(ours.get(name), str) or not isinstance(ours.get(name, ()), Sequence | None):

@@ -139,7 +139,7 @@ def _token_ids(model: Any) -> Inputs:
 
 
 def _check_inputs(asked: str, make: Any) -> None:
-    check_callable(asked, make, "a function that takes a number of tokens and gives a tuple of arguments")
+    check_callable(asked, make, "a function that takes a number of tokens and gives a tuple of arguments", takes=1)
 
 
 def _check_arguments(arguments: Any) -> None:
@@ -148,7 +148,11 @@ def _check_arguments(arguments: Any) -> None:
 
 def _call(function: Callable[..., Any], arguments: Any) -> Any:
     _check_arguments(arguments)
-    return function(**arguments) if isinstance(arguments, Mapping) else function(*arguments)
+    if not isinstance(arguments, Mapping):
+        wanted = f"one that takes the {len(arguments)} arguments which inputs= gave"
+        check_callable("warm_up(what)", function, wanted, takes=len(arguments))
+        return function(*arguments)
+    return function(**arguments)
 
 
 def _kernel_call(kernel: HelionKernel, make: Inputs, unaligned: tuple[str, ...]) -> Callable[[int], None]:

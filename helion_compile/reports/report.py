@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from helion_compile.errors import check_type, truncate
+from helion_compile.errors import check_path, check_type, truncate
 from helion_compile.reports import data, html, text
 from helion_compile.reports.headline import Headline, headline
 from helion_compile.reports.model import GraphReport, ReportData
 
 __all__ = ["Report"]
+
+_WIDEST = 80  # spaces
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,13 @@ class Report(ReportData):
     def to_json(self, indent: int | None = None) -> str:
         """The report as JSON, by the schema in ``helion_compile/reports/report.schema.json``."""
         check_type("report.to_json(indent=…)", indent, (int, type(None)), "a number of spaces, or None")
+        if indent is not None and indent > _WIDEST:
+            raise ValueError(f"report.to_json(indent=…) is {truncate(indent)}; give at most {_WIDEST} spaces, or None.")
         return data.to_json(self, indent)
 
     def to_html(self, file: str | os.PathLike[str] | None = None) -> str:
         """The report as one HTML page that needs nothing else; written to ``file`` if one is given, its folder made."""
-        check_type("report.to_html(file=…)", file, (str, os.PathLike, type(None)), "a path, such as 'report.html', or None")
+        check_path("report.to_html(file=…)", file, (str, os.PathLike, type(None)), "a path, such as 'report.html', or None")
         page = html.render(self)
         if file is not None:
             Path(file).parent.mkdir(parents=True, exist_ok=True)

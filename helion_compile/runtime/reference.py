@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from helion_compile.definitions.validation import name_arguments
+
 if TYPE_CHECKING:
     from helion_compile.definitions.spec import KernelSpec
 
@@ -31,5 +33,9 @@ def needs_reference(args: Sequence[Any]) -> bool:
 
 def run_reference(kernel: KernelSpec, args: tuple[Any, ...]) -> Any:
     """What the kernel's ``reference`` gives; the kernel has no gradient, and neither has this."""
-    with torch.no_grad():
-        return kernel.reference(*args)
+    try:
+        with torch.no_grad():
+            return kernel.reference(*args)
+    except (AttributeError, IndexError, KeyError, TypeError):
+        with name_arguments(kernel.short_name, kernel.signature, args, "reference cannot take"):
+            raise

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import helion_compile
-from helion_compile import Case, Configs, KernelArgumentError, Report, Tuning, debug, explain, report, warm_up
+from helion_compile import Case, Configs, KernelArgumentError, Report, Tuning, check, debug, explain, report, warm_up
 from helion_compile.configs.table import ConfigTable, Gpu, Row
 from helion_compile.definitions import registry
-from helion_compile.kernels import quant
+from helion_compile.kernels import norm_quant, quant
 from helion_compile.tune.cases import cases_of, read_model, read_shapes, read_tokens
 from tests.support import ROOT
 from tests.support.small_kernels import add
@@ -69,6 +69,15 @@ CALLS = {
         lambda odd: define(configs=Configs(default=lambda case: odd)).table.pick(CASE, H200),
         {"None", "a dict"},
     ),
+    "Configs(adapt)": (lambda odd: define(configs=Configs(adapt=odd)), {"None"}),
+    "Tuning(candidates)": (lambda odd: define(tuning=Tuning(candidates=odd)), {"None"}),
+    "reference's arguments": (lambda odd: add(odd, X), {"a number", "a negative", "a float", "a tensor", "NaN"}),
+    "case's arguments": (lambda odd: add.pick((odd, X)), ()),
+    "pick(args)": (add.pick, ()),
+    "require_supported(args)": (add.require_supported, {"a list"}),
+    "check(kernel)": (lambda odd: check(odd, X, X), ()),
+    "check(rtol)": (lambda odd: check(add, X, X, rtol=odd, atol=odd), {"None", "a number", "a float"}),
+    "check(raise_exception)": (lambda odd: check(add, X, X, raise_exception=odd), ()),
     "call(name)": (lambda odd: helion_compile.call(odd, X), ()),
     "call(…, args)": (lambda odd: helion_compile.call("quant", odd), ()),
     "quant(x)": (lambda odd: quant(odd, None, None, "", False), ()),
@@ -87,6 +96,9 @@ CALLS = {
     "ConfigTable(default)": (lambda odd: ConfigTable("a", default=odd), {"None"}),
     "ConfigTable(folders)": (lambda odd: ConfigTable("a", folders=odd), {"None"}),
     "ConfigTable(kernel_fingerprint)": (lambda odd: ConfigTable("a", kernel_fingerprint=odd), {"None", "a text"}),
+    "ConfigTable(adapt)": (lambda odd: ConfigTable("a", adapt=odd), {"None"}),
+    "Row(file)": (lambda odd: Row(CASE, {}, file=odd), {"None", "a text"}),
+    "Row(index)": (lambda odd: Row(CASE, {}, index=odd), {"a number", "a negative"}),
     "ConfigTable.pick(case)": (lambda odd: ConfigTable("a").pick(odd, H200), {"a list", "a dict"}),  # not hashable: Python's
     "ConfigTable.pick(gpu)": (lambda odd: ConfigTable("a").pick(CASE, odd), {"a list", "a dict"}),
     "ConfigTable.rows": (lambda odd: ConfigTable("a").rows(odd), ()),
@@ -106,6 +118,7 @@ CALLS = {
     "explain(model)": (explain, ()),
     "explain(verify)": (lambda odd: explain(add, X, X, verify=odd), ()),
     "explain(dynamic)": (lambda odd: explain(add, X, X, dynamic=odd), {"None"}),
+    "explain({name: …})": (lambda odd: explain(add, X, X, options={odd: 1}), {"a list", "a dict", "a text"}),
     "explain(options)": (lambda odd: explain(add, X, X, options=odd), {"None", "a dict"}),
     "report(compiled)": (report, ()),
     "debug(folder)": (lambda odd: debug(odd).__enter__(), {"a text"}),
@@ -151,6 +164,38 @@ def test_what_was_asked_what_was_found_and_what_to_do():
         define(colour="red")
     with pytest.raises(KernelArgumentError, match=r"quant\(x.*\) was called with wrong arguments"):
         helion_compile.call("quant", X)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda none: define(configs=Configs(default=none)),
+        lambda none: define(configs=Configs(adapt=none)),
+        lambda none: define(tuning=Tuning(inputs=none)),
+        lambda none: define(tuning=Tuning(shapes=none)),
+        lambda none: define(tuning=Tuning(candidates=none)),
+        lambda none: warm_up(add, [1], none),
+        lambda none: warm_up(none, [1], tokens),
+    ],
+)
+def test_a_function_of_other_arguments_is_found_where_it_is_given(call):
+    with pytest.raises(TypeError, match=r"takes \(\); give "):
+        call(lambda: None)
+
+
+def test_what_no_type_tells():
+    with pytest.raises(ValueError, match="debug.folder. is 'a.x00b', with a character that no path has; give the folder"):
+        debug("a\0b").__enter__()
+    with pytest.raises(ValueError, match=r"report.to_html\(file=…\) is 'a.x00b', with a character"):
+        Report(()).to_html("a\0b")
+    with pytest.raises(ValueError, match=r"report.to_json\(indent=…\) is 1000000*….* give at most 80 spaces"):
+        Report(()).to_json(10**400)
+    rows = torch.ones(4, 64)
+    args = (rows, torch.ones(4), None, None, None, None, 1e-6, "rms", "float8_e4m3fn", False, False)
+    reason = norm_quant.check_supported(*args)
+    assert reason == "weight is [4] and x [4, 64]; it takes one element for each of 64 in a row"
+    reason = norm_quant.check_supported(rows, torch.ones(64), None, rows[:1], *args[4:])
+    assert reason == "residual is [1, 64] and x [4, 64]; both must have one shape"
 
 
 @pytest.mark.parametrize("dynamic", [None, True])

@@ -107,6 +107,8 @@ def _check_supported(args):
         return f"there is a bias, which the library {args.library!r} does not add; {' and '.join(TAKES_BIAS)} do"
     if bias is not None and (bias.dim() != 1 or bias.stride(0) != 1):
         return f"the bias is {tuple(bias.shape)} with strides {tuple(bias.stride())}; it takes [N], contiguous"
+    if bias is not None and bias.size(0) != w.size(0):
+        return f"the bias has {bias.size(0)} elements and w {w.size(0)} rows; it takes one for each"
     if bias is not None and bias.dtype not in FLOATS:
         return f"the bias is {bias.dtype}; it takes {', '.join(map(str, FLOATS))}"
     return None

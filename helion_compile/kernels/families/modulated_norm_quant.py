@@ -47,6 +47,7 @@ from helion_compile.kernels.device.rows import (
     view_as_row,
     view_by_group,
 )
+from helion_compile.kernels.families.norm_quant import check_norm_shapes
 from helion_compile.kernels.families.quant import get_quantizer_fields, make_quantizer
 from helion_compile.kernels.families.row_configs import adapt_row_config, choose_warps
 
@@ -114,6 +115,7 @@ def _check_supported(args):
         return "there is a gate and no residual to which what it multiplies is added"
     return (
         check_rows(x=x, weight=args.weight, bias=args.bias, residual=residual)
+        or check_norm_shapes(args)
         or check_rows(gate=args.gate, mod_scale=args.mod_scale, mod_shift=args.mod_shift)
         or check_batches(x, mod_scale=args.mod_scale, mod_shift=args.mod_shift, gate=args.gate)
         or check_scalar(scale=args.scale, scale_ub=args.scale_ub)

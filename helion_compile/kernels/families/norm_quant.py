@@ -5,10 +5,11 @@ Letters: ``M`` rows (tokens), ``K`` hidden size.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import helion.language as hl
 import torch
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from helion_compile.configs.case import Case
 from helion_compile.helion_kernel import Configs, Tuning, kernel
@@ -38,7 +39,7 @@ from helion_compile.kernels.device.rows import (
 from helion_compile.kernels.families.quant import get_quantizer_fields, make_quantizer
 from helion_compile.kernels.families.row_configs import adapt_row_config, choose_warps
 
-__all__ = ["NormQuantArgs", "norm_quant"]
+__all__ = ["NormQuantArgs", "check_norm_shapes", "norm_quant"]
 
 
 class NormQuantArgs(NamedTuple):
@@ -79,6 +80,19 @@ def _case(args):
     )
 
 
+def check_norm_shapes(args: Any) -> str | None:
+    """Why weight [K], bias [K] and residual [M, K] do not belong to x [M, K], as a sentence, or None."""
+    x, residual = args.x, args.residual
+    for name, vector in (("weight", args.weight), ("bias", args.bias)):
+        if vector is not None and statically_known_true(vector.numel() != x.size(-1)):
+            return (
+                f"{name} is {list(vector.shape)} and x {list(x.shape)}; it takes one element for each of {x.size(-1)} in a row"
+            )
+    if residual is not None and any(statically_known_true(a != b) for a, b in zip(residual.shape, x.shape, strict=False)):
+        return f"residual is {list(residual.shape)} and x {list(x.shape)}; both must have one shape"
+    return None
+
+
 @takes(NormQuantArgs)
 def _check_supported(args):
     x, residual = args.x, args.residual
@@ -86,6 +100,7 @@ def _check_supported(args):
         return f"residual is {residual.dtype} and x is {x.dtype}; both must have one dtype"
     return (
         check_rows(x=x, weight=args.weight, bias=args.bias, residual=residual)
+        or check_norm_shapes(args)
         or check_scalar(scale=args.scale, scale_ub=args.scale_ub)
         or check_norm(args.norm)
         or check_quantizer(args.quantizer, x.size(-1), args.exact)
