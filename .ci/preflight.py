@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `make` asks of a Python before it uses it: `preflight.py python`, `... torch VERSION`, `... gpu`.
 
 Exits with a sentence when the answer is no. Needs nothing but the standard library until it asks torch for a GPU.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A Qwen3 quantised to fp8, compiled with backend="helion": what was fused, what it looks like, how exact, how fast.
 
     python examples/demo.py [--model FOLDER] [--layers N] [--batch B ...]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real model classes, small enough for a laptop, with their linears quantised to fp8 per row.
 
 The demo and the tests build their models here. It lies beside the demo because the demo has to run from a checkout

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One layer of a printed FX graph, short enough to read."""
 
 import re

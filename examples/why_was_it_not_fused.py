@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Four quantisers that look alike.  One is fused; of the others the report says what is in the way and what would fuse.
 
 python examples/why_was_it_not_fused.py

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A Helion function of your own as one node of PyTorch's graphs.
 
     python examples/your_own_kernel.py

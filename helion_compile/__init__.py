@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Helion kernels as first-class citizens of PyTorch's compiler.
 
 torch.compile(model, backend="helion")     norm -> quantise -> matmul chains run as fused Helion kernels

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m helion_compile COMMAND``, installed as ``helion-compile COMMAND`` too."""
 
 from helion_compile.cli.main import main

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The versions that this package was tested with, and each private name of torch, Triton, Helion and vLLM that it uses.
 
 No other file names one (``tests/test_private_imports.py``); a name is imported from here::

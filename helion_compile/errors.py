@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Errors a user can meet, each a subclass of the built-in error it refines; checks of arguments, and how they quote them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HelionKernel: what a call of a kernel does.  What a kernel is stands in ``definitions/spec.py``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A dict that forgets what was not used lately."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files and folders that nobody but the user may write: what is executed, and what is read as the user's own, comes from such.
 
 A folder of caches may lie in ``/tmp``, where others can make one of its name first, or put a link or a pipe into it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a graph computes, and rewriting it by that.  Needs torch only.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The versions that ``passes`` was tested with, and every name of torch that is not public; no other file imports one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Digest a package's sources: what caches know a version of our code by."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Work that only tells something: where it fails, that is a line in the log, and what it tells of goes on."""
 
 from __future__ import annotations

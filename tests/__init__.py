@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tests of what this repository holds; a package, so that they find ``tests.support`` wherever the checkout lies."""

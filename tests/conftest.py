@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every test starts from a compiler that remembers nothing, with global state as it was."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a type checker knows of the public names: read by ``make typecheck``, never run."""
 
 from typing import TYPE_CHECKING, Any

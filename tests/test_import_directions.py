@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Imports of both packages run down only: from room to room, without circles of files; and no file outgrows its subject.
 
 An import counts wherever it stands: in a function, where it would only hide a circle, and under TYPE_CHECKING, where it still

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """helion_compile as users have it: from a wheel, by an editable install and from a checkout on PYTHONPATH.
 
 Whichever it is, a user's own folder ``passes`` beside his script does not break ours, nor ours his.

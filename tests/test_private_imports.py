@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Private names of torch, Triton, Helion and vLLM stand in ``compat`` alone, one a package."""
 
 import ast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A hook of mkdocs: pages that lie outside of ``docs/``, and links between all of them.
 
 In the repository a page links to files, by paths that GitHub and editors follow.  Here each such link leads to the page that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bench chains``: norm → quantise → GEMM, against Inductor's kernel followed by the library's GEMM or by CUTLASS.
 
 Both kernels are replayed in one CUDA graph with weights that are not in the L2; ours with PDL, as in a model.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bench launch``, cold start: 28 kernels compiled and ready, in fresh processes, with empty and with warm caches.
 
 Seven numbers of tokens × four hidden sizes of ``norm_quant``, each with a config of its own, as a tuned table has them.

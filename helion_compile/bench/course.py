@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What ``bench kernels`` and ``bench chains`` have in common beside their rows: options, what they need, and how they end."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bench launch``, decode: whether under CUDA graphs the GPU is ever idle between the kernels of a step."""
 
 from __future__ import annotations

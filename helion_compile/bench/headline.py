@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The README's chart: how many times faster a chain and a served model are, as bars, from files of measured rows.
 
 Two files make it: rows of ``bench chains``, and runs of ``bench vllm`` with and without the plug-in.

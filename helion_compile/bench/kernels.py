@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bench kernels``: each kernel against what Inductor makes of the same function, with a check of the results.
 
 A row is the device time of a call in a CUDA graph, with inputs that are not in the L2.  ``--vllm`` adds vLLM's CUDA operators

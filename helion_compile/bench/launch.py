@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bench launch``: what a call costs the host, eagerly and in a compiled graph, side by side with the other ways to launch.
 
 Medians in µs of calls that queue work on an idle GPU, all in one process; then cold starts, each in a process of its own.

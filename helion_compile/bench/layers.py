@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bench layers``: decoder layers of a Hugging Face Qwen3, fp8 per row by torchao, compiled by Inductor and by us.
 
 One forward pass without a KV cache: ``batch`` sequences of ``tokens`` tokens.  Compile time is that of the first call, with

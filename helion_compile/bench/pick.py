@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m helion_compile bench pick``: what choosing a config costs on the host, beside vLLM's own picker.
 
 The benchmark of https://github.com/vllm-project/vllm/pull/40850: 80 000 picks among 300 rows, for 8 shapes. It needs no

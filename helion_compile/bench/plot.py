@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bench plot``: the pictures of rows that were measured before, from files of ``bench kernels`` and from config tables.
 
 Needs no GPU.  The rows of a config table have a time and Inductor's or the library's; their bytes and operations follow from

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures of rows: how many times faster than a baseline over the number of tokens, and the roofline.
 
 Colours and greys that can be read on white and on black, for pages in both.  Needs matplotlib, which is in the extra

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bench random``: kernels against Inductor for shapes drawn at random, most of which no table was made for.
 
 A draw is a kernel with a scheme, a width K and some numbers of tokens.  Inductor compiles it once for a range of tokens, as

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m helion_compile bench reading``: what the pass takes for graphs of up to 100 000 nodes, and of compiling a model.
 
 Needs no GPU; for the model transformers and torchao.

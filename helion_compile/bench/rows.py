@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows of measurements: a time beside those of others and beside what the GPU allows; printed, summed up and kept as JSON."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What ``bench kernels`` measures: each kernel of the catalogue, in the kinds in which models call it.
 
 Arguments are those that the tuner makes for a case, so that rows and config tables speak of the same calls.

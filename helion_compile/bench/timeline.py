@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the time of a step goes on the GPU: in its kernels, in copies around them, and in between."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Timing on a GPU: device time under CUDA-graph replay, host time of calls that only queue work, and what the GPU can do."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bench vllm``: a Qwen3 with fp8 linears in vLLM, as it comes and with our pass, in turn, each in a process of its own.
 
 Weights are random and the same in every process.  A scheme is ``token`` (per-token activations, per-channel weights),

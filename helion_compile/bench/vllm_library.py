@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vLLM's CUDA operators as baselines: its operator library alone is loaded, without the rest of vLLM.
 
 Each function takes what our kernel takes and calls vLLM 0.26.0's operator for it, which writes to tensors that it is given.

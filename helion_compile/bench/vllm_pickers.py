@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vLLM's own config pickers, taken out of a vllm wheel or an installed vllm for a side-by-side measurement.
 
 Importing ``vllm`` would start its platform plug-ins and need its compiled extensions. A picker needs neither: it is one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One process of ``bench vllm``: ``python -m helion_compile.bench.vllm_run SPEC.json``.
 
 Starts vLLM on a Qwen3 of the given shape, gives it random weights, runs the work and writes times as JSON.

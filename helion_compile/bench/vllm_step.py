@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One decode step of ``bench vllm --profile``: where its time goes in each variant, and the least it can be.
 
 The least is the bytes that have to move, each once, at the bandwidth of a copy: the weights of the GEMMs, the keys and

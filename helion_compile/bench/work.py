@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a kernel has to do: the bytes that it moves and the operations of its ``reference``, without a GPU."""
 
 from __future__ import annotations

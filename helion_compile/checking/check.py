@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``check(kernel, *args)``: the body against the reference, and all that is declared beside them, without a GPU too."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether two results are one: their layouts exactly, their values as far as rounding allows."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The steps that ask what the author declared: support check, case, configs, tuning, fallbacks."""
 
 from __future__ import annotations

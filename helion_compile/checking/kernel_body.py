@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The steps that run something: the reference, the body, and Helion's compiler."""
 
 from __future__ import annotations

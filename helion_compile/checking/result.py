@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What ``check`` found: one step for each thing that was looked at."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is checked: a kernel and the arguments of one call, which every step gets as copies of its own."""
 
 from __future__ import annotations

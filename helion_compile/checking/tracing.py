@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The steps that trace: on fake tensors, and by Dynamo for sizes that change."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m helion_compile env``: what a bug report needs to say of the machine."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m helion_compile explain``: the report of a Hugging Face causal language model, from its config alone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m helion_compile configs import``: config files of vLLM's Helion kernels become rows of a table."""
 
 from __future__ import annotations

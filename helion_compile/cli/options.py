@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What argparse makes of the options that several commands have."""
 
 from __future__ import annotations

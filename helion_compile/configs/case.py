@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The key fields a tuned config depends on, as a value: ``Case(hidden_size=4096, num_tokens=16, dtype="bf16")``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Table files: where they lie, reading them whatever state they are in, and writing them without losing a row.
 
 A table is one JSON list of rows for one kernel and one GPU, ``<folder>/<kernel>/<gpu>.json``. It is data: nothing in it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which GPU a config was measured on, and which others it also suits."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading the config files of vLLM's Helion kernels as rows of a table.
 
 Three forms are read: the list ``[{"key": {"hidden_size": 4096, "num_tokens": 16}, "config": {…}}]``, the older flat

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rows of one GPU, arranged so that a case finds its row at once."""
 
 from __future__ import annotations

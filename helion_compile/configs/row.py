@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One row of a config table: a case, its config, how fast it was, and what it was made with."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ConfigTable: which config a kernel runs with for a case on a GPU, and where that config came from."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Arguments that no kernel takes, whatever it computes: containers, tensors that are no plain memory, wanted gradients."""
 
 from __future__ import annotations

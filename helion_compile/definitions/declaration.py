@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the author of a kernel states of it in groups: how its configs are found, and what the tuner has to know."""
 
 from __future__ import annotations

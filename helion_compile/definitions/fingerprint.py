@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Digests of what a kernel is made of: equal in every process, different after an edit.
 
 There are two, kept apart by what a wrong answer costs:

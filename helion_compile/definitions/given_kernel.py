@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What counts of a ``helion.kernel`` object that a kernel is made of; what cannot hold is refused, or said in the log."""
 
 from __future__ import annotations

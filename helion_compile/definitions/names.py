@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of kernels: ``namespace::name``, as ``torch.library`` has them.
 
 The kernels of this package are ``helion_compile::norm_quant``.  Any other's namespace is its module, as in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Arguments that share memory where a kernel writes: which comes first, a write or the other's, nothing decides.
 
 Eager calls would do both in some order, and compiled graphs, which copy new values back one by one, would lose one.

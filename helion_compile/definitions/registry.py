@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kernels by name and by key: how a graph node, which holds only text, finds its kernel again."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KernelSpec: what a kernel is, without running it.  Everything below HelionKernel is written against it."""
 
 from __future__ import annotations

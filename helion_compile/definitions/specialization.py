@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What Helion's compiled code may take for granted of a call, beyond what Helion itself tells apart."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a kernel is made of, checked where it is defined."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """While a graph is traced tensors have no values: what a kernel's functions may not ask of them."""
 
 from __future__ import annotations

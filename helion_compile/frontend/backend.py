@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What ``torch.compile(…, backend="helion")`` finds by its name: the backend, imported when it is first called.
 
 Torch looks a backend up without a lock: several threads that compile first all load the entry point, and each but one of them

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tracing a model up to the point where ``backend="helion"`` hands its graphs to Inductor's code generation.
 
 What comes after, compiling kernels, takes most of torch.compile's time and changes nothing of what was fused.  The graphs

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What ``backend="helion"`` does with a graph: Inductor, with our pass in front of its own post-grad passes.
 
 Everything that Inductor can do stays: modes, options, caches, CUDA graphs, and a user's own post-grad passes.

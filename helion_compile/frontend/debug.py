@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``debug``: everything that compilation made, as files to read, run and step through.
 
 Beside what depyf writes (Dynamo's bytecode decompiled, Inductor's code), each graph that ``backend="helion"`` compiles gets a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``explain``: what ``backend="helion"`` does to a model, and why not more."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``export``: a model as a package that runs without Python, and without this package.
 
 Thin over torch's own: ``torch.export.export``, our pass in Inductor's hook, ``torch._inductor.aoti_compile_and_package``.

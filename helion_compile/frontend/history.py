@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What was compiled so far: the reports of each call of ``torch.compile(…, backend="helion")``, found again by its result.
 
 Dynamo keeps what it compiled with the code object of the function, for every backend object that is equal: a second equal

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inductor as ``backend="helion"`` calls it: its compiler, the hook for our pass, and its error for graphs to train."""
 
 from __future__ import annotations

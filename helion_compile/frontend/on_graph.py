@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A graph that was rewritten, or came from a cache: its report is kept, printed graphs get notes, `tlparse` gets artifacts."""
 
 from __future__ import annotations

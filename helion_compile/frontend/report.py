@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``report``: what was fused in a model that was compiled and has run.
 
 Private interfaces (``compat``): the backend object in which ``torch.compile`` wraps a backend's name and options, which the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``options={"verify": True}``: before a graph is compiled, its sites are checked, and the broken ones left out."""
 
 from __future__ import annotations

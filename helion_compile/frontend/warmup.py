@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``warm_up``: compile what a server will need before it serves, on all CPU cores.
 
 A dry run notes which calls have no launch plan yet and gives them their reference's result.  Helion traces each kernel in this

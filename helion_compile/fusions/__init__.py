@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What becomes what: chains of semantic ops and the kernel that each becomes.
 
 One fusion a file, named as its kernel.  Each has ``KERNELS``, all kernels that it may put into a graph, and

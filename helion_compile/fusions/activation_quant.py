@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Activation -> quantise: ``activation_quant``.
 
     gate -> sigmoid -> mul(gate) -> mul(up) -> a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Activation -> concatenate -> quantise: ``concat_activation_quant``.
 
     mlp -> gelu -> a

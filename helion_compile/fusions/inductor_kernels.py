@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What Inductor puts into one kernel with what is around it, and what it only calls."""
 
 from __future__ import annotations

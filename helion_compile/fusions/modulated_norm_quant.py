@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Norm -> modulate -> quantise: ``modulated_norm_quant``.
 
     x -> var_mean -> add(eps) -> rsqrt -> mul(x - mean) -> n

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Norm -> quantise: ``norm_quant``.
 
     x -> pow -> mean -> add(eps) -> rsqrt -> mul(x) -> mul(weight) -> n

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Norm -> rotary embedding, of queries or keys: ``norm_rope``.
 
     x -> pow -> mean -> add(eps) -> rsqrt -> mul(x) -> mul(weight) -> n

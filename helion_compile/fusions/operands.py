@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A kernel's arguments, made of nodes to call it or of fake tensors to ask it first, in the shapes that kernels take."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The choice between a kernel and what Inductor makes of the same chain: by what the tables hold of both, and by bytes.
 
 A quantiser alone is left to Inductor where that puts it into the kernel that computes x: a kernel of ours would be one more,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Quantise alone: ``quant``.
 
     x -> abs -> amax -> div(qmax) -> scale

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Something -> quantise as one call of a kernel: what all such fusions ask of the quantiser and hand to the kernel."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rotary embedding by complex products: ``rope``.
 
     x -> to(fp32) -> view_as_complex -> mul(freqs) -> view_as_real -> to(x's dtype) -> out

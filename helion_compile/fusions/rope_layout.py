@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every fusion that rotates heads asks of a chain, and the tensors that it hands to its kernel.
 
 Letters: ``B`` sequences, ``S`` tokens, ``H`` heads, ``D`` elements of a head, ``R`` of them rotated.  Where all tokens stand

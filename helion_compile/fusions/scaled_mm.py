@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scaled matmul: ``scaled_mm``, where tables or the kernel's own judgement find it faster than the library's.
 
     _scaled_mm(a, w.t(), a_scale, w_scale, bias) -> out

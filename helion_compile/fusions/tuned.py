@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether anything vouches for a kernel in a case: rows of a table, or a measurement of its default config.
 
 Both say something of one scheme on one architecture.  Where neither does, the chain stays with Inductor or the library.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Dynamo: a HelionKernel called inside a compiled function becomes a ``helion_kernel`` node.
 
 Private interfaces (``compat``): ``VariableBuilder``'s table by which Dynamo wraps Python objects, ``VariableTracker``, and the

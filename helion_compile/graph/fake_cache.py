@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What calls of a kernel give on fake tensors, kept while one graph is traced.
 
 A reference is some twenty operations, each a fraction of a millisecond on fake tensors, and a model calls a kernel with the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The higher-order op ``helion_kernel``: one graph node for one call of a Helion kernel.
 
     %out = torch.ops.higher_order.helion_kernel(%x, %weight, 1e-06, kernel="helion_compile::norm_quant@1f3a5c77")

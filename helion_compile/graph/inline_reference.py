@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a device has no kernel: a ``helion_kernel`` node becomes the operations of its reference.
 
     %out = helion_kernel(%x, %weight, …, kernel="helion_compile::norm_quant")     on a CPU

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inductor: a ``helion_kernel`` node becomes one call in the generated wrapper, on buffers that Inductor allocates.
 
     buf1 = empty_strided_cuda((16, 4096), (4096, 1), torch.float8_e4m3fn)

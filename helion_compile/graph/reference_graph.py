@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The graph of a kernel's reference, as it may stand for a ``helion_kernel`` node.
 
 The reference is traced on the node's fake arguments, without writes: for an argument that it writes to, the graph gives the

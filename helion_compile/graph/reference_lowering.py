@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inductor: a ``helion_kernel`` node lowered to the operations of its reference, or of another function in torch.
 
 This is for generated code without Python on a device that has no kernel.  ``inline_reference.py`` does the same to a graph,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a call with symbolic sizes uses, over the range of these sizes: configs and library functions, each for a part of it.
 
 Code without Python cannot ask a table.  So the table is asked while the code is made, for each part of the range.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Making constants of a model's ``eps`` again.
 
 With ``dynamic=True`` Dynamo makes graph inputs of all Python floats, so that a changed one needs no new graph.  An eps does

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inductor: a ``helion_kernel`` node lowered to the Triton kernels that it launches, for generated code without Python.
 
     call_helion_norm_quant_0(arg0_1, arg1_1, buf1, buf2, …, s0, 1, 1, device, stream)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Quantised weights are tensor subclasses; unwrapping them once, when compiling, instead of on every call.
 
 Up to torch 2.12 each call of a compiled model runs Python for every weight that is a subclass: its ``__tensor_flatten__``, a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inductor: what a ``helion_kernel`` node becomes in code without Python, as AOTInductor and ``cpp_wrapper=True`` make it.
 
 | the node | becomes |

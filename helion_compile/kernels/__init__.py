@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernels that ship with the package; importing this makes them findable by name.
 
 ``families`` has one kernel a file, ``device`` what several of them compute with.  The files lie a folder deeper than the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A kernel's arguments as one NamedTuple a family: names and order stand in one place.
 
 Reference, key, support check and library fallbacks take the tuple, made by :func:`takes`; the tuner's inputs and the fusions

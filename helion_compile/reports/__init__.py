@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The report: what was fused in a model, what was not, and why; as data, text, JSON and HTML.
 
 What reports say and how they are kept lives here; the frontend, vLLM and the command line may import it.

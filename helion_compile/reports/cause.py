@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where nothing was fused: what there would have been, and the likeliest cause, from what the graphs hold."""
 
 from __future__ import annotations

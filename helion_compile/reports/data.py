@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A report as plain data and JSON; ``report.schema.json`` beside this file says what is in it."""
 
 from __future__ import annotations

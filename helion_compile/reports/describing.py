@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From what the pass recorded, and the graph it left, to what a report says of that graph."""
 
 from __future__ import annotations

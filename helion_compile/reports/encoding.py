@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reports as JSON that is read back: dataclasses as objects of their fields, whose annotations say what has to stand there.
 
 What is read may be anything.  So each value has to be of exactly the type that its field says, and nothing beyond: no field

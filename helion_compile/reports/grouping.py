@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What happens alike in many layers is told once, in the text as on the page, with the range of their numbers."""
 
 from __future__ import annotations

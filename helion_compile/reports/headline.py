@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The story of a report in three lines: what was gained over Inductor, what held most back, what to do next."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A report as one HTML page: data, style and script in the file, nothing from a network."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which report this is: model, device, versions, date, command."""
 
 from __future__ import annotations

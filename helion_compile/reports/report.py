@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``Report``: what happened to a model, with the forms that it can take."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reports of graphs that Inductor keeps in its cache: it serves the code of a later process, so the report is served too.
 
 One file a graph beside Inductor's own (``<cache folder>/helion_reports``, which goes when that folder is emptied), named by

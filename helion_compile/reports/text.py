@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A report as plain text, for a terminal or a file.
 
 What happens alike in many layers is told once, with the range of their numbers: "model.layers.0-35.mlp.down_proj".

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calls from Inductor's generated code: outputs are allocated already, and what a graph fixes is not looked at again."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Making what a call runs: its launch plan, or what takes the place of one."""
 
 from __future__ import annotations

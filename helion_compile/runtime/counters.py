@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What was compiled so far in this process: after a warm-up these numbers stand still, which a server can check."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calls of the CUDA driver that torch has no function for, through ctypes."""
 
 from __future__ import annotations

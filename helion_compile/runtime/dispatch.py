@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Running a kernel, eagerly and behind the graph node; generated code calls through ``call_site.py``.
 
 On a GPU each call replays a launch plan (``record.py``), found by its plan key (``plan_key.py``).  On other devices, and for

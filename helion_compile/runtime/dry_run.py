@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Noting which calls would need a new plan, instead of making it: how a warm-up learns what to compile.
 
 In a dry run such calls give their reference's result, so that a model runs through with right values.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a host function does besides launching, watched while it runs with a launcher that only takes notes.
 
 Helion generates it around its Triton kernels.  It may allocate, and make views; what computes is found here.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programmatic dependent launch (PDL): which launches may begin while the kernel before them still runs.
 
 A kernel that waits for the one before it (``kernels/device/pdl.py``) may be put on the GPU early.  Behind another kernel that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A bounded store of launch plans, emptied when what they were made from changes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The key of a launch plan: all that its compiled kernels are specialised on."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names in a profiler's trace: each call of a kernel inside a range that says which place of the model it is for.
 
 A range costs 0.15 µs even where nobody profiles, a tenth of a launch, so there is none then.  Generated code asks once a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Launch plans: what a call with these shapes does, recorded once and replayed.
 
 A plan is made by running Helion's generated host function once with a launcher that only takes notes, on the real

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where nothing is launched: on devices without the kernel, and for empty tensors, its ``reference`` runs."""
 
 from __future__ import annotations

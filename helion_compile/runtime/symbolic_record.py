@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a host function would launch, with sizes that are not known yet: on fake tensors, whose sizes are symbols.
 
 Generated code without Python launches by itself, so it needs what a launch plan (``record.py``) needs of a call: the outputs,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The last step of a launch, as Python source: one call with everything but addresses and the stream looked up beforehand.
 
 Triton's own launcher looks up hooks and scratch memory and unpacks its arguments again on every call, and triton 3.6 runs a C

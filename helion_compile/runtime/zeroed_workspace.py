@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory that is zero before and after each launch: what kernels with ``zeroed_workspace`` get for ``torch.zeros``.
 
 Launches on one stream follow one another, so they share one block; streams have a block each.  A launch in a CUDA graph may

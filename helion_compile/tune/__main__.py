@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m helion_compile tune``: measure configs for kernels on this GPU and write them to the config tables."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Helion's own autotuner on one case, in a process of its own: what the tuner's winners are compared with.
 
 A process, because the autotuner forks and spawns others, which a daemon may not; because each of those imports the main module

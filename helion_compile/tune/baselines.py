@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Times of what a kernel competes with, taken beside the search: compiled in processes of their own, timed in its pauses."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which configs to try: seeds from what is known, then steps from the best so far through Helion's own config space."""
 
 from __future__ import annotations

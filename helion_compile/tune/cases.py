@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which cases to tune: the shapes of a model's layers, read off its Hugging Face ``config.json``, times token counts."""
 
 from __future__ import annotations

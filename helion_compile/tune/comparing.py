@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far the tuner's winners are from those of a full Helion autotune, on a sample of the cases."""
 
 from __future__ import annotations

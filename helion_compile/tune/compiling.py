@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compiling a config for a GPU, in a process that need not have one.
 
 Helion makes code from CPU tensors, and Triton compiles for a GPU that it is told of, so the CPU cores can fill Triton's

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The search over the cases that share their exact key fields, and with them their compiled code: one row of token counts.
 
 Seeds first; then, round by round, from the best config of each case the steps that promise most, and the best configs of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Generated code and launches of many configs, for one state of the sources: run as a script, JSON in and JSON out.
 
 :mod:`helion_compile.tune.restamp` runs this file twice, with two states of ``helion_compile`` in ``PYTHONPATH``.  So it

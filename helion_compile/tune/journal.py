@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Everything measured so far, a line a fact, so that a run that was interrupted anywhere continues where it was."""
 
 from __future__ import annotations

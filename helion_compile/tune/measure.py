@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a worker process does on the GPU: time a config, time what Inductor makes of ``reference``, check a result.
 
 Times are of CUDA-graph replays with a cold L2: each launch of a graph has inputs and outputs of its own, and before each

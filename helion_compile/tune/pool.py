@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compilation on all CPU cores; what crashes a compiler, or takes it too long, costs that config and not the run."""
 
 from __future__ import annotations

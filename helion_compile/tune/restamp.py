@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m helion_compile configs restamp``: shipped rows of a kernel whose sources changed and whose code did not.
 
 A row names the version of the kernel that it was measured with, a digest of the sources, which a rename changes.  Here the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether two generated modules are one program: equal but for comments, docstrings and the names that they give themselves.
 
 Names of Triton, torch and Python are no such names: ``tl.max`` is not ``tl.min``, however consistently it stands there.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One run of the tuner: families of cases are searched a few at a time, so that the GPU measures one while the CPU cores
 compile for the others."""
 

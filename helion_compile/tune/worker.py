@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A process that measures or compiles, so that a config which breaks the CUDA context, hangs or kills it costs one result.
 
 The parent sends ``(method, arguments)`` and gets ``("ok", value)``, ``("error", sentence)`` or, when the process can measure

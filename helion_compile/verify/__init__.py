@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Running each fused site against what it replaces, on real values, and judging the difference by a contract.
 
 It reads records of ``passes`` alone; reports and the frontend may import it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far one result of a fused site is from the original's, and whether that is within the contract.
 
 Steps: neighbouring values of the result's dtype are one step apart.  A result in fp32 whose original values all fit in a

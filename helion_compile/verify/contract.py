@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a fused site promises, in numbers that one run can check.  ``docs/numerics.md`` gives the argument for each.
 
 ``"default"``: each element lies between the original's value and the value in fp64, or one step beyond (64 steps for a

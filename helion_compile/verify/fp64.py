@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A part of a graph computed in fp64: what its code would give if it never rounded on the way."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Running a rewritten graph once, and at each fused site the original beside it, on the same inputs.
 
 Graphs that the graph calls (repeated regions, branches, loops) are run so too, and what is found in all calls of one is put

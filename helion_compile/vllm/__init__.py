@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our pass inside vLLM's compiler.
 
 Two ways in, and both at once do no harm:

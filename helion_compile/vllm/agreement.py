@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All ranks make the dry runs of a warm-up, or none: a model's step has collectives, in which each waits for the others.
 
 What ranks agree on is in the store behind vLLM's own group of all of them, never in a collective: a rank where the plug-in is

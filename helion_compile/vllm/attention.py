@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The quantiser behind attention in one graph (``use_inductor_graph_partition``): vLLM's to fuse where it can, else ours.
 
 vLLM's fusion makes attention itself write fp8, which saves more than ours can.  It is one of its passes that a config may

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vLLM's promise that a token's bits do not depend on which others share its batch: ``VLLM_BATCH_INVARIANT=1``.
 
 Configs are picked by the number of tokens, and a config says in which order a kernel sums.  A fusion with a sum in it would

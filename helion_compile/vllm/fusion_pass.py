@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pass as vLLM takes passes; the one module of ours that needs vLLM to be imported."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What vLLM has to know of us besides the pass: that our node writes to nothing, and when to warm up."""
 
 from __future__ import annotations

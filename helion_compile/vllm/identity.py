@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What vLLM's compile cache knows us by."""
 
 from __future__ import annotations

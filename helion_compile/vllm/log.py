@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Messages in vLLM's log: its handlers show what is logged below "vllm"."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vLLM's pass manager with our pass in it; made by vLLM, which finds it by name (``plugin.py``)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which kernels a model calls, and how their arguments depend on the number of tokens: told by a few dry runs.
 
 A size that is the same in all runs is taken as fixed, another one as a line through the first two runs, which the others

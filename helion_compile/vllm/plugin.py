@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ``vllm.general_plugins`` entry point: with ``HELION_COMPILE_VLLM=1`` the pass joins vLLM's own.
 
 vLLM asks its platform for the class of its pass manager by name; ours is vLLM's with one pass more (``manager.py``).  What

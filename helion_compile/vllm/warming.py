@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Everything compiled before the first request, when vLLM warms itself up.
 
 A graph of vLLM serves every number of tokens, and vLLM itself runs only some of them before it serves: those that it

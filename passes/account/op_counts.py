@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What in a graph looks like a norm, a quantiser or a GEMM, by the operations alone.
 
 Matching says what nodes *compute*; this only counts operations that chains are built around.  Where nothing was fused it

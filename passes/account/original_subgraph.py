@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a replacement stands for: the part of the graph as it was, kept so that both can be run and compared."""
 
 from __future__ import annotations

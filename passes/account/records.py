@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the pass did to one graph and why not more: the data behind every report."""
 
 from __future__ import annotations

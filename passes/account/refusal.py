@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Why something is not fused, as a value: from the place that finds it out to the edge that prints it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sizes of a graph that are dynamic.
 
 Not documented by torch: ``ShapeEnv``'s tables of symbols, the same in ``compat.TORCH``.

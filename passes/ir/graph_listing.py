@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A graph as lines: one a node, with what it costs to run it as it stands."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many kernels Inductor makes of a graph, and what they move: an estimate, since nothing is compiled for it.
 
 Pointwise operations and reductions over the same elements that follow one another count as one kernel, which reads its inputs

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where in the user's program a graph node comes from."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a node's value is known to be: dtype, shape, constants, and whether two nodes are equal."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Matches that feed one another, as a fusion sees them."""
 
 from __future__ import annotations

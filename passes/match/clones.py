@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Clones of quantised values that GEMMs read: part of the quantiser, whose kernel writes rows anyway.
 
 A model whose tokens lie column by column (patches behind a convolution) quantises them as they lie, and its linear clones the

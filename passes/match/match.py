@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Nodes of a graph that compute one semantic op."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A graph's matches, and the candidates that are none."""
 
 from __future__ import annotations

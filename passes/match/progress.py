@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How near a candidate came: the steps of a semantic op, and which of them were matched."""
 
 from __future__ import annotations

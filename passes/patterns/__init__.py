@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How real models write each semantic op.
 
 A pattern is a module, or what a table of operators makes (``custom_ops.operator_table``).  It has a ``NAME`` for reports, the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows that all tokens of a batch share: scale, shift and gate of adaptive norms, as [B, 1, K] beside values [B, T, K].
 
 Letters: B batches, T tokens of one batch, K hidden size.

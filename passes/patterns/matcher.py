@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The vocabulary in which a pattern is written: steps from a node to its producers and readers.
 
 A matcher remembers every node it steps over; together they are the interior of the match.  A step that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parts of a tensor's last dimension: halves, even and odd elements, the beginning and the rest, however they are cut out."""
 
 from __future__ import annotations

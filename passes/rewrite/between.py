@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What stands between two matches that would be a chain, one directly behind the other: nodes that move rows.
 
 ::

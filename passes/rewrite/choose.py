@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The choice of the chains that are rewritten, in the order of the fusions."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CSE within a chain that is kept: copies of one value, as q, k and v each quantise an activation, are computed once."""
 
 from __future__ import annotations

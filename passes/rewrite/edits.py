@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Changes to a graph that can be taken back."""
 
 from __future__ import annotations

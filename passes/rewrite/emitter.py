@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inserting the nodes of a replacement."""
 
 from __future__ import annotations

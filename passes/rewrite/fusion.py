@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a chain of semantic ops becomes."""
 
 from __future__ import annotations

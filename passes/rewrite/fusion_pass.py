@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pass that rewrites graphs, as Inductor takes passes: options, failures, and what is recorded of each graph."""
 
 from __future__ import annotations

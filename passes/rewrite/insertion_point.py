@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a chain's replacement can stand, and why it sometimes can stand nowhere."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One run of the pass over one graph: match, choose, build, replace, and account for every candidate."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Records of a rewritten or kept chain."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Why a match became part of no site."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Semantic ops: what nodes of an FX graph compute, with every attribute that changes a bit of the result.
 
 An op says nothing of how a model writes it: ``passes.patterns`` matches the many ways of writing each of these few classes.

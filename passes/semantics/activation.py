@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Activation functions, alone or times a second half (gated)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Concatenation: the rows of one tensor with those of another behind them."""
 
 from __future__ import annotations

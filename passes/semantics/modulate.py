@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Modulation: the scale and shift of a batch behind a norm."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pages for readers: short sentences, the words of the glossary, and nothing named that is not there."""
 
 import importlib

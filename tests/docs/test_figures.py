@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures and pictures on the pages are those of the data that they come from."""
 
 import json

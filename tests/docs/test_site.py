@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The site is built, with no link that leads nowhere, and has every page."""
 
 import os

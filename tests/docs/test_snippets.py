@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a page has a reader paste: Python that runs, commands that there are, pages that are made of what they tell of."""
 
 import ast

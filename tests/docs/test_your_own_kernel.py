@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page of kernel authors: its snippets run one after the other, and print what stands below them."""
 
 import importlib.util

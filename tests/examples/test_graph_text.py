@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parts of the demo that shorten a printed graph."""
 
 import textwrap

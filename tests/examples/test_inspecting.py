@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The examples of looking run, and say what they promise."""
 
 import inspect_graphs

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real encoder, fused: as it was trained the same embeddings; in bf16, in default numerics, as near to it as before."""
 
 import collections

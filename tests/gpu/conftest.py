@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All tests in this folder need a CUDA GPU; `make test-gpu` refuses to start without one, so no skip hides them."""
 
 from pathlib import Path

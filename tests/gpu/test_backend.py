@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real model class through ``torch.compile(backend="helion")`` on the GPU: numbers, CUDA graphs, generated code, caches."""
 
 import copy

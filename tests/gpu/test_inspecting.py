@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Looking at a model on a GPU: configs and their times in the report, kernels against their originals, ranges in a trace."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Launch plans on a GPU: what they must not get wrong, one thing a test."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random sequences of calls through launch plans, each compared bit for bit with Helion's own launch of the same call.
 
 ``HELION_COMPILE_LAUNCH_CALLS=100000`` makes that many; a few thousand by default.  ``HELION_COMPILE_LAUNCH_SEED`` chooses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Launch plans in other places than the one they were made in: another GPU, another process."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The snippets that need a GPU, as they stand: beside them lies a folder with the name of the model that they load."""
 
 import os

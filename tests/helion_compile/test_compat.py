@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """helion_compile.compat: the private names are where it says, and its lists are those of the tested environments."""
 
 import importlib.metadata

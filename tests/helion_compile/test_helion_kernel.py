@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HelionKernel outside of any compiler: how it is made, called, copied, and what it says about wrong use."""
 
 import copy

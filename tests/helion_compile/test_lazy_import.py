@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``import helion_compile`` imports nothing else, and torch finds the backend without importing it."""
 
 import subprocess

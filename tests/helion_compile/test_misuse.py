@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Public functions given what they cannot take: each answers with a sentence of its own, never with an error from inside."""
 
 import inspect

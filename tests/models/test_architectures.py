@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two layers of each kind of model, quantised by torchao: exact numbers of sites, and a reason for all that is in none.
 
 A layer's quantised activations are, but for models that merge linears or have one norm a layer: the results of two norms,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real model classes, two layers each, through ``backend="helion"``: every chain is found, once, and the results hold.
 
 Two layers have eight activations that are quantised: the results of the four norms, which q, k, v and gate, up share, the

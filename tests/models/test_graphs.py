@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What real model classes look like when they reach Inductor's post-grad passes: what the fusions have to find.
 
 These counts fail first when transformers, torchao or torch change how they write a model.

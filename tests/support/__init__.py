@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What several test files need.  Tests import it as ``tests.support``; no test lives here."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The C++ that Inductor writes for a GPU that this machine need not have: lowering and code generation, and nothing run.
 
 Private interfaces: ``GraphLowering``, and what Inductor asks of a CUDA device.

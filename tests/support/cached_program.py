@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compiles one call of each kernel in the modules named on the command line, and tells what came out of Inductor's caches.
 
 After ``--save FILE`` or ``--load FILE`` the caches' content goes to a file or comes from one, as from machine to machine.

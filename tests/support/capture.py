@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Graphs as Inductor's post-grad hook gets them, from torch.compile, without generating code."""
 
 from __future__ import annotations

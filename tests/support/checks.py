@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Running a function before and after the pass, and asking why it was left alone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A headless Chromium, driven over its own debugging pipe: no driver, no port, nothing to install beside the browser."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every pattern with what it is to be read as: the table from which tests and docs/patterns.md are made.
 
 ``python -m tests.support.conformance`` writes the page.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Running a function through ``backend="helion"``'s pass up to code generation, and comparing what comes out."""
 
 import torch

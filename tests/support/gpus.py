@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Acting as if a CPU were a GPU, for what is chosen by the GPU and its tables."""
 
 from contextvars import ContextVar

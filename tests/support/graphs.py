@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Looking at what a compiler made of a function: its graphs, and in them the calls of our kernels."""
 
 from torch.fx import GraphModule, Node

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a semantic op's docstring promises, in plain torch, one step a line: the measure of whatever claims to read it."""
 
 from __future__ import annotations

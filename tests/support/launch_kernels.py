@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kernels for the launch tests: every kind of argument, and results that show which of them the kernel really got."""
 
 import helion.language as hl

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Launch plans without a GPU: a stand-in for Triton whose "binaries" write down what they were specialised on.
 
 The host function allocates one int64 output of as many elements as the launch has facts.  A compiled kernel bakes in each

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Marks for tests of what not every tested torch can do."""
 
 import pytest

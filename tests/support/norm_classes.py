@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The norm classes of the installed transformers, each as a module that can be traced."""
 
 from __future__ import annotations

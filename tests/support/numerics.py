@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Comparisons that say how far two results are apart, in the units in which the contracts are written."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fewer tests of a product of parameters: every pair of values is run, the rest by ``make test-long``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kernels that are wrong, in the place of ``quant``: on a CPU a kernel runs as its reference, so that is what is wrong."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What most tests of patterns build their programs of: functions of the corpus, a product, and its weights."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The prose of a Markdown page: its sentences, without code, addresses and headings."""
 
 from __future__ import annotations

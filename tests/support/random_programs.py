@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programs put together at random: norms, activations, rotary embeddings, quantisers and products, each in a spelling that
 some library uses, with views, casts and residual sums between them and readers beside them.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """As much of JSON Schema as ``report.schema.json`` is written in."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The smallest kernels that have one property each; [N] or [M, N] is any shape."""
 
 import helion.language as hl

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/support.md: which versions were tested together, and where; made by ``python -m tests.support.support_matrix``.
 
 From the lists of ``compat``, the pins in ``constraints``, the measurements' own account of their machine, and the tables that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random tensors that are the same in every run."""
 
 from __future__ import annotations

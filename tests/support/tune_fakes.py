@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A GPU and a compiler that are not there: times follow from the config, so that tests know which one has to win."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Activation functions inside a kernel, and the same in plain torch.
 
 Numerics.  With ``exact`` each operation is eager PyTorch's on a GPU: libdevice's exp, erf and tanh, and division as IEEE 754

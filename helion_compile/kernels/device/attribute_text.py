@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attributes of a kernel as one argument: a line of words that a person reads in a graph and the kernel while it is compiled.
 
     "float8_e4m3fn group=128 clamp=-448:448 scale_dtype=bfloat16"

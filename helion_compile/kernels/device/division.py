@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Division by a number that a row shares: one division a row, and products.
 
 A fp32 ``/`` in Triton is the GPU's approximate one (2 ulp); the correctly rounded instruction sequence has a slow path.

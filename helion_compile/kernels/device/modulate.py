@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Modulation of normalised rows, and the gated sum in front of the norm: adaptive norms of diffusion transformers.
 
 Letters: ``M`` rows (tokens), ``B`` batches, ``T`` = M / B rows of one batch, ``K`` hidden size.  Scale, shift and gate

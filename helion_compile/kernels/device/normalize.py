@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Norms over rows: their attributes as one line of text, and their arithmetic in kernels and in plain torch.
 
 Letters: ``M`` rows (tokens), ``K`` hidden size.  In kernels rows are [M, K], or [M, K / group, group] where groups share a

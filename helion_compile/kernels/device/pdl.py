@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programmatic dependent launch (PDL): a kernel begins while the one before it ends, and waits before it reads its results.
 
 Both are no operation in a kernel launched without it, and nothing at all before compute capability 9.0, whose assemblers do

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The arithmetic of quantisation, in kernels and in plain torch, shared by every kernel that quantises.
 
 Letters: ``M`` rows (tokens), ``K`` elements of a row.  ``values`` are [M, K], or [M, K / group, group] where groups share a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How values become 8 bits: the attributes that every quantising kernel takes, as one line of text.
 
 Letters: ``M`` rows (tokens), ``K`` elements of a row.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Operations on the bits of fp32 values: rounding in the middle of a kernel, to keep an eager model's steps, and order."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the kernels that work row by row share: which tensors they take, and how they read and write them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Adding up the slices of a product whose K dimension several programs share, within the launch and in a fixed order.
 
 The programs of one tile draw tickets as they start.  All but the last send their partial sums through memory that is zero

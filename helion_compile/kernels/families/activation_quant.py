@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``activation_quant``: an activation function, alone or times a second half, and quantisation to 8 bits in one pass.
 
 Letters: ``M`` rows (tokens), ``K`` elements of a row of the result.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``block_scaled_mm``: the product of two fp8 matrices with scales of groups and blocks, for few tokens.
 
 Letters: ``M`` rows of ``a`` (tokens), ``N`` rows of ``w`` (output features), ``K`` what is summed over, ``G`` its groups

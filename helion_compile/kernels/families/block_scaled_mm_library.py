@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The libraries that multiply fp8 matrices with scales of blocks, and how each is called with ``block_scaled_mm``'s arguments.
 
 Which layouts of the scales each takes is its own affair: the arguments are those of a graph that called it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``concat_activation_quant``: rows of which one part is as it is and one an activation's, quantised in one pass.
 
 Parallel blocks of diffusion transformers give attention and the activation beside it to one linear (Flux, HunyuanVideo).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``modulated_norm_quant``: a norm, its scale and shift for each batch, and quantisation to 8 bits in one pass.
 
 Adaptive norms of diffusion transformers, with or without the gated residual add before them.

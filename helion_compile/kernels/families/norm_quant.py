@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``norm_quant``: a norm, with or without the residual add before it, and quantisation to 8 bits in one pass.
 
 Letters: ``M`` rows (tokens), ``K`` hidden size.

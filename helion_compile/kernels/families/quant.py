@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``quant``: quantisation to 8 bits, one read and one write.
 
 Letters: ``M`` rows (tokens), ``K`` elements of a row.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``rope``: rotary position embedding in one contiguous pass.
 
 Letters: ``B`` sequences, ``S`` tokens of each, ``H`` heads, ``D`` elements of a head, ``R`` of them rotated.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which configs the kernels that work row by row take where no table has the case.
 
 With a scale or a norm of its own for each row a program has whole rows.  A quantiser with a static scale, or one a group, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``scaled_mm``: the product of two 8-bit matrices with their scales, for few tokens.
 
 Letters: ``M`` rows of ``a`` (tokens), ``N`` rows of ``w`` (output features), ``K`` what is summed over.

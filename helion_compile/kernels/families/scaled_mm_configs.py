@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The configs of ``scaled_mm``: the default one, those that the tuner tries, and the shapes it is tuned for.
 
 Letters: ``M`` tokens, ``N`` rows of the weight (output features), ``K`` what is summed over.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 "use strict";
 // The rows of the table: each stands for what is alike in many layers. `items` are those, and the first one's facts are told.
 const makeRows = (data) => {

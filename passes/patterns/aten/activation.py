@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """silu, gelu and relu, alone or times a second half, as models and torch's own decompositions write them.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Steps that patterns of activation functions share: what one value is beside another, products and sums with numbers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows of which one part is computed by an activation, as parallel blocks of diffusion transformers write them.
 
 ::

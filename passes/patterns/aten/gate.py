@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an activation is multiplied by, and the clamps and the offset of gpt-oss.
 
 ::

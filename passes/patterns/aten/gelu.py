@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """gelu, by erf and by tanh, as models and torch's own decompositions write it.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scaled GEMMs of aten: ``_scaled_mm``, ``_scaled_mm_v2`` and ``_int_mm`` with the scales behind it.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scale and shift of a batch behind a norm, as diffusion transformers write adaptive norms.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rotary position embedding, as real models write it.
 
 With x1 and x2 the two halves of x [..., R], or its even and odd elements, cut by slice, split or unbind::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The forms in which a rotation of pairs is written; ``rope`` matches what surrounds them.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scaled GEMMs of MSLK, FBGEMM and torchao.
 
 Before and after (XQ [M, K]; WQ [N, K], as the weights of these libraries lie in memory)::

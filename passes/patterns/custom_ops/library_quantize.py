@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Quantisation by operators of MSLK and FBGEMM.
 
 Before and after (a, input [..., K])::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Operators of MSLK, FBGEMM and torchao, one row each.
 
 A row is all that another library's operator needs: no import, nothing registered.

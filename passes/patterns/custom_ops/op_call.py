@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calls of operators that a compiler cannot look into, known by name: the library that defines them need not be there.
 
 One that writes to its arguments stands in a functional graph as a call of ``auto_functionalized``::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables of operators: one row an operator, or one for each form that its versions have; and the patterns made of them.
 
 A row names the operator, its arguments, a builder for each semantic op that it computes, and the versions of the library

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Activations as vLLM's graphs hold them: operators of its CUDA library under ``auto_functionalized``.
 
 Before and after (input [..., 2 K] of a gated one: the gate, and up behind it)::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scaled GEMMs as vLLM's graphs hold them: operators of its libraries, most of them under ``auto_functionalized``.
 
 Before and after (a [M, K]; b [K, N] of CUTLASS, [N, K] of the others)::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """RMSNorm as vLLM's graphs hold it: operators of its IR, or of its CUDA library under ``auto_functionalized``.
 
 Before and after (x [..., K], weight [K] or None)::

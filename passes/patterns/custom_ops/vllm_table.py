@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vLLM's operators, one row each: what they compute, their arguments, and the versions that have them so.
 
 To support another version, see ``docs/extending.md``: a snapshot of its schemas (``tests/support/vllm/schemas``), its number

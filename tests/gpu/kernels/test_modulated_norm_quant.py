@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``modulated_norm_quant`` on the GPU against eager PyTorch, fp64 and Inductor."""
 
 import pytest

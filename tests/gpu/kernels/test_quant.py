@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``quant`` on the GPU against eager PyTorch, spelled as models spell it."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``rope`` and ``norm_rope`` on the GPU against eager PyTorch, fp64 and Inductor.
 
 Letters: B sequences, S tokens, H heads, D elements of a head, R of them rotated.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What can be said of the benchmarks without a GPU: they are found, explain themselves, and say what they lack."""
 
 import json

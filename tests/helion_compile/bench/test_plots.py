@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures of rows: from the files of the benchmarks and from config tables, the same every time."""
 
 import importlib.util

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """helion_compile.bench.reading: what it times, and that the work grows as the graph does."""
 
 import json

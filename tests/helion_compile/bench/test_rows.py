@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows of the benchmarks, built on a CPU: kernels run as their references and times are made up."""
 
 import json

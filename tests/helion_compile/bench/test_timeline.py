@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a step's time goes, from a profiler's events; read without a GPU."""
 
 from types import SimpleNamespace

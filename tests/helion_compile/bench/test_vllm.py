@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bench vllm`` without a GPU: its model, its weights, what it starts, and what it says of results."""
 
 import io

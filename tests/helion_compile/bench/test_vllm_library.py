@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The calls of vLLM's operators in ``bench kernels``: they fit the schemas, and give results in the shapes of the kernel's."""
 
 import pytest

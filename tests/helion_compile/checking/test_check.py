@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``check`` finds what would otherwise wait for a GPU, and says of each what was asked, what was found and what to do."""
 
 import pickle

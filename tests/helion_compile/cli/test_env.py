@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m helion_compile env``: all that a bug report needs, and nothing that fails where something is missing."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m helion_compile explain``: from a config or a checkpoint folder to a report."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m helion_compile COMMAND``: one list of commands, and an answer to what is none of them."""
 
 import subprocess

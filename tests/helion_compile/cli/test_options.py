@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the options of commands take, and the sentence for all else."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whatever happens to a table file, no row is lost or half-written, and the user sees sentences, not tracebacks."""
 
 import json

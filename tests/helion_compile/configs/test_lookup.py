@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """helion_compile.configs.lookup: which row a case finds."""
 
 import pytest

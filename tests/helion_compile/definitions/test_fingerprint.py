@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Both digests of a kernel, edit by edit.  That they are equal in all processes is shown in test_caches.py."""
 
 import functools

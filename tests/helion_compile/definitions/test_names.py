@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of kernels have namespaces: nobody's ``rope`` is in the way of another's."""
 
 import os

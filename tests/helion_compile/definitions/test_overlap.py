@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which arguments a kernel that writes must not be given: eagerly, from a launch plan, while tracing, in generated code."""
 
 import itertools

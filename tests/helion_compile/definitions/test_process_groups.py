@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a kernel is compiled to does not depend on whether the process has a default process group, as vLLM's have."""
 
 import logging

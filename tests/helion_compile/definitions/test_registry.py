@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finding a kernel by the key that a graph holds."""
 
 import subprocess

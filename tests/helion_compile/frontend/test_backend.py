@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``torch.compile(..., backend="helion")``: its name, its options, its neighbours in Inductor's hooks, its log."""
 
 import copy

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``debug``: the files are there, run, and give the recorded results."""
 
 import importlib.util

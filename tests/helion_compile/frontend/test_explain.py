@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``explain``: what it finds, what it says of it, what it leaves alone, and what cannot be explained."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``export``: a package that runs without Python and without this package; what cannot be one is refused early."""
 
 import subprocess

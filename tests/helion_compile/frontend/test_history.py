@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``report``: what was compiled is found again by what ``torch.compile`` returned."""
 
 import gc

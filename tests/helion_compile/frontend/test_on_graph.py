@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PyTorch's own ways of looking: printed graphs, and artifacts for tlparse."""
 
 import json

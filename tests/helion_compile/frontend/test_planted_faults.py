@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What only tells something of a graph never stops a compilation: with a fault planted in it the model is compiled."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Regions that are compiled once and called often (``torch.compiler.nested_compile_region``): what is told of them."""
 
 import json

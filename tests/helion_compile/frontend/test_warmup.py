@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which calls a warm-up makes and prepares; with a stand-in for Triton, see launch_stub.py."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Nothing of ours outlives a compilation with a hold on weights: quantised ones can be moved, without a garbage collection.
 
 ``Module.to`` swaps a parameter that is a tensor subclass, and ``swap_tensors`` refuses one that a weak reference points to.

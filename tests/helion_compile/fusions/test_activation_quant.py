@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What becomes ``activation_quant`` and what does not, from torch code through the pass to results on a CPU."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What default numerics promise of a chain whose inputs something else computes: Inductor's nearness, given these inputs.
 
 See docs/numerics.md.  What comes from a kernel of Inductor's is rounded on its way through memory; Inductor alone may keep it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tokens that lie column by column, as patches behind a convolution do: the copy before the GEMM is part of the chain.
 
 torchao quantises them as they lie, and copies the bytes: ``quantise -> clone -> _scaled_mm``.  A norm keeps the layout, so the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What of embeddings by complex products becomes ``norm_rope`` and ``rope``, from torch code through the pass to results.
 
 Letters: B sequences, S tokens, H heads, D elements of a head.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fp8 linears of transformers' compressed-tensors checkpoints: rows of zeros have a scale of their own there."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every row of the conformance table becomes a kernel with the same results, or is refused with the reason given here.
 
 On a CPU, where a kernel is its reference; tests/gpu/kernels shows that the kernels are their references.

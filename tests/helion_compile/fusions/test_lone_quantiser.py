@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A quantiser that no fusion takes together with what computes its values: a kernel of its own only where that is no loss.
 
 Inductor puts it into the kernel of pointwise code, so that the values never go through memory.  A matmul's or attention's

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What becomes ``modulated_norm_quant`` and what does not, from torch code through the pass to results on a CPU."""
 
 import operator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """torchao where it finds MSLK, and transformers' FBGEMM linears: quantisers and products that are operators by name.
 
 The operators stand here as plain torch, as the libraries need a GPU.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What becomes a kernel and what does not, from torch code through ``backend="helion"``'s pass to results.
 
 Functions spell norms and quantisers as models do.  Each runs up to code generation, which is where what a fusion does ends.

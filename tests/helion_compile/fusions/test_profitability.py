@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Chains that stay with Inductor, where the tables say that its kernel is faster; as if a CPU were an H200."""
 
 import pytest

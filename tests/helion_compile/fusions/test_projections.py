@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """q, k and v that each take their own copy of one value: one call of a kernel, which writes what somebody reads, no more.
 
 A linear for fp8 flattens its input, and most models have three of them behind a norm and two behind the next.

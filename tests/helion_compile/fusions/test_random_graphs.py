@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Graphs put together at random: what the fusions make of them keeps the contract, site by site, and in ``exact`` every bit.
 
 On a CPU, where a kernel is its reference; tests/gpu/kernels shows that the kernels are their references.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What becomes ``norm_rope`` and ``rope`` and what does not, from torch code through the pass to results on a CPU.
 
 Letters: B sequences, S tokens, H heads, D elements of a head.

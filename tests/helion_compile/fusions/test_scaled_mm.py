@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Products that become ``scaled_mm``, those that stay with the library, and why; from torch code to the rewritten graph."""
 
 import fp8_models

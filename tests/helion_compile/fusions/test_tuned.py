@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Chains that wait for a table: schemes, sizes and GPUs of which nothing was measured; as if a CPU were that GPU."""
 
 import pytest

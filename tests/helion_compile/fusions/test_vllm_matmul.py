@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vLLM's CUTLASS product beside ``scaled_mm``: the kernel takes its place where a table compares the two, and nowhere else."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Dynamo: what a call of a kernel inside a compiled function becomes."""
 
 import functools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calls on fake tensors: equal ones run the reference once, and no others are taken for equal."""
 
 import gc

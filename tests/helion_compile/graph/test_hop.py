@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The higher-order op under each of the transformations a graph goes through: fake, functional, traced, exported."""
 
 import io

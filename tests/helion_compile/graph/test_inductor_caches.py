@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inductor's caches, with processes that share nothing but the cache's folder.
 
 The first process meets an empty cache, the second the same sources again, the third finds each module edited in its own way.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a device has no kernel, Inductor gets the operations of the reference; what cannot be inlined stays a call."""
 
 import re

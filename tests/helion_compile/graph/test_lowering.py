@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inductor: the code generated around a kernel.
 
 Matrix products are its neighbours wherever only the code matters: they are calls too, so no C++ is compiled.

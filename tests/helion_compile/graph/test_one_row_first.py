@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Code made for a size of one is not used for larger sizes."""
 
 import helion

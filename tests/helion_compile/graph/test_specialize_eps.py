@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """With ``dynamic=True``: an eps is a constant of the graph, guarded; other floats stay what Dynamo made of them."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights unwrapped when compiling: the same numbers, caches and static inputs, without the work on each call."""
 
 import copy

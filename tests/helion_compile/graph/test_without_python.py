@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inductor's code without Python: references on a CPU, and for a GPU the Triton kernels that a call launches."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kernel bodies as plain PyTorch: Helion's reference mode, with torch's own operations in the place of GPU assembly."""
 
 from collections import Counter, defaultdict

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A kernel's arguments: one NamedTuple, which reference, key and support check take."""
 
 import inspect

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The JSON of a report keeps to its documented schema, whatever is in the report."""
 
 import copy

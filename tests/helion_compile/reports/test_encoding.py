@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is read of a report is of the types that its fields say, and nothing else."""
 
 import dataclasses

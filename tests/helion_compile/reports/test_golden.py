@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The report of a Qwen3 of two layers, word for word.
 
 Where it changes on purpose, write it anew and read the difference:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The three lines on top of a report, for what a user may have in hand; times of a GPU that is not here."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page in a browser: what a person does with it, by mouse and by keyboard, in dark and in light.
 
 Skipped where there is no Chromium.  `--pictures` writes the pictures of docs/inspecting.md anew.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A planted partial match of each kind: the report tells what was found, what would fuse, and how near it came.
 
 The reasons of a pattern or a fusion are tested beside it; here is one of each form, from torch code to the printed text.

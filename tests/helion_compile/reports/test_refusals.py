@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every refusal that the sources make is a value: its kind, what was found, what would fuse, and the details of both texts.
 
 ``Refusal`` itself checks these when it is made.  Here the calls are checked that no test may reach.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reports of graphs that come from Inductor's cache: what was told of them when they were compiled is told again."""
 
 import dataclasses

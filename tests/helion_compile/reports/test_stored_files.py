@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stored reports: damaged, planted or too large ones count as none, and nothing of others is touched."""
 
 import gzip

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The report as text: everything is in it, nothing is cut off, and what happens alike is told once."""
 
 import dataclasses

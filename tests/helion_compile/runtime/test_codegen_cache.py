@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Helion's generated code is found again by all that it depends on, and by nothing less."""
 
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is asked of the CUDA driver, against one that answers as told."""
 
 import ctypes

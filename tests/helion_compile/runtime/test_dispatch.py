@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A table can choose another way than the kernel's; launches on CPU tensors through stand-ins (launch_stub)."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which calls share a launch plan, and when plans are dropped; with a stand-in for Triton, see launch_stub.py."""
 
 import enum

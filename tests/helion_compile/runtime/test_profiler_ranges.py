@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ranges in a profiler's trace, and that there are none, and no cost, where nobody profiles."""
 
 import gc

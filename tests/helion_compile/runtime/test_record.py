@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a plan makes of a host function; with a stand-in for Triton, see launch_stub.py."""
 
 import ctypes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The source of a launch, for binaries that only exist as descriptions."""
 
 from types import SimpleNamespace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory that stays zero: who shares a block; blocks are CPU tensors here."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Representative attributes compile for a GPU that is not there, in seconds and without spills.
 
 ``tests/helion_compile/tune/test_shipped.py`` does the same for what the tables hold.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which cases a model's config.json, shapes by hand and token counts give."""
 
 import json

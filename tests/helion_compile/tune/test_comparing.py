@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Helion's autotuner beside ours, as far as no GPU is needed: which cases, what is said, and what ends a search."""
 
 import math

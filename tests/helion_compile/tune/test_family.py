@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One family of cases, step by step, with a compiler and a GPU that are not there."""
 
 import concurrent.futures

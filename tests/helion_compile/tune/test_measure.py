@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the tuner takes for a right result; measuring itself needs a GPU."""
 
 import pytest

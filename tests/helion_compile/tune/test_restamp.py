@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows get a kernel's new fingerprint where its code is proved to be equal, and only there."""
 
 import json

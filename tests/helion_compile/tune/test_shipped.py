@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shipped tables: every row compiles for its GPU, on a machine without one, and spills no more than the tuner saw.
 
 A sample that differs from day to day; ``pytest --all`` takes every row (half a second each, a core).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tuner as a whole, on a GPU and a compiler that are not there (tune_fakes): 8 warps and a persistent grid are best."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Distances in steps, and what is within a contract."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A wrong kernel is caught, named and left out; a right one stays."""
 
 import logging

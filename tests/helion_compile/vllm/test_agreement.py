@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """helion_compile.vllm.agreement: all ranks do a thing, or none; told through a store, as ranks do that are threads here."""
 
 import itertools

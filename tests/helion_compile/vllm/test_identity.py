@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """helion_compile.vllm.identity: what vLLM's compile cache knows us by, without vLLM."""
 
 import os

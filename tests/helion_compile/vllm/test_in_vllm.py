@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pass inside vLLM itself: its pass manager, its config's hash, its worker.  Needs vLLM (``make test-vllm``), no GPU."""
 
 import copy

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """helion_compile.vllm.manager: where our pass stands among vLLM's, also where vLLM is not installed."""
 
 import importlib

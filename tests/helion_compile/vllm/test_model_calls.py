@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """helion_compile.vllm.model_calls: which kernel calls a model makes, and how their arguments depend on the tokens."""
 
 from fractions import Fraction

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The recorded graphs of vLLM 0.26: exact numbers of what is read and rewritten, and the same numbers out."""
 
 from collections import Counter

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whatever else is in a graph of vLLM stays: what it calls, in which order, on what; and the fusions around it are made."""
 
 import operator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """helion_compile.vllm.warming: what is compiled before the first request, and what the log says of it."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vLLM's whole compiler with the plug-in, on a CPU: cold and warm starts, the switch, partition, sizes without a value.
 
 Needs vLLM (``make test-vllm``).  Each start is a process of its own, as servers are.

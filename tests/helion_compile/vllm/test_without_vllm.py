@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What holds where vLLM is not installed or not asked for."""
 
 import os

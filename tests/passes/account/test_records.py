@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The account of what was not done: what would fuse, how near it came, what is unfused and why, and what else is there."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of modules, as Dynamo says how it reached them."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """passes.ir.values: what is known of values, without deciding anything for the compiler."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """passes.match.chain: which matches feed one another."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """passes.match.matched_graph: many matches in one graph."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every row of the table is found exactly once, with its attributes, and these say what it computes."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every small change to a spelled graph: it is fused with the bits it has, or it is left alone."""
 
 import copy

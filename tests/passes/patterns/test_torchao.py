@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """torchao's own configs on a linear layer: what each is read as."""
 
 import pytest

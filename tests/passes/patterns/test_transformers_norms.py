@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The norm classes of transformers: each is read as what it computes, or refused with a reason."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """passes.rewrite.between: what keeps a norm and its reader from being one chain is named, with what it does to rows.
 
 Letters: B sequences, S tokens, H heads, D elements of a head.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """passes.rewrite.fusion_pass: choosing, failing, logging and identity."""
 
 import copy

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """passes.rewrite.insertion_point and passes.rewrite.edits: where a replacement stands, and when it can stand nowhere."""
 
 import copy

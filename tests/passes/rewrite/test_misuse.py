@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a pass and a fusion are made of, and what a fusion's functions return, given wrongly: a sentence each."""
 
 import logging

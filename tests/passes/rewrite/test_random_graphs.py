@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Graphs put together at random from the corpus: replaced by what they were read as, they keep their bits."""
 
 import copy

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the pass puts in the place of what it found: the same bits, and nothing left over."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """passes.semantics, passes.account.records, passes.ir.values: what a reader of the report sees."""
 
 import dataclasses

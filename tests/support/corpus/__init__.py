@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Functions written as real models write them, each with the semantic op that it is.
 
 Tests of every kind draw their functions from here, and so does the table of patterns.  ``kernel_norms`` and

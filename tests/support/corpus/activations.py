@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Activations as real models write them, each with what it is to be read as: rows of the conformance table.
 
 Each function is one row alone and one times a second half.

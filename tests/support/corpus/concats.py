@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attention and the activation beside it as one row, each with what it is to be read as: rows of the conformance table."""
 
 from __future__ import annotations

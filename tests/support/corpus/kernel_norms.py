@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Norms as models spell them, each with the attributes that a kernel takes for the same function.
 
 Letters: M rows, K hidden size.

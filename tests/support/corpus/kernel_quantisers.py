@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Quantisers with the attributes that a kernel takes for the same function.
 
 Functions that are rows of the table of patterns stand in ``quantisers.py``; those here are written for kernels alone.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scaled products as real models and libraries write them, each with what it is to be read as: rows of the conformance table.
 
 Dtypes are those of the result.  Functions get b as [K, N], column-major, or [N, K] where the library takes rows.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Modulations of diffusion transformers, each with what it is to be read as: rows of the conformance table.
 
 Letters: B batches, T tokens of one, K hidden size.  x is [B, T, K], scale and shift are [B, 1, K].

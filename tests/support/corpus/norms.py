@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Norms as real models write them, each with what it is to be read as: rows of the conformance table."""
 
 from __future__ import annotations

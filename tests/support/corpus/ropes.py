@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rotary embeddings as real models write them, each with what it is to be read as: rows of the conformance table.
 
 x is [B, S, H, D], cos and sin [B, S, 1, R] or [B, S, 1, R / 2]; where x is transposed, [B, 1, S, R].

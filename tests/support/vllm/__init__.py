@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """vLLM's custom ops without vLLM: their schemas, calls of them, and recorded graphs."""

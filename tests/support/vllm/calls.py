@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Graphs of one or a few calls of vLLM's operators, with fake values."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What tests of the operators of vLLM ask of a graph: what is read in it, fused, or refused."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vLLM's operators as far as its graphs name them: schemas, results' shapes, and of some what they compute, for a CPU.
 
 The schemas are those of the newest snapshot (``schemas``); those of operators in no table are copied from vLLM's Python

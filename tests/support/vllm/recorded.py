@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Graphs that vLLM gave to Inductor, rebuilt from their printed form.
 
 ``graphs/*.txt`` were printed by vLLM 0.26.0 on an H200 at ``post_grad_custom_post_pass`` while it compiled a two-layer Qwen3

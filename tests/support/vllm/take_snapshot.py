@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the schemas of a vLLM's operators to ``schemas/<version>.json``; that vLLM is neither imported nor installed.
 
     pip download --no-deps vllm==0.31.0

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One start of vLLM's whole compiler on a CPU: decorator, backend, piecewise split, pass manager, plug-in, Inductor, cache.
 
     python -m tests.support.vllm.whole_compiler '{"switch": true, …}'

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Norms over the last dimension, as models and torch's own modules write them.
 
 ::

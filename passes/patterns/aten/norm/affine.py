@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What follows the normalised value of a norm: weight, bias, and the rounding to a 16-bit float.
 
 ::

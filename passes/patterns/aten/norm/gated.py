@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The gated sum in front of a norm, as diffusion transformers write it, whose gate all tokens of a batch share.
 
 ::

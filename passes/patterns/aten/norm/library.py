@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """torch's own norm operations, where a graph keeps them: Inductor takes most of them apart before the pass sees them.
 
 ::

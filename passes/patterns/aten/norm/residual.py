@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The addition in front of a norm, whose sum later layers read too.
 
 ::

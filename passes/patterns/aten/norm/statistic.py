@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What stands under a norm's root: the mean of squares or the variance, plus eps.
 
 ::

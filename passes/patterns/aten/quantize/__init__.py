@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Quantisation of activations to fp8 and int8, as torchao, vLLM, DeepGEMM and plain code write it.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From the scaled value to the cast: clamp, rounding to whole numbers, zero point.
 
 ::

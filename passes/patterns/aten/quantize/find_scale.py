@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The scale beside a scaled value: given to the graph, computed from x, or beside a factor.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What shares a scale: a row, a group of neighbouring values, or everything.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a scale is taken from: the largest magnitude, or the range.
 
 ::

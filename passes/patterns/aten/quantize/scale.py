@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The steps between the largest magnitude and the scale, from the scale upwards.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the scales of groups lie in memory, read from the last form that the graph gives them.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attributes as text: read back as they were written, equal where they are equal."""
 
 import typing

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kernels that wait for the one before compile for GPUs that know no dependent launch, too."""
 
 import ast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``activation_quant`` without a GPU: its body as plain torch, what it refuses, and what its default config compiles to."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``block_scaled_mm`` without a GPU: what it means, what it refuses, and that its configs compile for one.
 
 Letters: M tokens, N output features, K what is summed over, G its groups of 128.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``concat_activation_quant`` on a CPU: its body as plain torch, what it refuses, what its default config compiles to."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``modulated_norm_quant`` on a CPU: its body and its reference against adaptive norms of diffusion transformers."""
 
 import pytest

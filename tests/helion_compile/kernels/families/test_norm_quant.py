@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``norm_quant`` on a CPU: its body and its reference against norms and quantisers as models spell them."""
 
 import pytest

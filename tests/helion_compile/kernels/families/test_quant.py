@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``quant`` on a CPU: its body and its reference against quantisers as models spell them."""
 
 import pytest

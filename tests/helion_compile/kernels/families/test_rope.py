@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``rope`` and ``norm_rope`` without a GPU: their bodies as plain torch, what they refuse, what default configs compile to.
 
 Letters: B sequences, S tokens, H heads, D elements of a head, R of them rotated.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which configs the row-wise kernels take where no table has the case."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """passes.patterns.aten.activation: how activation functions are written, and what they are then said to be."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """passes.patterns.aten.concat; the corpus has the ways of writing it."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Graphs that differ from a quantiser to int8 in one operation: left alone, and the reason says why."""
 
 import functools

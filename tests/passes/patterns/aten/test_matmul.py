@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """passes.patterns.aten.matmul: scaled products that the conformance table does not have, and partial matches."""
 
 import re

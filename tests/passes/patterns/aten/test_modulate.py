@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """passes.patterns.aten.modulate and the gated sum in front of a norm; the corpus has the ways of writing a modulation."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """passes.patterns.aten.norm: beyond the table of patterns, what else matters to reading a norm, and what is no norm."""
 
 import dataclasses

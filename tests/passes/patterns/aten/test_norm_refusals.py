@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Graphs that differ from a norm in one operation: left alone, and the reason says why.
 
 Those over a mean of squares are in test_norm.py.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """passes.patterns.aten.quantize: beyond the table of patterns, what else matters to reading a quantiser, and what is none."""
 
 import functools

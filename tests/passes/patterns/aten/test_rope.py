@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """passes.patterns.aten.rope: how rotary position embedding is written, and what it is then said to be.
 
 Letters: B sequences, S tokens, H heads, D elements of a head.

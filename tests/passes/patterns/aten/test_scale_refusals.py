@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Graphs that differ from a quantiser in one operation of its scale: left alone, and the reason says why.
 
 Scales of one token are in test_quantize.py.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """passes.patterns.custom_ops.library_quantize: quantisers of other libraries, known by name."""
 
 import dataclasses

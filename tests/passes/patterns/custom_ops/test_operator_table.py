@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """passes.patterns.custom_ops.operator_table: operators as other versions of vLLM have them."""
 
 import dataclasses

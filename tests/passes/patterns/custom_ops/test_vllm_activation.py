@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vllm_activation: what vLLM's activations mean, alone or fused with a quantiser, and which stay and why."""
 
 import pytest

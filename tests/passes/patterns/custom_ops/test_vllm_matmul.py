@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """passes.patterns.custom_ops.vllm_matmul: what vLLM's products mean, and which are left alone, for which reason."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vllm_norm: what vLLM's norms mean, alone or fused with a quantiser, and which are left alone, and why."""
 
 import pytest

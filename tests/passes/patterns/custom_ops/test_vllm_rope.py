@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """passes.patterns.custom_ops.vllm_rope: why vLLM's rotary embeddings are left alone."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vllm_table against the schemas of every version of vLLM that it claims (``schemas/<version>.json``)."""
 
 import json
