@@ -8,15 +8,21 @@ from torch._guards import detect_fake_mode
 from torch._higher_order_ops.auto_functionalize import auto_functionalized
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
+from torch.fx.node import _get_qualified_name as get_qualified_name
 
 __all__ = [
     "TORCH",
     "VLLM",
     "CustomGraphPass",
+    "FakeTensor",
+    "FakeTensorMode",
     "OpOverload",
     "auto_functionalized",
     "detect_fake_mode",
     "enable_python_dispatcher",
+    "get_qualified_name",
+    "in_kernel_invocation_manager",
 ]
 
 # Each has a file in ``constraints``; the names above are the same in all of them.

@@ -31,7 +31,7 @@ __all__ = ["debug", "dump_graph"]
 
 log = logging.getLogger("helion_compile")
 
-_CALL = re.compile(r"torch\.ops\.higher_order\.helion_kernel\((?P<args>.*), kernel = '(?P<name>[\w.:]+)(?:@\w+)?'\)")
+_CALL = re.compile(r"torch\.ops\.higher_order\.helion_kernel\((?P<args>.*), kernel='(?P<name>[\w.:]+)(?:@\w+)?'\)")
 _folder: Path | None = None  # of the `with debug(…)` block under way
 _graphs = 0  # that were dumped in it
 

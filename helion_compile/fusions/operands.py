@@ -12,6 +12,7 @@ from torch.fx import Node
 
 from helion_compile.helion_kernel import HelionKernel
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
+from helion_compile.passes.ir.fake_results import compute_fake
 from helion_compile.passes.match.clones import lies_in_rows
 from helion_compile.passes.rewrite.fusion import Chain, Emit
 
@@ -80,10 +81,10 @@ class Fakes:
                     shape=tuple(value.shape),
                     strides=value.stride(),
                 )
-        return value if value.dim() == 2 else value.view(-1, value.size(-1))
+        return value if value.dim() == 2 else self.call(aten.view.default, value, [-1, value.size(-1)])
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> Any:
-        return _first_refusal(args) or target(*args, **kwargs)
+        return _first_refusal(args) or compute_fake(None, target, args, kwargs)
 
 
 def check_kernel(chain: Chain, kernel: HelionKernel, *arguments: Any) -> Refusal | None:

@@ -11,7 +11,7 @@ reads the result wants it there: matmuls, attention, the graph's results.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -42,11 +42,12 @@ def heads_of(chain: Chain, op: type[Rope | ComplexRope]) -> Heads | Refusal:
     """The layout of a chain that ends in ``op``, a rotary embedding; refused where no kernel takes it."""
     match = chain[op]
     out = value_of(match.outputs["out"][0])
-    shape = out.shape
+    shape, strides = list(out.shape), list(out.stride())
     if len(shape) not in (3, 4):
         found, remedy = "the result is {shape}", "[B, S, H, D], [B, H, S, D] and [S, H, D] fuse"
         return chain.refuse(RefusalKind.SHAPE, found, remedy, shape=tuple(shape))
-    out = out.unsqueeze(0) if len(shape) == 3 else out
+    if len(shape) == 3:
+        shape, strides = [1, *shape], [0, *strides]
     tables = [shape_of(match.inputs[name]) for name in ("cos", "sin", "freqs") if name in match.inputs]
     padded = [(*[1] * (4 - len(table)), *table) for table in tables]
     possible = (1,) if match.op.transposed else (2, 1)
@@ -56,7 +57,7 @@ def heads_of(chain: Chain, op: type[Rope | ComplexRope]) -> Heads | Refusal:
         return chain.refuse(RefusalKind.SHAPE, found, remedy, angles=tables[0], shape=tuple(shape))
     for dim in fitting:
         for heads_first in (False, True):
-            if _lies(out, dim, heads_first):
+            if _lies(shape, strides, dim, heads_first):
                 return Heads(dim, heads_first)
     found, remedy = "the result {shape} lies in memory with strides {strides}", "contiguous [B, S, H, D] or [B, H, S, D] fuses"
     return chain.refuse(RefusalKind.SHAPE, found, remedy, shape=tuple(shape), strides=out.stride())
@@ -166,12 +167,11 @@ def _first_and_second(op: Rope | ComplexRope, cos: Any, sin: Any, call: Callable
     return tuple(call(aten.slice.Tensor, table, 2, *spot) for spot in spots for table in (cos, sin))
 
 
-def _lies(value: torch.Tensor, dim: int, heads_first: bool) -> bool:
+def _lies(shape: Sequence[Any], strides: Sequence[Any], dim: int, heads_first: bool) -> bool:
     """Whether a value with its heads in ``dim`` lies in memory as [B, S, H, D], or as [B, H, S, D] if ``heads_first``."""
-    if heads_first != (dim == 1):
-        value = value.transpose(1, 2)
-    expected = 1
-    for size, stride in zip(reversed(value.shape), reversed(value.stride()), strict=True):
+    order = (0, 2, 1, 3) if heads_first != (dim == 1) else (0, 1, 2, 3)
+    expected: Any = 1
+    for size, stride in ((shape[index], strides[index]) for index in reversed(order)):
         if not known_equal(size, 1) and not known_equal(stride, expected):
             return False
         expected = expected * size

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from helion_compile.compat import FakeTensor, FakeTensorMode
+from helion_compile.passes.ir.fake_results import has_plain_sizes, make_fake
 
 if TYPE_CHECKING:
     from helion_compile.definitions.spec import KernelSpec
 
-__all__ = ["trace"]
+__all__ = ["recall", "trace"]
 
 
 class _Layout(NamedTuple):
@@ -48,6 +49,18 @@ def trace(mode: FakeTensorMode, kernel: KernelSpec, args: tuple[Any, ...]) -> An
         return value
     like = [torch.empty_strided(size, stride, dtype=dtype, device=device) for size, stride, dtype, device in known[key]]
     return like[0] if len(like) == 1 else tuple(like)
+
+
+def recall(mode: FakeTensorMode, kernel: KernelSpec, args: tuple[Any, ...]) -> Any | None:
+    """What ``trace`` gave for such arguments before; None where there are symbols, or nothing is known."""
+    known = _known.get(mode)
+    if known is None or not all(has_plain_sizes(arg) for arg in args if isinstance(arg, (torch.Tensor, torch.SymInt))):
+        return None
+    layouts = known.get(_make_key(kernel, args))
+    if layouts is None:
+        return None
+    made = [make_fake(mode, *layout) for layout in layouts]
+    return made[0] if len(made) == 1 else tuple(made)
 
 
 def _make_key(kernel: KernelSpec, args: tuple[Any, ...]) -> Hashable | None:

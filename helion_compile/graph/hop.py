@@ -22,6 +22,7 @@ from helion_compile.compat import AutoDispatchBelowAutograd, DispatchKey, FakeTe
 from helion_compile.definitions import registry
 from helion_compile.definitions.arguments import check_no_grad, check_types
 from helion_compile.graph import fake_cache
+from helion_compile.passes.ir.fake_results import RECALLERS
 from helion_compile.runtime import dispatch
 
 __all__ = ["call", "helion_kernel"]
@@ -38,6 +39,7 @@ class HelionKernelOp(HigherOrderOperator):
 
 
 helion_kernel = HelionKernelOp()
+RECALLERS[helion_kernel] = lambda mode, args, kwargs: fake_cache.recall(mode, registry.find_kernel(kwargs["kernel"]), args)
 
 
 def call(name: str, *args: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 from helion_compile.passes.account.records import GraphRecord, Site, Unfused
 from helion_compile.passes.account.refusal import Refusal
 from helion_compile.passes.ir.graph_listing import Cost, Line
-from helion_compile.passes.ir.source_location import Location, shown_path
+from helion_compile.passes.ir.source_location import Location
 from helion_compile.verify.compare import Compared
 
 __all__ = ["Config", "Cost", "FusedSite", "Gain", "GraphReport", "Identity", "KernelCall", "Layer", "ReportData"]
@@ -159,12 +159,12 @@ class GraphReport:
     @property
     def before(self) -> str:
         """The graph as Python code, as Inductor would have compiled it."""
-        return _with_shown_paths(self.record.before)
+        return self.record.before
 
     @property
     def after(self) -> str:
         """The graph as Python code, rewritten."""
-        return _with_shown_paths(self.record.after)
+        return self.record.after
 
     def with_verified(self, compared: Mapping[str, tuple[Compared, ...]]) -> GraphReport:
         """This report with what was measured at each site, by the site's node."""
@@ -264,7 +264,3 @@ def _by_layer(lines: Iterable[Line]) -> dict[str, list[Line]]:
     for line, layer in lines_with_layers(lines):
         layers.setdefault(layer, []).append(line)
     return layers
-
-
-def _with_shown_paths(code: str) -> str:
-    return re.sub(r"(?<=# File: )[^:]+", lambda file: shown_path(file.group()), code)

@@ -7,8 +7,10 @@ shows what there would have been.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.fx import Graph, Node
@@ -59,10 +61,18 @@ def _key(node: Node) -> tuple[str, str, str] | None:
         if dtype_of(source) in _NARROW:
             return "quantize", f"cast from {dtype_name(dtype_of(source))}", "from"
         return None
-    name = format_target(node.target)
+    kind, name = _kind_of(node.target)
+    if kind is None:
+        return None
+    dtype = dtype_of(node.args[0]) if kind == "matmul" and node.args else None
+    return kind, f"{name} of {dtype_name(dtype)}" if dtype else name, ""
+
+
+@functools.lru_cache(4096)
+def _kind_of(target: Any) -> tuple[str | None, str]:
+    name = format_target(target)
     # Which function a name belongs to is clear, but rsqrt also stands alone, and a product may quantise inside.
     for kind, pattern in (("norm", _NORM), ("matmul", _PRODUCT), ("quantize", _QUANTIZE)):
         if pattern.search(name):
-            dtype = dtype_of(node.args[0]) if kind == "matmul" and node.args else None
-            return kind, f"{name} of {dtype_name(dtype)}" if dtype else name, ""
-    return None
+            return kind, name
+    return None, name

@@ -11,6 +11,7 @@ from helion_compile.passes.account.op_counts import Found
 from helion_compile.passes.account.original_subgraph import Original
 from helion_compile.passes.account.refusal import Refusal
 from helion_compile.passes.ir.dynamic_sizes import Symbol
+from helion_compile.passes.ir.graph_code import print_code
 from helion_compile.passes.ir.graph_listing import Cost, Line
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.passes.semantics import SemanticOp
@@ -61,14 +62,22 @@ class GraphRecord:
     nodes: int = 0  # in the graph before the pass
     left_out: tuple[str, ...] = ()  # the fusions that the pass was told to leave out
     seconds: float = 0.0  # spent in the pass
-    before: str = ""  # readable code of the graph; filled only by `FusionPass(keep_code=True)`
-    after: str = ""
-    lines_before: tuple[Line, ...] = ()  # the same node by node, with what each costs
+    lines_before: tuple[Line, ...] = ()  # the graph node by node, with what each costs; only by `FusionPass(keep_code=True)`
     lines_after: tuple[Line, ...] = ()
     inductor_before: Cost = Cost()  # an estimate of what Inductor makes of the graph before
     inductor_after: Cost = Cost()
     originals: dict[str, Original] = field(default_factory=dict)  # Site.node -> what was there; `keep_originals=True` only
     error: str | None = None  # the pass failed on this graph and put it back: one sentence
+
+    @property
+    def before(self) -> str:
+        """Code of the graph, printed when it is asked for; empty without ``lines_before``."""
+        return print_code(self.lines_before)
+
+    @property
+    def after(self) -> str:
+        """The same, rewritten."""
+        return print_code(self.lines_after)
 
     def count_unfused(self) -> dict[str, int]:
         """How many matches are part of no site: {"RMSNorm": 5} that nobody quantises."""

@@ -51,7 +51,7 @@ class _Kernel:
 def estimate_inductor(graph: Graph) -> Cost:
     """The estimate for ``graph``, whose nodes have their fake values."""
     made: dict[Node, _Kernel] = {}  # of each node that runs
-    kernels: list[_Kernel] = []
+    kernels: dict[int, _Kernel] = {}  # by identity: one of a list is found by going through it
     for node in graph.nodes:
         if node.op != "call_function" or is_view(node) or not any(True for _ in tensors_of([node])):
             continue
@@ -64,17 +64,17 @@ def estimate_inductor(graph: Graph) -> Cost:
             for other in last[1:]:  # none reads another, being of one level
                 kernel.nodes += other.nodes
                 kernel.rows = max(kernel.rows, other.rows)
-                kernels.remove(other)
+                del kernels[id(other)]
                 made.update(dict.fromkeys(other.nodes, kernel))
         else:
             kernel = _Kernel(level + 1, elements)
-            kernels.append(kernel)
+            kernels[id(kernel)] = kernel
         kernel.nodes.append(node)
         kernel.rows = max(kernel.rows, rows)
         if rows == 1 and elements > _ONE_STAGE:
             kernel.stages = 2
         made[node] = kernel
-    return Cost(sum(kernel.stages for kernel in kernels), sum(_bytes(kernel, made) for kernel in kernels))
+    return Cost(sum(kernel.stages for kernel in kernels.values()), sum(_bytes(kernel, made) for kernel in kernels.values()))
 
 
 def _domain(node: Node) -> tuple[int, int]:

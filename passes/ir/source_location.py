@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from dataclasses import dataclass
@@ -27,9 +28,9 @@ class Location:
 
     @classmethod
     def of(cls, node: torch.fx.Node) -> Location:
-        frames = _FRAME.findall(node.meta.get("stack_trace") or node.stack_trace or "")
-        file, line, _ = frames[-1] if frames else ("", "0", "")
-        return cls(_module_path(node), file, int(line))
+        stack = node.meta.get("nn_module_stack")
+        path = list(stack.values())[-1][0] if stack else ""
+        return _locate(path, *_last_frame(node.meta.get("stack_trace") or node.stack_trace or ""))
 
     def __str__(self) -> str:
         return f"{self.module} ({self.source})" if self.module else self.source
@@ -49,10 +50,16 @@ def shown_path(file: str) -> str:
     return file.removeprefix(here)
 
 
-def _module_path(node: torch.fx.Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    if not stack:
-        return ""
-    path = list(stack.values())[-1][0]  # "L['self'].model.layers[0].mlp" or "L['self']._modules['layers']…"
+# A model's layers share their source lines, and each node of a line its texts.
+@functools.lru_cache(1024)
+def _last_frame(stack_trace: str) -> tuple[str, int]:
+    frames = _FRAME.findall(stack_trace)
+    file, line, _ = frames[-1] if frames else ("", "0", "")
+    return file, int(line)
+
+
+@functools.lru_cache(4096)
+def _locate(path: str, file: str, line: int) -> Location:
+    # "L['self'].model.layers[0].mlp" or "L['self']._modules['layers']…"
     keys = [key or name for key, name in _ACCESS.findall(path)]
-    return ".".join(key for key in keys if key not in _NO_MODULE)
+    return Location(".".join(key for key in keys if key not in _NO_MODULE), file, line)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import struct
 from collections.abc import Collection, Sequence
@@ -106,6 +107,8 @@ def shape_of(node: Any) -> tuple[int | torch.SymInt, ...] | Any:  # Any, where N
 
 def known_equal(left: Any, right: Any) -> bool:
     """Whether two sizes are equal for every size of the inputs.  Adds no guard."""
+    if type(left) is int and type(right) is int:
+        return left == right
     return statically_known_true(left == right)
 
 
@@ -203,8 +206,18 @@ def dtype_name(dtype: torch.dtype | None) -> str:
 
 def tensor_text(node: Node) -> str:
     """ "bf16[2, 8, 256]", with symbols where a size is dynamic."""
-    shape = shape_of(node)
-    return "?" if shape is None else f"{dtype_name(dtype_of(node))}[{', '.join(map(str, shape))}]"
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor):
+        return "?"
+    try:
+        return _tensor_text(value.dtype, value.shape)
+    except TypeError:  # a symbol has no hash
+        return _tensor_text.__wrapped__(value.dtype, value.shape)
+
+
+@functools.lru_cache(4096)
+def _tensor_text(dtype: torch.dtype, shape: torch.Size) -> str:
+    return f"{dtype_name(dtype)}[{', '.join(map(str, shape))}]"
 
 
 def describe(value: Any) -> str:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from helion_compile.passes.compat import detect_fake_mode, enable_python_dispatcher
+from helion_compile.passes.compat import FakeTensor, detect_fake_mode
+from helion_compile.passes.ir.fake_results import compute_fake
 from helion_compile.passes.ir.values import CLONES, VIEWS, describe, known_equal, same_shape, shape_of, tensor_text
 from helion_compile.passes.match.chain import Chain
 from helion_compile.passes.rewrite.edits import Edits
@@ -20,25 +21,37 @@ __all__ = ["Emitter"]
 
 aten = torch.ops.aten
 
+_UNNAMED = VIEWS | CLONES | {aten.sym_size.int}
+
 
 class Emitter:
     """The ``Emit`` that a fusion's ``build`` is given: nodes one behind the other, from ``after`` on.
 
     All that runs something is called ``name``.
+
+    Args:
+        views: the views that were added to the graph so far.  One that stands before this place is not added again: all layers
+            of a model read the same views of their tables of angles.
     """
 
-    def __init__(self, edits: Edits, chain: Chain, after: Node, name: str):
+    def __init__(self, edits: Edits, chain: Chain, after: Node, name: str, views: dict[Any, Node] | None = None):
         self.nodes: list[Node] = []
         self._edits = edits
         self._chain = chain
         self._after = after
         self._name = name
-        self._fake_mode = detect_fake_mode([node.meta["val"] for node in chain.inputs.values()])
+        self._views = {} if views is None else views
+        values = [node.meta["val"] for node in chain.inputs.values()]
+        fakes = [value for value in values if isinstance(value, FakeTensor)]
+        self._fake_mode = fakes[0].fake_mode if fakes else detect_fake_mode(values)
 
     def __call__(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> Node:
         if not callable(target):
             raise TypeError(f"emit was given {target!r:.80} to call; give an operator, such as torch.ops.aten.mul.Tensor")
-        name = None if target in VIEWS | CLONES or target is aten.sym_size.int else self._name
+        view = _view_key(target, args, kwargs)
+        if view is not None and (known := self._views.get(view)) is not None and not self._after < known:
+            return known
+        name = None if target in _UNNAMED else self._name
         node = self._edits.insert(self._after, target, args, kwargs, name)
         self.nodes.append(node)
         self._after = node
@@ -52,8 +65,9 @@ class Emitter:
             if key in self._chain.anchor.meta:
                 node.meta[key] = self._chain.anchor.meta[key]
         fake_args, fake_kwargs = map_arg((args, kwargs), lambda argument: argument.meta["val"])
-        with self._fake_mode or contextlib.nullcontext(), enable_python_dispatcher():
-            node.meta["val"] = target(*fake_args, **fake_kwargs)
+        node.meta["val"] = compute_fake(self._fake_mode, target, fake_args, fake_kwargs)
+        if view is not None:
+            self._views[view] = node
         return node
 
     def in_place_of(self, original: Node, new: Node) -> Node:
@@ -87,3 +101,10 @@ class Emitter:
                 if known_equal(found, size):
                     return self(aten.sym_size.int, node, dim)
         return -1
+
+
+def _view_key(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any | None:
+    """What equal views have equal; None for what is no view, or an element of a tuple, which each site takes for itself."""
+    if target not in VIEWS or target is operator.getitem or kwargs:
+        return None
+    return target, *(tuple(each) if isinstance(each, list) else each for each in args)

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
 import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,7 +25,7 @@ from helion_compile.passes.compat import CustomGraphPass
 from helion_compile.passes.digest import digest_sources
 from helion_compile.passes.failure_log import first_line, log_failures
 from helion_compile.passes.ir.dynamic_sizes import symbols_of
-from helion_compile.passes.ir.graph_listing import Cost, Line, listing
+from helion_compile.passes.ir.graph_listing import Cost, Lister
 from helion_compile.passes.ir.inductor_estimate import estimate_inductor
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.passes.match.chain import LINKS
@@ -58,7 +60,7 @@ class FusionPass(CustomGraphPass):
         disable: names of fusions to leave out.
         only: names of the fusions to use; None for all.
         keep: ops that are reported as kept, not as unfused, when no fusion takes them.
-        keep_code: put the readable code of the graph before and after into the record.
+        keep_code: put the lines of the graph before and after into the record, of which its code is printed.
         keep_originals: put what each replacement stands for into the record, to be run and compared.
         reject: chains to leave alone, by the fusion's name and ``Site.anchor``, each with the refusal.
         identity: a string that differs when what the fusions build differs: versions of kernels, config tables.
@@ -126,7 +128,8 @@ class FusionPass(CustomGraphPass):
             )
         started = time.perf_counter()
         record = GraphRecord(nodes=len(graph.nodes), left_out=self.left_out)
-        written = self._record_before(graph, record)
+        lister = Lister() if self.keep_code else None
+        written = self._record_before(graph, record, lister)
         changed, failure = False, None
         edits = rewriting = None
         try:
@@ -134,20 +137,19 @@ class FusionPass(CustomGraphPass):
             rewriting = Rewriting(
                 graph, edits, self.fusions, keep=self.keep, reject=self.reject, originals=self.keep_originals
             )
-            rewriting.run(record)
+            with _paused_collector():
+                rewriting.run(record)
             changed = rewriting.changed
         except Exception as error:
             failure = self._failure(error, rewriting)
             if edits is not None:
                 self._put_back(edits, failure)
-            kept = ("nodes", "left_out", "inventory", "symbols", "before", "lines_before", "inductor_before")
+            kept = ("nodes", "left_out", "inventory", "symbols", "lines_before", "inductor_before")
             record = GraphRecord(**{name: getattr(record, name) for name in kept}, error=str(failure))
-        # Writing a graph down is half of the pass's time: a graph that was left alone is not written twice.
-        record.after, record.lines_after = record.before, record.lines_before
-        record.inductor_after = record.inductor_before
-        if changed and written:
+        record.lines_after, record.inductor_after = record.lines_before, record.inductor_before
+        if changed and written and lister:
             with log_failures(self.log, "writing the rewritten graph down"):
-                record.after, record.lines_after = self._code(graph)
+                record.lines_after = lister(graph)
                 record.inductor_after = self._estimate(graph)
         record.seconds = time.perf_counter() - started
         self._report(graph, record)
@@ -175,11 +177,11 @@ class FusionPass(CustomGraphPass):
     def __getstate__(self) -> dict:
         return self.__dict__ | {"records": [], "on_record": None, "on_graph": None}
 
-    def _record_before(self, graph: Graph, record: GraphRecord) -> bool:
+    def _record_before(self, graph: Graph, record: GraphRecord, lister: Lister | None) -> bool:
         """What is told of the graph as it came; False where that failed, which is logged."""
         with log_failures(self.log, "taking stock of a graph"):
             record.inventory, record.symbols = inventory(graph), symbols_of(graph)
-            record.before, record.lines_before = self._code(graph)
+            record.lines_before = lister(graph) if lister else ()
             record.inductor_before = self._estimate(graph)
             return True
         return False
@@ -207,9 +209,6 @@ class FusionPass(CustomGraphPass):
                 failure.site,
             ) from failure
 
-    def _code(self, graph: Graph) -> tuple[str, tuple[Line, ...]]:
-        return (graph.python_code("self", verbose=True).src.strip(), listing(graph)) if self.keep_code else ("", ())
-
     def _estimate(self, graph: Graph) -> Cost:
         return estimate_inductor(graph) if self.keep_code else Cost()
 
@@ -228,6 +227,18 @@ class FusionPass(CustomGraphPass):
             if callback:
                 with log_failures(self.log, name):
                     callback(*arguments)
+
+
+@contextlib.contextmanager
+def _paused_collector() -> Iterator[None]:
+    """Within it Python looks for no garbage in circles: in a large graph that took a third of the pass, and found none."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _check_options(given: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.fx import Graph, Node
@@ -47,7 +48,7 @@ class _Replacement:
 
 
 class Rewriting:
-    """``doing`` and ``location`` say where it is, for a message about a failure.
+    """``doing`` says where it is, for a message about a failure, and ``location``, where it is at one place.
 
     Args:
         keep, reject: as :class:`FusionPass` takes them.
@@ -70,8 +71,9 @@ class Rewriting:
         self.keep = keep
         self.reject = reject
         self.originals = originals
-        self.doing = "while matching the graph"
-        self.location: Location | None = None
+        self._doing = "while matching the graph"
+        self._at_chain: Chain | None = None
+        self._views: dict[Any, Node] = {}  # that were emitted
         self.changed = False  # copies in kept chains are merged, so a graph without a site may be another one
 
     def run(self, record: GraphRecord) -> None:
@@ -120,7 +122,7 @@ class Rewriting:
     def _build(self, chosen: Chosen) -> _Replacement:
         fusion, chain = chosen.fusion, chosen.chain
         self._at(f"in build of {fusion.name!r}", chain)
-        emitter = Emitter(self.edits, chain, chosen.after, fusion.name)
+        emitter = Emitter(self.edits, chain, chosen.after, fusion.name, self._views)
         built = fusion.build(chain, emitter)
         if not isinstance(built, Mapping):
             raise TypeError(f"build returned {built!r:.80}; it returns nodes by what they replace, as {{(Norm, 'out'): node}}")
@@ -149,10 +151,17 @@ class Rewriting:
             self._at("while merging copies of what is kept", each.chain)
             if each.mergeable:
                 dead |= merge_copies(each.chain, self.edits)
-        self.doing, self.location = "while checking the graph", None
+        self._doing, self._at_chain = "while checking the graph", None
         self.graph.lint()
         return dead
 
+    @property
+    def location(self) -> Location | None:
+        return None if self._at_chain is None else Location.of(self._at_chain.anchor)
+
+    @property
+    def doing(self) -> str:
+        return self._doing if self._at_chain is None else f"{self._doing} at {self.location}"
+
     def _at(self, doing: str, chain: Chain) -> None:
-        self.location = Location.of(chain.anchor)
-        self.doing = f"{doing} at {self.location}"
+        self._doing, self._at_chain = doing, chain

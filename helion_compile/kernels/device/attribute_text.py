@@ -64,10 +64,16 @@ def word_of(member: enum.Enum) -> Any:  # a Literal, and a type checker cannot s
 
 def find_unknown_word(attributes: Attributes) -> str | None:
     """A field whose word is none of those that it may have, as a sentence, or None."""
-    for name, hint in typing.get_type_hints(type(attributes)).items():
-        if typing.get_origin(hint) is Literal and getattr(attributes, name) not in typing.get_args(hint):
-            return f"{name} is {getattr(attributes, name)!r}; it is one of {', '.join(typing.get_args(hint))}"
+    for name, words in _words_of(type(attributes)):
+        if getattr(attributes, name) not in words:
+            return f"{name} is {getattr(attributes, name)!r}; it is one of {', '.join(words)}"
     return None
+
+
+@functools.cache  # Python evaluates the annotations, which are texts, each time that it is asked
+def _words_of(cls: type[Attributes]) -> list[tuple[str, tuple[str, ...]]]:
+    hints = typing.get_type_hints(cls)
+    return [(name, typing.get_args(hint)) for name, hint in hints.items() if typing.get_origin(hint) is Literal]
 
 
 def dtype_named(name: str) -> torch.dtype:

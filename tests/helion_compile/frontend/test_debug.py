@@ -58,7 +58,7 @@ def test_the_graph_after_gives_the_recorded_results_bit_for_bit(folder):
         'norm_quant_1 = helion_compile.call("helion_compile::norm_quant", ' in text
         and "higher_order.helion_kernel" not in text
     )
-    assert 'getitem_4: "f8e4m3fn[16, 256]" = norm_quant[0]' in text  # shapes are told
+    assert 'getitem_4: "fp8 e4m3[16, 256]" = norm_quant[0]' in text  # shapes are told
     assert "# File: transformers/models/qwen3/modeling_qwen3.py:244" in text
 
 
@@ -99,7 +99,7 @@ def test_a_graph_with_graphs_inside(tmp_path):
 def test_a_kernel_of_the_users_is_imported():
     from helion_compile.kernels import quant
 
-    code = f"y = torch.ops.higher_order.helion_kernel(x, True, kernel = '{quant.key}')"
+    code = f"y = torch.ops.higher_order.helion_kernel(x, True, kernel='{quant.key}')"
     text = make_program("Graph 1", "after", code)
     assert 'y = helion_compile.call("helion_compile::quant", x, True)' in text and f"import {quant.fn.__module__}\n" in text
 

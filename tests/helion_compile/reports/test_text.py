@@ -110,7 +110,7 @@ def test_the_same_in_many_layers_is_told_once():
 
 def test_the_cost_of_a_graph_and_of_each_layer_alike_ones_once():
     def line(layer, kernels, size):
-        return Line(f"node_{layer}", "", Location(f"model.layers.{layer}.mlp" if layer else "", FILE, 81), kernels, size)
+        return Line(f"node_{layer}", "", "", Location(f"model.layers.{layer}.mlp" if layer else "", FILE, 81), kernels, size)
 
     before = (line("", 2, 1000), *(line(layer, 30, 500_000) for layer in "0123"))
     after = (line("", 2, 1000), line("0", 9, 90_000), *(line(layer, 8, 80_000) for layer in "123"))
