@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from helion_compile.fusions import (
     activation_quant,
+    block_scaled_mm,
     concat_activation_quant,
     modulated_norm_quant,
     norm_quant,
@@ -38,6 +39,7 @@ CATALOGUE = (
     quant,
     rope,
     scaled_mm,
+    block_scaled_mm,
 )
 
 

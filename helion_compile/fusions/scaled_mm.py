@@ -19,6 +19,7 @@ from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from helion_compile.configs.gpu import Gpu, has_kernels
+from helion_compile.fusions.block_scaled_mm import has_blocks
 from helion_compile.fusions.operands import Outputs, check_kernel, value_of
 from helion_compile.graph.hop import helion_kernel
 from helion_compile.kernels import scaled_mm
@@ -26,7 +27,7 @@ from helion_compile.kernels.families.scaled_mm import ScaledMmArgs
 from helion_compile.kernels.families.scaled_mm_configs import FEW_TOKENS
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
 from helion_compile.passes.rewrite.fusion import Chain, Emit, Fusion
-from helion_compile.passes.semantics import Granularity, Matmul
+from helion_compile.passes.semantics import Matmul
 
 __all__ = ["KERNELS", "fusion"]
 
@@ -38,7 +39,13 @@ ARCH = "sm_90"  # whose memory the default configs fill; others need tables, and
 
 def fusion(*, exact: bool) -> Fusion:
     """A Matmul as one ``scaled_mm``; how many tokens there are at run time decides whether that calls the library."""
-    return Fusion("scaled_mm", (Matmul,), check=lambda chain: _check(chain, exact), build=_build)
+    return Fusion(
+        "scaled_mm",
+        (Matmul,),
+        check=lambda chain: _check(chain, exact),
+        build=_build,
+        concerns=lambda chain: not has_blocks(chain),  # which are block_scaled_mm's
+    )
 
 
 def _check(chain: Chain, exact: bool) -> Refusal | None:
@@ -58,9 +65,6 @@ def _check(chain: Chain, exact: bool) -> Refusal | None:
         found, remedy = "nobody compared the kernel with vLLM's GEMM in Triton", "behind torch's or CUTLASS's it is known"
         return chain.refuse(RefusalKind.UNPROFITABLE, found, remedy)
     kinds = {op.a_scales, op.b_scales}
-    if Granularity.GROUP in kinds:
-        found, remedy = "the scales are those of blocks", "one per row and one per column, or one per tensor, fuse"
-        return chain.refuse(RefusalKind.OP, found, remedy)
     if op.zero_points:
         return chain.refuse(RefusalKind.OP, "the rows of a have zero points", "without them it fuses")
     if op.scale_dtype != torch.float32 and op.operands != torch.int8:

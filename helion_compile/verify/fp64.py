@@ -39,8 +39,16 @@ class _InFp64(Interpreter):
 
 
 def _product(a, b, a_scale, b_scale, bias=None, *_, **__):
-    out = (a.double() * a_scale) @ (b.double() * b_scale)
+    out = (a.double() * _spread(a_scale, a)) @ (b.double() * _spread(b_scale, b))
     return out if bias is None else out + bias
+
+
+def _spread(scale, values):
+    """Scales of blocks, one for each of ``values``; others as they are."""
+    for dim, (blocks, size) in enumerate(zip(scale.shape, values.shape, strict=False)):
+        if blocks not in (1, size):
+            scale = scale.repeat_interleave(-(-size // blocks), dim).narrow(dim, 0, size)
+    return scale
 
 
 def _wide(value: Any) -> Any:

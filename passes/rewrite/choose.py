@@ -79,8 +79,14 @@ def choose_chains(
         point = points.find(chain)
         return point, 1 if isinstance(point, Refusal) else 2
 
+    def concerns(fusion: Fusion, chain: Chain) -> bool:
+        at(f"in concerns of {fusion.name!r}", chain)
+        return fusion.concerns(chain)
+
     for fusion in fusions:
-        for sizes in find_chains(matched, fusion.chain, choice.used):
+        for found_chains in find_chains(matched, fusion.chain, choice.used):
+            if not (sizes := [chain for chain in found_chains if concerns(fusion, chain)]):
+                continue
             for chain in sizes:
                 found, passed = check(fusion, chain)
                 if isinstance(found, Node):

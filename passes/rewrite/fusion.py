@@ -32,7 +32,9 @@ class Emit(Protocol):
 class Fusion:
     """A chain of semantic ops, in which each reads the one before, and what to put in its place.
 
-    ``check(chain)`` is asked first: None, or a :class:`Refusal`, which ``chain.refuse`` makes.  One of the kind
+    ``concerns(chain)`` says whether the fusion is about such a chain at all; of others it neither takes nor refuses one.
+
+    ``check(chain)`` is asked next: None, or a :class:`Refusal`, which ``chain.refuse`` makes.  One of the kind
     ``UNPROFITABLE`` or ``UNTUNED`` keeps the chain: no other fusion takes a part of it, and copies of one value are computed
     once.
     ``build(chain, emit)`` makes the new nodes and returns them as ``{(Norm, "out"): node, (Quantize, "q"): node, …}``:
@@ -45,6 +47,7 @@ class Fusion:
     chain: tuple[type[SemanticOp], ...]
     build: Callable[[Chain, Emit], Mapping[tuple[type[SemanticOp], str], Node]]
     check: Callable[[Chain], Refusal | None] = lambda chain: None
+    concerns: Callable[[Chain], bool] = lambda chain: True
 
     def __post_init__(self) -> None:
         chain = self.chain if isinstance(self.chain, (tuple, list)) else ()
@@ -55,7 +58,7 @@ class Fusion:
                 f"fusion {self.name!r}: chain={self.chain!r}, where semantic ops belong, such as chain=(Norm, Quantize)"
             )
         object.__setattr__(self, "chain", tuple(chain))
-        for what, takes in (("build", "(chain, emit)"), ("check", "(chain)")):
+        for what, takes in (("build", "(chain, emit)"), ("check", "(chain)"), ("concerns", "(chain)")):
             if not callable(getattr(self, what)):
                 raise TypeError(
                     f"fusion {self.name!r}: {what}={getattr(self, what)!r}, where a function belongs that takes {takes}"

@@ -15,7 +15,13 @@ __all__ = ["Matmul"]
 
 _OF_A = {Granularity.TOKEN: "row", Granularity.TENSOR: "tensor", Granularity.GROUP: "block"}
 _OF_B = {Granularity.TOKEN: "column", Granularity.TENSOR: "tensor", Granularity.GROUP: "block"}
-_LIBRARIES = {"cutlass": "by CUTLASS", "triton": "by Triton"}
+_LIBRARIES = {
+    "cutlass": "by CUTLASS",
+    "deepgemm": "by DeepGEMM",
+    "triton": "by Triton",
+    "torchao": "by torchao",
+    "fbgemm": "by FBGEMM",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +42,12 @@ class Matmul(SemanticOp):
     ``zero_points``, int32 ``zero_sums`` [1, N], the sums of b's columns, and ``zero`` [M, 1] if each row has its own.
     Outputs: ``out`` [M, N] of ``dtype``.
 
-    The order of the sum is that of ``library``: "torch", or "cutlass" and "triton" for vLLM's operators of these names.
+    Of blocks, each [1, 128] of ``a`` has a scale in ``a_scale`` [M, ceil(K / 128)], and each [128, 128] of ``b`` one in
+    ``b_scale``, which lies as ``b`` does: [ceil(K / 128), ceil(N / 128)], or turned if ``b_is_rows``.  A product of other
+    blocks has other shapes.
+
+    The order of the sum is that of ``library``: "torch", "cutlass", "deepgemm" and "triton" for vLLM's operators of these
+    names, "torchao" and "fbgemm" for their kernels of blocks.
     """
 
     dtype: torch.dtype

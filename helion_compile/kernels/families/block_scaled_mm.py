@@ -36,6 +36,7 @@ from helion_compile.kernels.families.scaled_mm import PREFETCH
 
 __all__ = ["BLOCK", "BlockScaledMmArgs", "block_scaled_mm"]
 
+BY_ROW = ("triton", "torchao")  # libraries that are given the scales of tokens row by row
 BLOCK = 128  # elements of a group, and rows and columns of a block of the weight
 
 
@@ -124,12 +125,22 @@ def _inputs(case, device):
     return BlockScaledMmArgs(
         a=a,
         w=w,
-        a_scale=a_scale.contiguous() if case["library"] == "triton" else a_scale,
+        a_scale=a_scale.contiguous() if case["library"] in BY_ROW else a_scale,
         w_scale=torch.rand(-(-n // BLOCK), groups, device=device) + 0.5,
         bias=None,
         dtype=find_dtype(case),
         library=case["library"],
     )
+
+
+def _multiply(w, a, tile_n, tile_m, first, k, inside):
+    """In a kernel: the products of the group whose first column is ``first``."""
+    columns = first + hl.arange(128)
+    if k % 512 == 0:
+        return hl.dot(hl.load(w, [tile_n, columns]), hl.load(a, [tile_m, columns], extra_mask=inside).T)
+    there = columns < k
+    ours = hl.load(a, [tile_m, columns], extra_mask=inside & there.unsqueeze(0))
+    return hl.dot(hl.load(w, [tile_n, columns], extra_mask=there.unsqueeze(0)), ours.T)
 
 
 @kernel(
@@ -178,8 +189,9 @@ def block_scaled_mm(
     sent = split // 2 * 2  # slices; none where there is one
     tickets = torch.zeros([sent * helion.cdiv(n, block_n) * rows_of_tiles], dtype=torch.int32, device=a.device)
     slices = torch.zeros([sent * n * m], dtype=torch.int32, device=a.device)
-    groups = helion.cdiv(k, 128)
-    share = helion.cdiv(groups, split)
+    last = helion.cdiv(k, 128) - 1  # group
+    steps = helion.cdiv(k, 512)  # of four groups
+    share = helion.cdiv(steps, split)
     prefetch = hl.register_tunable("prefetch", EnumFragment((0, 512, 1024, 2048, 4096)))  # bytes of each row of the tile
     for part, tile_n, tile_m in hl.tile([split, n, tokens], block_size=[1, block_n, block_m]):
         launch_dependents()
@@ -192,7 +204,7 @@ def block_scaled_mm(
                 "n": n,
                 "k": k,
                 "pitch": w.stride(0),
-                "begin": part.id * share * 128,
+                "begin": part.id * share * 512,
                 "bytes": prefetch,
             },
             output_like=None,
@@ -203,27 +215,34 @@ def block_scaled_mm(
         ticket = hl.inline_triton(DRAW_TICKET, shared, output_like=hl.zeros([256], dtype=torch.int32))
         acc = hl.zeros([tile_n, tile_m], dtype=torch.float32)
         inside = tile_m.index < m
+        inside_rows = inside[:, None]
         block = tile_n.begin // 128
         begin = part.id * share
-        first = min(begin, groups - 1)
-        # The scales of a group are asked for a group before: nothing else hides how long they take from the L2.
-        row_scale = hl.load(a_scale, [tile_m, first], extra_mask=inside)
-        block_scale = w_scale[block, first]
-        for group in hl.grid(begin, min(begin + share, groups)):
-            columns = group * 128 + hl.arange(128)
-            if k % 128 == 0:
-                rows = hl.load(w, [tile_n, columns])
-                ours = hl.load(a, [tile_m, columns], extra_mask=inside[:, None]).T
-            else:
-                there = columns < k
-                rows = hl.load(w, [tile_n, columns], extra_mask=there[None, :])
-                ours = hl.load(a, [tile_m, columns], extra_mask=inside[:, None] & there[None, :]).T
-            after = min(group + 1, groups - 1)
-            next_row_scale = hl.load(a_scale, [tile_m, after], extra_mask=inside)
-            next_block_scale = w_scale[block, after]
-            acc = acc + hl.dot(rows, ours) * (row_scale * block_scale)[None, :]
-            row_scale = next_row_scale
-            block_scale = next_block_scale
+        end = min(begin + share, steps)
+        # The scales of a step are asked for a step before: from the L2, while weights are read, they take about as long.
+        now = min(begin, steps - 1) * 4
+        scale_0 = hl.load(a_scale, [tile_m, now], extra_mask=inside) * w_scale[block, now]
+        scale_1 = hl.load(a_scale, [tile_m, min(now + 1, last)], extra_mask=inside) * w_scale[block, min(now + 1, last)]
+        scale_2 = hl.load(a_scale, [tile_m, min(now + 2, last)], extra_mask=inside) * w_scale[block, min(now + 2, last)]
+        scale_3 = hl.load(a_scale, [tile_m, min(now + 3, last)], extra_mask=inside) * w_scale[block, min(now + 3, last)]
+        for step in hl.grid(begin, end):
+            then = min(step + 1, steps - 1) * 4
+            row_0 = hl.load(a_scale, [tile_m, then], extra_mask=inside)
+            block_0 = w_scale[block, then]
+            row_1 = hl.load(a_scale, [tile_m, min(then + 1, last)], extra_mask=inside)
+            block_1 = w_scale[block, min(then + 1, last)]
+            row_2 = hl.load(a_scale, [tile_m, min(then + 2, last)], extra_mask=inside)
+            block_2 = w_scale[block, min(then + 2, last)]
+            row_3 = hl.load(a_scale, [tile_m, min(then + 3, last)], extra_mask=inside)
+            block_3 = w_scale[block, min(then + 3, last)]
+            acc = acc + _multiply(w, a, tile_n, tile_m, step * 512, k, inside_rows) * scale_0[None, :]
+            acc = acc + _multiply(w, a, tile_n, tile_m, step * 512 + 128, k, inside_rows) * scale_1[None, :]
+            acc = acc + _multiply(w, a, tile_n, tile_m, step * 512 + 256, k, inside_rows) * scale_2[None, :]
+            acc = acc + _multiply(w, a, tile_n, tile_m, step * 512 + 384, k, inside_rows) * scale_3[None, :]
+            scale_0 = row_0 * block_0
+            scale_1 = row_1 * block_1
+            scale_2 = row_2 * block_2
+            scale_3 = row_3 * block_3
         is_last = hl.inline_triton(IS_LAST, {"ticket": ticket, "split": split}, output_like=hl.zeros([], dtype=torch.int32))
         if is_last == 1:
             acc = hl.inline_triton(

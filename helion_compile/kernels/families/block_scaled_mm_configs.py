@@ -13,19 +13,25 @@ from helion_compile.kernels.families.scaled_mm_configs import MOST_WORDS, MULTIP
 
 __all__ = ["choose_default", "list_candidates", "list_shapes"]
 
-BLOCK = 128
-MOST_TOKENS = 256  # with candidates
+STEP = 512  # columns that are loaded together, four groups
+FEW_TOKENS = 16  # up to here the default config is the kernel's
+MOST_TOKENS = 64  # with candidates: from there on every library was faster by far (H200)
 
 
 def choose_default(case):
-    """The library: its products of blocks are fast for few tokens too, so only tables can tell that the kernel is faster."""
-    return {"alternative": "library"}
+    """The kernel for very few tokens, one program a multiprocessor or two; for more the library, which is fast there."""
+    tokens, n, k = (int(case.fields.get(name, value)) for name, value in (("num_tokens", 16), ("n", 4096), ("k", 4096)))
+    if tokens > FEW_TOKENS:
+        return {"alternative": "library"}
+    tiles, split = -(-n // 64), 1
+    while split < 8 and split * tiles <= MULTIPROCESSORS and 2 * split * STEP <= k:
+        split *= 2
+    return make_config(64, 16, split, warps=4, stages=3 if split * tiles <= MULTIPROCESSORS else 2)
 
 
-def make_config(block_n, block_m, split, *, warps, stages, unroll=1):
-    """One config; ``unroll`` groups are loaded together, and waited for once."""
-    config = {"block_sizes": [block_n, block_m, split], "num_warps": warps, "num_stages": stages, "prefetch": 0}
-    return config if unroll == 1 else {**config, "range_unroll_factors": [0, unroll]}
+def make_config(block_n, block_m, split, *, warps, stages):
+    """One config; a stage of the pipeline is four groups."""
+    return {"block_sizes": [block_n, block_m, split], "num_warps": warps, "num_stages": stages, "prefetch": 0}
 
 
 def list_candidates(case):
@@ -33,42 +39,32 @@ def list_candidates(case):
     tokens, n, k = (int(case[name]) for name in ("num_tokens", "n", "k"))
     if tokens > MOST_TOKENS:
         return
-    groups = -(-k // BLOCK)
-    for block_m, (block_n, warps, unroll, pipelines) in itertools.product(_list_token_tiles(tokens, n), _PIPELINES):
+    steps_of_all = -(-k // STEP)
+    for block_m, (block_n, warps) in itertools.product(_list_token_tiles(tokens), ((64, 4), (64, 8), (128, 4), (128, 8))):
         programs_without_split = -(-n // block_n) * -(-tokens // block_m)
-        for split in (1, 2, 4, 8):
-            # Who collects the slices holds all of them; what does not fit the registers is spilled, and compiles for seconds.
-            # Beside its sum a program holds the product of one group.
-            words = block_n * block_m * (split + 1 if split > 1 else 2) // (32 * warps)
-            # The groups that are left over are loaded one by one.
-            if words > MOST_WORDS or split > groups or groups % (split * unroll) and unroll > 1:
+        for split, stages in itertools.product((1, 2, 4, 8), (2, 3, 4)):
+            # A program holds its sum, the product of a group, and the scales of two steps, a quarter of them each thread; who
+            # collects the slices holds all of them.  What does not fit the registers is spilled, and compiles for seconds.
+            threads = 32 * warps
+            words = block_n * block_m * (split + 1 if split > 1 else 2) // threads
+            scales = 8 * block_m // 4 // (2 if (block_n, warps) == (64, 8) else 1)
+            steps = -(-steps_of_all // split)
+            if (
+                max(words, scales + 2 * block_n * block_m // threads) > MOST_WORDS
+                or split > steps_of_all
+                or stages > max(steps, 2)
+            ):
                 continue
-            steps = -(-groups // (split * unroll))
-            # Of the pipelines longer than the loop the shortest does.
-            longest = next((stages for stages in pipelines if stages >= steps), pipelines[-1])
-            for stages in pipelines[: pipelines.index(longest) + 1]:
-                shared = (block_n + block_m) * BLOCK * stages * unroll
-                at_once = MULTIPROCESSORS * min(226_000 // shared, 4)
-                if shared <= 225_000 and (split == 1 or split * programs_without_split <= 1.05 * at_once):
-                    yield make_config(block_n, block_m, split, warps=warps, stages=stages, unroll=unroll)
+            shared = (block_n + block_m) * STEP * stages
+            at_once = MULTIPROCESSORS * min(226_000 // shared, 4)
+            if shared <= 225_000 and (split == 1 or split * programs_without_split <= 1.05 * at_once):
+                yield make_config(block_n, block_m, split, warps=warps, stages=stages)
 
 
-def _list_token_tiles(tokens, n):
-    """Numbers of tokens a tile: all of them, and half, where the tiles of all would leave multiprocessors without one."""
-    whole = next((size for size in (16, 32, 64) if tokens <= size), 128)
-    return (whole, whole // 2) if whole > 16 and 2 * -(-n // 64) <= MULTIPROCESSORS else (whole,)
-
-
-# block_n, warps, groups loaded together, numbers of stages
-_PIPELINES = (
-    (64, 4, 1, (4, 6, 8)),
-    (64, 4, 2, (2, 3, 4, 6)),
-    (64, 4, 4, (2, 3)),
-    (128, 4, 1, (3, 4, 6)),
-    (128, 4, 2, (2, 3)),
-    (128, 8, 1, (4, 6)),
-    (128, 8, 2, (3,)),
-)
+def _list_token_tiles(tokens):
+    """Numbers of tokens a tile: all of them, and half where they are more than the narrowest."""
+    whole = next(size for size in (8, 16, 32, 64) if tokens <= size)
+    return (whole, whole // 2) if whole > 16 else (whole, 16) if whole < 16 else (whole,)
 
 
 def list_shapes(layer):

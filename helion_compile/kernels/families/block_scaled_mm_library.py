@@ -18,8 +18,7 @@ def call_library(args, *, out=None):
 
 def list_loaded() -> list[str]:
     """The libraries whose operators this process has."""
-    operators = {"cutlass": ("_C", "cutlass_scaled_mm"), "deepgemm": ("vllm", "fp8_gemm_nt_op"), "triton": ("vllm", _TRITON)}
-    return ["torch", *(name for name, (space, each) in operators.items() if hasattr(getattr(torch.ops, space), each))]
+    return ["torch", *(name for name, (space, each) in _OPERATORS.items() if hasattr(getattr(torch.ops, space), each))]
 
 
 def _call_torch(args, out):
@@ -47,11 +46,28 @@ def _call_triton(args, out):
     return result if out is None else out.copy_(result)
 
 
+def _call_torchao(args, out):
+    result = torch.ops.ao.blockwise_fp8_gemm(args.a, args.a_scale, args.w, args.w_scale, 128)
+    return result if out is None else out.copy_(result)
+
+
 def _allocate(args):
     return torch.empty([args.a.size(0), args.w.size(0)], dtype=args.dtype, device=args.a.device)
 
 
 _TRITON = "w8a8_triton_block_scaled_mm_func"
-# torch's own, and vLLM's operators of CUTLASS, DeepGEMM and Triton
-LIBRARIES = {"torch": _call_torch, "cutlass": _call_cutlass, "deepgemm": _call_deepgemm, "triton": _call_triton}
+_OPERATORS = {
+    "cutlass": ("_C", "cutlass_scaled_mm"),
+    "deepgemm": ("vllm", "fp8_gemm_nt_op"),
+    "triton": ("vllm", _TRITON),
+    "torchao": ("ao", "blockwise_fp8_gemm"),
+}
+# torch's own; vLLM's operators of CUTLASS, DeepGEMM and Triton; torchao's Triton kernel
+LIBRARIES = {
+    "torch": _call_torch,
+    "cutlass": _call_cutlass,
+    "deepgemm": _call_deepgemm,
+    "triton": _call_triton,
+    "torchao": _call_torchao,
+}
 TAKES_BIAS = ("torch", "cutlass")

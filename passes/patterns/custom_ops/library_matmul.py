@@ -29,6 +29,7 @@ def build_scaled_mm(
     bias: str | None = None,
     fast_accum: str | None = None,
     block: bool = False,
+    library: str = "torch",
 ) -> Match | None:
     """A GEMM whose arguments have these names; None without fake values to tell the shapes from.
 
@@ -56,6 +57,7 @@ def build_scaled_mm(
         b_is_rows=True,
         bias=bias_node is not None,
         fast_accum=bool(call.get_arguments(fast_accum)[0]) if fast_accum else False,
+        library=library,
     )
     if bias_node is not None:
         inputs["bias"] = bias_node

@@ -45,10 +45,10 @@ OPERATORS = make_table(
         _row("mslk.quantize_fp8_per_row", quantize=_CUDA),
         _row("mslk.f8f8bf16_rowwise", matmul=_ROWWISE),
         _row("fbgemm.f8f8bf16_rowwise", matmul=_ROWWISE),
-        _row("fbgemm.f8f8bf16_blockwise", matmul=partial(_WEIGHTS, block=True)),
+        _row("fbgemm.f8f8bf16_blockwise", matmul=partial(_WEIGHTS, block=True, library="fbgemm")),
         _row(
             "ao.blockwise_fp8_gemm",
-            matmul=partial(build_scaled_mm, a="a", b="b", a_scale="a_s", b_scale="b_s", block=True),
+            matmul=partial(build_scaled_mm, a="a", b="b", a_scale="a_s", b_scale="b_s", block=True, library="torchao"),
         ),
     ]
 )

@@ -85,7 +85,7 @@ def build_triton_scaled_mm(call: OpMatcher) -> Match | None:
     return call.match(op, inputs, {"out": results})
 
 
-def build_block_scaled_mm(call: OpMatcher, *, a: str, a_scale: str, b_scale: str, out: Value) -> Match | None:
+def build_block_scaled_mm(call: OpMatcher, *, a: str, a_scale: str, b_scale: str, out: Value, library: str) -> Match | None:
     """A GEMM with scales of blocks and ``weight`` [N, K]; a ``str`` names an argument."""
     results = call.find_nodes(out)
     if not results:
@@ -100,7 +100,9 @@ def build_block_scaled_mm(call: OpMatcher, *, a: str, a_scale: str, b_scale: str
         operands=dtype_of(inputs["a"]),
         a_scales=Granularity.GROUP,
         b_scales=Granularity.GROUP,
+        scale_dtype=dtype_of(inputs["a_scale"]),
         b_is_rows=True,
+        library=library,
     )
     return call.match(op, inputs, {"out": results})
 

@@ -199,12 +199,19 @@ OPERATORS = make_table(
         _row(
             "vllm.fp8_gemm_nt_op",
             "q_input input_scale weight weight_scale output! use_deep_gemm_e8m0",
-            matmul=partial(build_block_scaled_mm, a="q_input", a_scale="input_scale", b_scale="weight_scale", out="output"),
+            matmul=partial(
+                build_block_scaled_mm,
+                a="q_input",
+                a_scale="input_scale",
+                b_scale="weight_scale",
+                out="output",
+                library="deepgemm",
+            ),
         ),
         _row(
             "vllm.w8a8_triton_block_scaled_mm_func",
             "qx weight x_scale weight_scale block_size output_dtype",
-            matmul=partial(build_block_scaled_mm, a="qx", a_scale="x_scale", b_scale="weight_scale", out=0),
+            matmul=partial(build_block_scaled_mm, a="qx", a_scale="x_scale", b_scale="weight_scale", out=0, library="triton"),
         ),
         _row(
             "vllm.int8_scaled_mm_func",

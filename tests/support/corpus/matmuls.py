@@ -228,11 +228,25 @@ def fbgemm_rows(a, b, a_scale, b_scale):
     return torch.ops.fbgemm.f8f8bf16_rowwise(a, b, a_scale, b_scale)
 
 
-@opaque("fbgemm.f8f8bf16_blockwise", "FBGEMM, 128 x 128 by 128 x 128", scales=((1, 4), (2, 4)), a_scales=GROUP, b_scales=GROUP)
+@opaque(
+    "fbgemm.f8f8bf16_blockwise",
+    "FBGEMM, 128 x 128 by 128 x 128",
+    scales=((1, 4), (2, 4)),
+    a_scales=GROUP,
+    b_scales=GROUP,
+    library="fbgemm",
+)
 def fbgemm_blocks(a, b, a_scale, b_scale):
     return torch.ops.fbgemm.f8f8bf16_blockwise(a, b, a_scale, b_scale)
 
 
-@opaque("ao.blockwise_fp8_gemm", "torchao: 1 x 128 by 128 x 128", scales=((M, 4), (2, 4)), a_scales=GROUP, b_scales=GROUP)
+@opaque(
+    "ao.blockwise_fp8_gemm",
+    "torchao: 1 x 128 by 128 x 128",
+    scales=((M, 4), (2, 4)),
+    a_scales=GROUP,
+    b_scales=GROUP,
+    library="torchao",
+)
 def torchao_blocks(a, b, a_scale, b_scale):
     return torch.ops.ao.blockwise_fp8_gemm(a, a_scale, b, b_scale)

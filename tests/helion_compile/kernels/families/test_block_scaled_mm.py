@@ -37,7 +37,7 @@ def exact(a, w, a_scale, w_scale, bias, *_):
     return a @ w.t() if bias is None else a @ w.t() + bias.to(fp64)
 
 
-SHAPES = [(4, 256, 384), (1, 128, 128), (9, 144, 272), (3, 48, 80)]
+SHAPES = [(4, 256, 384), (1, 128, 512), (9, 144, 272), (3, 48, 80), (2, 128, 2064)]
 
 
 @pytest.mark.parametrize(("m", "n", "k"), SHAPES)
@@ -113,28 +113,31 @@ def test_the_case_of_its_inputs():
 # --- configs
 
 
-def test_without_a_table_the_library_multiplies():
-    assert block_scaled_mm.configs.default(CASE) == {"alternative": "library"}
+def test_without_a_table_the_kernel_multiplies_few_tokens_and_the_library_more():
+    assert block_scaled_mm.configs.default(CASE.replace(num_tokens=17)) == {"alternative": "library"}
+    for n, split in ((1024, 8), (4096, 4), (6144, 2), (24576, 1)):
+        assert block_scaled_mm.configs.default(CASE.replace(n=n))["block_sizes"] == [64, 16, split]
+    assert block_scaled_mm.configs.default(CASE.replace(n=64, k=512))["block_sizes"] == [64, 16, 1]
 
 
 def test_every_token_count_has_candidates_or_the_library():
-    for tokens, n in itertools.product((1, 16, 64, 256), (4096, 6144, 24576)):
+    for tokens, n in itertools.product((1, 16, 33, 64), (4096, 6144, 24576)):
         candidates = list(block_scaled_mm.tuning.candidates(CASE.replace(num_tokens=tokens, n=n)))
         assert 3 <= len(candidates) <= 100
         for config in candidates:
             block_n, block_m, split = config["block_sizes"]
             # A tile lies within a block of the weight's scales, and all programs run at once.
             assert block_n in (64, 128) and split <= 32
-            assert (block_n + block_m) * 128 * config["num_stages"] <= 227 * 1024
+            assert (block_n + block_m) * 512 * config["num_stages"] <= 227 * 1024
             assert split == 1 or -(-n // block_n) * split * -(-tokens // block_m) <= 4.2 * MULTIPROCESSORS
-    assert not list(block_scaled_mm.tuning.candidates(CASE.replace(num_tokens=512)))
+    assert not list(block_scaled_mm.tuning.candidates(CASE.replace(num_tokens=128)))
 
 
 CASES = [
-    (CASE, {**make_config(64, 16, 4, warps=4, stages=6), "prefetch": 1024}),
-    (CASE.replace(num_tokens=1), make_config(64, 16, 1, warps=4, stages=3, unroll=2)),
-    (CASE.replace(num_tokens=64), make_config(128, 64, 1, warps=8, stages=6)),
-    (CASE.replace(n=1040, k=4112, num_tokens=33, dtype="fp32"), make_config(64, 16, 4, warps=4, stages=6)),
+    (CASE, {**make_config(64, 16, 4, warps=4, stages=2), "prefetch": 1024}),
+    (CASE.replace(num_tokens=1), make_config(64, 16, 1, warps=4, stages=3)),
+    (CASE.replace(num_tokens=64), make_config(64, 64, 1, warps=8, stages=3)),
+    (CASE.replace(n=1040, k=4112, num_tokens=33, dtype="fp32"), make_config(64, 16, 4, warps=4, stages=2)),
 ]
 
 

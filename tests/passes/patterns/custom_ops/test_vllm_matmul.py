@@ -43,7 +43,7 @@ def test_product_of_block_scales():
         use_deep_gemm_e8m0=True,
     )
     match = only(calls.output(*calls.items(call, 1)), Matmul)
-    assert (match.op.a_scales, match.op.b_is_rows) == (Granularity.GROUP, True)
+    assert (match.op.a_scales, match.op.b_is_rows, match.op.library) == (Granularity.GROUP, True, "deepgemm")
     assert match.inputs["b"] is weight
 
 
@@ -132,7 +132,8 @@ def test_product_of_block_scales_that_is_returned():
     scales = calls.input(4, 1, dtype=torch.float32), calls.input(2, 1, dtype=torch.float32)
     product = calls.call(ops.vllm.w8a8_triton_block_scaled_mm_func.default, a, weight, *scales, [128, 128], BF16)
     match = only(calls.output(product), Matmul)
-    assert match.op == Matmul(dtype=BF16, a_scales=Granularity.GROUP, b_scales=Granularity.GROUP, b_is_rows=True)
+    blocks = dict(a_scales=Granularity.GROUP, b_scales=Granularity.GROUP, b_is_rows=True)
+    assert match.op == Matmul(dtype=BF16, library="triton", **blocks)
     assert match.outputs == {"out": (product,)}
 
 
