@@ -28,6 +28,10 @@ class Emit(Protocol):
         """
 
 
+def _concerns_all(chain: Chain) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Fusion:
     """A chain of semantic ops, in which each reads the one before, and what to put in its place.
@@ -47,7 +51,7 @@ class Fusion:
     chain: tuple[type[SemanticOp], ...]
     build: Callable[[Chain, Emit], Mapping[tuple[type[SemanticOp], str], Node]]
     check: Callable[[Chain], Refusal | None] = lambda chain: None
-    concerns: Callable[[Chain], bool] = lambda chain: True
+    concerns: Callable[[Chain], bool] = _concerns_all
 
     def __post_init__(self) -> None:
         chain = self.chain if isinstance(self.chain, (tuple, list)) else ()
