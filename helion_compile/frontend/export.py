@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,7 +25,29 @@ from helion_compile.graph.inline_reference import InlineReferences
 from helion_compile.graph.without_python import check_graph
 from helion_compile.reports.report import Report
 
-__all__ = ["export"]
+__all__ = ["PackageReport", "export"]
+
+
+@dataclass(frozen=True)
+class PackageReport(Report):
+    """What happened to a model that was exported.
+
+    Attributes:
+        notes: a sentence for each kernel that is called with a range of sizes: what is taken for it.
+    """
+
+    notes: tuple[str, ...] = ()
+
+    def print(self) -> None:
+        """As :meth:`Report.print`, and the notes."""
+        super().print()
+        print("\n".join(self._list_notes()))
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *self._list_notes()])
+
+    def _list_notes(self) -> list[str]:
+        return ["", "In the package:", *(f"  {note}" for note in self.notes)] if self.notes else []
 
 
 def export(
@@ -35,7 +58,7 @@ def export(
     path: str | os.PathLike[str],
     dynamic_shapes: Any = None,
     options: Mapping[str, Any] | None = None,
-) -> Report:
+) -> PackageReport:
     """Write ``model`` to a package, with the kernels that ``backend="helion"`` would call; the report says which.
 
     ``torch._inductor.aoti_load_package(path)`` loads it, in any process with the same torch and kind of GPU, and so does
@@ -67,10 +90,11 @@ def export(
         passes = [*_users_passes(theirs), ours.fusion_pass(on_graph=reporter)]
         if ours.numerics == "default":
             passes.append(InlineReferences())
-        theirs[HOOK] = PassSequence([*passes, CheckGraph()])
+        check = CheckGraph()
+        theirs[HOOK] = PassSequence([*passes, check])
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         compat.aoti_compile_and_package(program, package_path=path, inductor_configs=theirs)
-    return Report(tuple(reporter.found))
+    return PackageReport(tuple(reporter.found), notes=tuple(check.notes))
 
 
 def _export(
@@ -93,8 +117,11 @@ def _users_passes(options: Mapping[str, Any]) -> list[Callable[[Graph], None]]:
 class CheckGraph(CustomGraphPass):
     """Refuses a graph with a node that cannot be lowered without Python, before anything is compiled."""
 
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
     def __call__(self, graph: Graph) -> None:
-        check_graph(graph)
+        self.notes += check_graph(graph)
 
     def uuid(self) -> str:
         return "check_graph"

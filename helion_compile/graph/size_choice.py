@@ -18,7 +18,7 @@ from helion_compile.passes.ir.dynamic_sizes import traced_size
 if TYPE_CHECKING:
     from helion_compile.definitions.spec import KernelSpec
 
-__all__ = ["MOST_PARTS", "Part", "choose_parts", "find_switch", "substitute"]
+__all__ = ["MOST_PARTS", "Part", "choose_parts", "find_switch", "list_parts", "substitute"]
 
 MOST_PARTS = 6  # of a range: each is a kernel more in the generated code
 LARGEST = 65536  # up to here the table is asked; what lies above takes the same
@@ -71,10 +71,15 @@ def substitute(value: Any, switch: Any, size: int | None) -> Any:
 
 def choose_parts(kernel: KernelSpec, args: Sequence[Any], switch: Any) -> list[Part]:
     """What to use in each part of the range of ``switch``, in order; one part for all where there is no switch."""
+    parts = list_parts(kernel, args, switch)
+    return parts if switch is None else _settle_on_one_kind(_merge(parts), traced_size(_list_symbolic(args)[0]))
+
+
+def list_parts(kernel: KernelSpec, args: Sequence[Any], switch: Any) -> list[Part]:
+    """What the table has for each part of the range of ``switch``, in order."""
     if switch is None:
         return [_ask(kernel, args, None, 0, None, 0)]
-    shape_env = next(size.node.shape_env for size in _list_symbolic(args))
-    bounds = shape_env.bound_sympy(switch)
+    bounds = _list_symbolic(args)[0].node.shape_env.bound_sympy(switch)
     low = max(1, _number(bounds.lower) or 1)
     high = _number(bounds.upper)
     ends = sorted({size for size in _list_sizes(kernel) if low <= size < min(high or LARGEST, LARGEST)} | {high or LARGEST})
@@ -88,7 +93,7 @@ def choose_parts(kernel: KernelSpec, args: Sequence[Any], switch: Any) -> list[P
         low = end + 1
     if high is None or high > LARGEST:
         parts[-1] = replace(parts[-1], high=high)
-    return _settle_on_one_kind(_merge(parts), traced_size(next(iter(_list_symbolic(args)))))
+    return parts
 
 
 def _settle_on_one_kind(parts: list[Part], traced: int | None) -> list[Part]:

@@ -20,7 +20,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from helion_compile.definitions import registry
 from helion_compile.errors import PackageError
 from helion_compile.graph.reference_lowering import trace_function
-from helion_compile.graph.size_choice import choose_parts, find_switch
+from helion_compile.graph.size_choice import choose_parts, find_switch, list_parts
 from helion_compile.graph.triton_lowering import lower_parts, record_part
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.runtime import reference
@@ -31,20 +31,39 @@ if TYPE_CHECKING:
 __all__ = ["check_graph", "choose_function", "lower_launches"]
 
 
-def check_graph(graph: Graph) -> None:
-    """Raise PackageError for the first node that cannot be lowered without Python, which takes seconds."""
+def check_graph(graph: Graph) -> list[str]:
+    """What is to be known of the graph's kernels: what is taken for a range of sizes, and where the table has more.
+
+    Raises:
+        PackageError: a node cannot be lowered without Python; found in seconds.
+    """
+    notes = []
     for node in graph.find_nodes(op="call_function", target=torch.ops.higher_order.helion_kernel):
         kernel = registry.find_kernel(node.kwargs["kernel"])
-        args = _fake_args(node)
         try:
             if function := choose_function(kernel, node):
                 trace_function(node, kernel, function)
             else:
-                switch = find_switch(args)
-                for part in choose_parts(kernel, args, switch):
+                fakes = _fake_args(node)
+                switch = find_switch(fakes)
+                for part in choose_parts(kernel, fakes, switch):
                     record_part(kernel, node, switch, part)
         except PackageError as error:
             raise PackageError(f"{error} It is called at {Location.of(node)}.") from None
+        notes += _note(kernel, node)
+    return notes
+
+
+def _note(kernel: KernelSpec, node: Node) -> list[str]:
+    fakes = _fake_args(node)
+    if reference.lacks_kernel(fakes) or (switch := find_switch(fakes)) is None:
+        return []
+    wanted, taken = list_parts(kernel, fakes, switch), choose_parts(kernel, fakes, switch)
+    what = f"the {taken[0].fallback}'s code" if taken[0].fallback else f"{len(taken)} configs"
+    if len(wanted) == len(taken):
+        return [f"{kernel.short_name} at {Location.of(node)}: {what} for all sizes"]
+    has = ", ".join(f"{part.fallback or 'a config'} from {part.low}" for part in wanted)
+    return [f"{kernel.short_name} at {Location.of(node)}: {what} for all sizes, where the table has {has}"]
 
 
 def choose_function(kernel: KernelSpec, node: Node) -> Callable[..., Any] | None:

@@ -10,6 +10,7 @@ import torch
 
 import helion_compile
 from helion_compile import compat
+from helion_compile.frontend.export import PackageReport
 from tests.support.corpus.quantisers import torchao_row
 from tests.support.programs import llama_norm, matmul, weights
 from tests.support.small_kernels import add, affine
@@ -95,6 +96,13 @@ def test_the_report_and_what_goes_to_inductor(monkeypatch, tmp_path):
     assert report.graphs == () and seen["max_autotune"] and seen["path"].endswith("new/a.pt2") and seen["dynamic"]
     passes = [getattr(each, "__name__", type(each).__name__) for each in seen["post_grad_custom_pre_pass"].passes]
     assert passes == ["print", "FusionPass", "CheckGraph"]
+
+
+def test_a_report_with_notes_shows_them(capsys):
+    report = PackageReport((), notes=("norm_quant at layers.0: 3 configs for all sizes",))
+    assert str(report).endswith("\n\nIn the package:\n  norm_quant at layers.0: 3 configs for all sizes")
+    report.print()
+    assert capsys.readouterr().out.endswith("3 configs for all sizes\n")
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import torch
 import helion_compile
 from helion_compile.configs.row import Row
 from helion_compile.errors import PackageError
+from helion_compile.graph.without_python import check_graph
 from helion_compile.kernels import norm_quant, quant, scaled_mm
 from tests.support.absent_gpu import list_launches, write_cpp
 from tests.support.gpus import H200
@@ -156,3 +157,30 @@ def test_a_host_function_that_computes_is_refused_with_a_sentence(monkeypatch):
     with pytest.raises(Exception, match=r"test_computes_on_the_host cannot be launched without Python: its host function"):
         write_cpp(monkeypatch, lambda x: computes(x), x())
     assert issubclass(PackageError, NotImplementedError)
+
+
+def test_notes_say_what_is_taken_for_a_range_and_what_the_table_has(monkeypatch):
+    """The product of few tokens is the kernel's, of many the library's, and one of them is taken."""
+    found = []
+    monkeypatch.setattr("tests.support.absent_gpu.GraphLowering", _Stop)
+
+    def note(a, w, w_scale):
+        return product(a, w, a.view(torch.float32)[:, 0].clone(), w_scale)
+
+    _Stop.found = found
+    a, w, _, w_scale = operands()
+    with pytest.raises(StopIteration):
+        write_cpp(monkeypatch, note, a, w, w_scale, dynamic={(0, 0)})
+    (text,) = found
+    assert text.startswith("scaled_mm at ") and "configs for all sizes, where the table has a config from " in text
+    assert "library from 65" in text
+
+
+class _Stop:
+    """Takes the place of Inductor's lowering."""
+
+    found: list
+
+    def __init__(self, module, **_):
+        self.found += check_graph(module.graph)
+        raise StopIteration
