@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Matmul with scales of blocks: ``block_scaled_mm``, where a table finds it faster than the library's.
 
     fp8_gemm_nt_op(a, a_scale, w, w_scale) -> out

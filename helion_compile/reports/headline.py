@@ -43,9 +43,9 @@ def headline(report: ReportData) -> Headline:
 def identity_text(identity: Identity) -> str:
     """ "Qwen3ForCausalLM on cpu, as on NVIDIA H200; torch 2.13.0, …; 2026-11-28 15:30; helion-compile explain …"."""
     versions = ", ".join(f"{name} {version}" for name, version in identity.versions.items())
-    device = identity.device or "no device"
-    as_on = "" if not identity.gpu else f" ({identity.gpu})" if "cuda" in device else f", as on {identity.gpu}"
-    parts = (f"{identity.model} on {device}{as_on}", versions, identity.date.replace("T", " "), identity.command)
+    on = f" on {identity.device}" if identity.device else ""  # a function has no tensors of its own to tell it by
+    as_on = "" if not identity.gpu else f" ({identity.gpu})" if "cuda" in on else f", as on {identity.gpu}"
+    parts = (f"{identity.model}{on}{as_on}", versions, identity.date.replace("T", " "), identity.command)
     return "; ".join(part for part in parts if part)
 
 

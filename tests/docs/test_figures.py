@@ -21,13 +21,13 @@ def test_what_stays_with_inductor_is_as_the_tables_have_it():
     rows = [Row.from_json(row) for file in shipped_folder().glob("*/*.json") for row in json.loads(file.read_text())]
     rows = [row for row in rows if "library" not in row.baselines]  # a product is compared with the library's
     left = [row for row in rows if beaten_by_inductor(row)]
-    assert max(row.case["num_tokens"] for row in left) == 64
+    most = max(row.case["num_tokens"] for row in left)
     ranges = [row for row in left if "static" not in row.case.fields]  # graphs for a range leave these to Inductor
     slower = max(row.us / row.baselines["inductor"] - 1 for row in ranges)
     longer = max(row.us - row.baselines["inductor"] for row in ranges)
     for file, count in (
-        ("docs/limits.md", f"({len(left)} of {len(rows)} cases, up to 64 tokens)"),
-        ("docs/design.md", f"{len(left)} of the {len(rows)}"),
+        ("docs/limits.md", f"({len(left)} of {len(rows)} cases, up to {most} tokens)"),
+        ("docs/design.md", f"{len(left)} of the {len(rows)} shipped cases, of at most {most} tokens"),
     ):
         text = (ROOT / file).read_text()
         assert count in text and f"cases up to {slower * 100:.0f} % ({longer:.2f} µs) slower" in text

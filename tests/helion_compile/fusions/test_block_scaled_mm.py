@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Products of blocks that become ``block_scaled_mm``, those that stay with their library, and why.
 
 Letters: M tokens, N output features, K what is summed over.
