@@ -29,7 +29,7 @@ from helion_compile.kernels.arguments import takes
 from helion_compile.kernels.device.pdl import grid_dependency_wait, launch_dependents
 from helion_compile.kernels.device.rows import FLOATS, find_dtype
 from helion_compile.kernels.device.split_k import COLLECT, DRAW_TICKET, IS_LAST, SEND
-from helion_compile.kernels.families.scaled_mm_configs import choose_default, list_candidates, list_shapes
+from helion_compile.kernels.families.scaled_mm_configs import choose_beyond_rows, choose_default, list_candidates, list_shapes
 
 __all__ = ["ScaledMmArgs", "scaled_mm"]
 
@@ -169,7 +169,7 @@ def _random(rows, k, dtype, device):
     case=_case,
     check_supported=_check_supported,
     # Rows of 4096 by 1024 made the product of 4096 by 24576 slower than the library's, which the default config is not (H200).
-    configs=Configs(default=choose_default, nearest=()),
+    configs=Configs(default=choose_default, nearest=(), adapt=choose_beyond_rows),
     tuning=Tuning(inputs=_inputs, shapes=list_shapes, candidates=list_candidates),
     fallbacks={"library": _library},
     zeroed_workspace=True,

@@ -10,7 +10,15 @@ import itertools
 
 import torch
 
-__all__ = ["FEW_TOKENS", "MOST_UNPROMOTED", "MULTIPROCESSORS", "choose_default", "list_candidates", "list_shapes"]
+__all__ = [
+    "FEW_TOKENS",
+    "MOST_UNPROMOTED",
+    "MULTIPROCESSORS",
+    "choose_beyond_rows",
+    "choose_default",
+    "list_candidates",
+    "list_shapes",
+]
 
 FEW_TOKENS = 64  # up to here the kernel is used where no table says better, above the library
 MOST_UNPROMOTED = 128
@@ -44,6 +52,11 @@ def choose_default(case):
     while stages > 2 and (block_n + block_m) * block_k * stages > 200_000:
         stages -= 1
     return {"block_sizes": [block_n, block_m, split, block_k], "num_warps": 4, "num_stages": stages, "prefetch": 0}
+
+
+def choose_beyond_rows(config, measured, asked):
+    """Of a row for fewer tokens nothing follows for more: the library catches up as they grow."""
+    return choose_default(asked) if asked["num_tokens"] > measured["num_tokens"] else config
 
 
 def list_candidates(case):

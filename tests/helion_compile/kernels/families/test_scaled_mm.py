@@ -180,6 +180,19 @@ def test_a_row_of_another_product_is_never_used(tmp_path, monkeypatch):
         assert reported.origin == origin and f"n={n}" in str(reported)
 
 
+def test_a_row_says_nothing_of_more_tokens(tmp_path):
+    """At 2048 tokens the kernel that won at 64 takes several times as long as the library."""
+    case = CASE.replace(library="cutlass", scales="tensor")
+    configs = scaled_mm.configs
+    table = ConfigTable("scaled_mm", default=configs.default, folders=[tmp_path], nearest=configs.nearest, adapt=configs.adapt)
+    table.add([Row(case.replace(num_tokens=m), {"num_warps": 4}, 5.0) for m in (1, 64)], H200)
+    assert table.pick(case.replace(num_tokens=33), H200).config == {"num_warps": 4}
+    library = scaled_mm.configs.default(case.replace(num_tokens=2048))
+    for tokens in (65, 2048):
+        assert table.pick(case.replace(num_tokens=tokens), H200).config == library
+        assert scaled_mm.table.pick(case.replace(n=24576, num_tokens=tokens), H200).config == library
+
+
 SPLIT = {"block_sizes": [64, 16, 4, 256], "num_warps": 4, "num_stages": 3, "prefetch": 1024}
 CASES = [
     (CASE, SPLIT),
