@@ -62,7 +62,7 @@ test-long: $(INSTALLED)
 test-vllm: $(VLLM_VENVS:=/.installed)
 	@set -e; for venv in $(VLLM_VENVS); do \
 	  echo "$$venv"; \
-	  OMP_NUM_THREADS=1 $$venv/bin/python -m pytest tests/helion_compile/vllm/test_in_vllm.py $(ARGS); \
+	  OMP_NUM_THREADS=1 $$venv/bin/python -m pytest tests/helion_compile/vllm/test_in_vllm*.py $(ARGS); \
 	done
 	OMP_NUM_THREADS=1 $(lastword $(VLLM_VENVS))/bin/python -m pytest tests/helion_compile/vllm/test_whole_compiler.py $(ARGS)
 

@@ -71,11 +71,13 @@ def main():
     console.print(Syntax(layer, "python", background_color="default"))
     console.print("\nViews are left out. All of it: helion_compile.explain(...).graphs[0].after, and .before.")
 
+    torch.compiler.reset()
+    ways = {name: model if arguments is None else torch.compile(model, **arguments) for name, arguments in COMPARED.items()}
     console.rule("Numbers")
-    console.print(numbers(model, ids))
+    console.print(numbers(model, ways, ids))
 
     console.rule("Times")
-    console.print(times(model, arguments.batch) if arguments.device == "cuda" else cpu_times(model, ids))
+    console.print(times(model, arguments.batch) if arguments.device == "cuda" else cpu_times(ways, ids))
 
 
 def parse_arguments(argv=None):
@@ -114,14 +116,14 @@ def compiled(model, arguments):
     return model if arguments is None else torch.compile(model, **arguments)
 
 
-def numbers(model, ids):
-    """How far each way of running `model` is from the fp64 model of the same weights, and from eager."""
+def numbers(model, ways, ids):
+    """How far each way of running `model` is from the fp64 model of the same weights, and from eager; compiles them."""
     truth = fp8_models.dequantize_fp64(copy.deepcopy(model))(ids).logits
     table = Table("", "error against fp64", "against eager", "next token as fp64", "first call, s", box=box.SIMPLE)
     results = {}
-    for name, arguments in COMPARED.items():
+    for name, way in ways.items():
         start = time.perf_counter()
-        results[name] = compiled(model, arguments)(ids).logits.clone()
+        results[name] = way(ids).logits.clone()
         seconds = time.perf_counter() - start
         errors = [relative_error(results[name], reference) for reference in (truth, results["eager"])]
         table.add_row(name, *(f"{error:.5f}" for error in errors), f"{agreement(results[name], truth):.1%}", f"{seconds:.1f}")
@@ -149,10 +151,8 @@ def times(model, batches):
     return table
 
 
-def cpu_times(model, ids):
+def cpu_times(ways, ids):
     """Latency of a call on a CPU, where Inductor makes code of the kernels' references."""
-    torch.compiler.reset()
-    ways = {name: model if arguments is None else torch.compile(model, **arguments) for name, arguments in COMPARED.items()}
     table = Table("ms a call", f"{ids.numel()} tokens", box=box.SIMPLE)
     for name, milliseconds in median_cpu_ms(ways, ids).items():
         table.add_row(name, f"{milliseconds:.1f}")

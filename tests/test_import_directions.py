@@ -153,6 +153,11 @@ def test_no_file_is_long():
     assert {module: lines for module, lines in lengths.items() if lines > MOST_LINES} == {}
 
 
+def test_no_file_of_the_tests_is_long():
+    files = {path: len(path.read_text().splitlines()) for path in Path(__file__).parent.rglob("*.py")}
+    assert {str(path): lines for path, lines in files.items() if lines > MOST_LINES} == {}
+
+
 def test_no_room_has_the_name_of_an_exported_function():
     rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")} | {path.stem for path in ROOT.glob("*.py")}
     assert not rooms & set(helion_compile.__all__)

@@ -89,7 +89,7 @@ def _prefetching(size: int | None) -> Iterator[None]:
     def pick(args: tuple[Any, ...]) -> Any:
         found = real(args)
         config = found.config or {}
-        return found if "alternative" in config else found._replace(config={**config, "prefetch": size})
+        return found if "fallback" in config else found._replace(config={**config, "prefetch": size})
 
     vars(scaled_mm)["pick"] = pick
     scaled_mm.plans.clear()

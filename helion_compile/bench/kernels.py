@@ -92,7 +92,7 @@ def main(argv: list[str]) -> int:
     if not names:
         parser.error(f"no kernel is called {' or '.join(options.kernels)}; there are {', '.join(SUBJECTS)}")
     widths, tokens = (WIDTHS, TOKENS) if options.full else (options.k, options.m)
-    found = {(name, k): _facts(name, k, options.n) for name in names for k in widths}
+    found = {(name, k): _cases(name, k, options.n) for name in names for k in widths}
     if not any(found.values()):
         parser.error(
             f"{' and '.join(names)} cannot be measured with K of {widths}{f' and N of {options.n}' * bool(options.n)}"
@@ -106,6 +106,6 @@ def main(argv: list[str]) -> int:
     return course.end(rows, options)
 
 
-def _facts(name: str, k: int, features: list[int] | None) -> list[Mapping[str, Any]]:
+def _cases(name: str, k: int, features: list[int] | None) -> list[Mapping[str, Any]]:
     """The cases of a subject, of GEMMs those with so many features."""
     return [fields for fields in SUBJECTS[name].fields(k) if not features or fields.get("n", features[0]) in features]

@@ -63,7 +63,7 @@ def _of_table(file: Path, content: list[Any]) -> list[dict[str, Any]]:
         width = {"k": fields["hidden_size"]} if "hidden_size" in fields else {n: fields[n] for n in ("k", "n") if n in fields}
         of = {"kernel": ", ".join([kernel.short_name, *kinds]), "m": fields["num_tokens"], **width}
         of |= {"bytes": work.bytes, "operations": work.operations, "products": work.products}
-        # Where an alternative won, "kernel" is what the kernel itself took.
+        # Where a fallback won, "kernel" is what the kernel itself took.
         found.append({**of, "us": row.us, "baselines": {name: us for name, us in row.baselines.items() if name != "kernel"}})
     return found
 

@@ -101,10 +101,10 @@ def check_configs(subject: Subject) -> CheckStep:
             notes.append("the default is Helion's own")
         elif not isinstance(config, Mapping):
             yield f"Configs.default gives {truncate(config)}. Give a mapping such as {{'block_sizes': [16]}}, or None."
-        elif "alternative" in config:
-            if config["alternative"] not in kernel.fallbacks:
+        elif "fallback" in config:
+            if config["fallback"] not in kernel.fallbacks:
                 known = ", ".join(kernel.fallbacks) or "none"
-                named = config["alternative"]
+                named = config["fallback"]
                 yield f"Configs.default names the fallback {named!r}, and fallbacks= has {known}. Name one of them."
         else:
             notes.append(f"default {truncate(dict(config))}")

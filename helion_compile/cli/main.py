@@ -26,7 +26,7 @@ COMMANDS = {
         "helion_compile.bench.random_shapes",
         "shapes drawn at random, most of them in no table, against Inductor",
     ),
-    "bench reading": ("helion_compile.bench.reading", "what the pass takes for graphs of up to 100 000 nodes"),
+    "bench matching": ("helion_compile.bench.matching", "what the pass takes for graphs of up to 100 000 nodes"),
     "bench vllm": ("helion_compile.bench.vllm", "a Qwen3 in vLLM, with our pass and without"),
     "configs import": ("helion_compile.cli.import_configs", "take over config files of vLLM"),
     "configs restamp": ("helion_compile.tune.restamp", "rows of shipped tables for kernels whose code did not change"),

@@ -80,7 +80,7 @@ class TableFile:
     """The bytes of one table as they were at one moment, and the sound rows among them.
 
     Attributes:
-        gpu: the GPU of the table, as the file name spells it.
+        gpu: the GPU of the table, as the file name has it.
         content: the bytes, empty when they could not be read.
         rows: the rows that can be used, in the order of the file.
         problems: one sentence for each kind of damage, naming the file and the row.

@@ -12,7 +12,7 @@ from typing import Any
 from helion_compile.configs.case import Case
 from helion_compile.errors import check_type, truncate
 
-__all__ = ["ConfigError", "Row", "is_duration"]
+__all__ = ["ConfigError", "Row", "current_config", "is_duration"]
 
 _FIELDS = ("case", "config", "us", "baselines", "made_with")
 _LONGEST_CALL = 1e12  # microseconds, eleven days; a whole number of any size can be compared, not computed with
@@ -83,7 +83,7 @@ class Row:
             raise ConfigError("has no config")
         return cls(
             case=case,
-            config=_object(fields, "config"),
+            config=current_config(_object(fields, "config")),
             us=us,
             baselines=baselines,
             made_with=_object(fields, "made_with"),
@@ -134,6 +134,11 @@ def _object(fields: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"has {name}={truncate(value)} where an object belongs")
     return value
+
+
+def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config as it is written now: before, ``{"fallback": name}`` was ``{"alternative": name}``."""
+    return {"fallback": config["alternative"]} if set(config) == {"alternative"} else dict(config)
 
 
 def is_duration(value: object) -> bool:

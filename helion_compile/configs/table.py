@@ -38,7 +38,7 @@ class Pick(NamedTuple):
             table; ``"default"`` when no table has a row for the case.
         row: the row, or None.
         case, gpu: what was asked.
-        from_gpu: the GPU of the row's table as its file name spells it, or None.
+        from_gpu: the GPU of the row's table as its file name has it, or None.
     """
 
     config: Mapping[str, Any] | None

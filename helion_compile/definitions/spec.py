@@ -79,7 +79,7 @@ class KernelSpec:
         configs: how a config is found for a case; see :class:`Configs`.
         tuning: what the tuner has to know of the kernel; see :class:`Tuning`.
         fallbacks: library functions with the same results, by name.  They take the kernel's parameters and ``out``: a tuple
-            of tensors to write the results to, or None to return new ones.  The config ``{"alternative": name}`` calls one.
+            of tensors to write the results to, or None to return new ones.  The config ``{"fallback": name}`` calls one.
         zeroed_workspace: the kernel leaves zeros in all memory that its host function makes with ``torch.zeros``, so that the
             memory is made once and used again (:mod:`helion_compile.runtime.zeroed_workspace`).
 

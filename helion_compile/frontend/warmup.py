@@ -255,7 +255,7 @@ class _Background:
         with torch.cuda.device(request.device), plan_lock():
             args = request.make_args()
             config = request.kernel.pick(args).config
-            if config and "alternative" in config:  # nothing to compile
+            if config and "fallback" in config:  # nothing to compile
                 return
             try:
                 recorded = list_launches(

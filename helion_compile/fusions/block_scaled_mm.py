@@ -67,7 +67,7 @@ def _check_faster(chain: Chain, arguments: BlockScaledMmArgs) -> Refusal | None:
     if isinstance(tokens, torch.SymInt):
         return None
     pick = block_scaled_mm.pick(arguments)
-    if "alternative" not in (pick.config or {}):
+    if "fallback" not in (pick.config or {}):
         return None
     found = "for {tokens} tokens the library's product is the faster one ({row})"
     remedy = "where a table has the kernel faster, it fuses"

@@ -101,7 +101,7 @@ def _check_faster(chain: Chain, arguments: ScaledMmArgs) -> Refusal | None:
             return chain.refuse(RefusalKind.UNPROFITABLE, found, remedy, tokens=a.size(0), few=FEW_TOKENS)
     elif not isinstance(a.size(0), torch.SymInt):
         pick = scaled_mm.pick(arguments)
-        if "alternative" in (pick.config or {}):
+        if "fallback" in (pick.config or {}):
             found = "for {tokens} tokens the library's product is the faster one ({row})"
             remedy = "where a table has the kernel faster, it fuses"
             return chain.refuse(RefusalKind.UNPROFITABLE, found, remedy, tokens=a.size(0), row=pick.sentence)

@@ -122,7 +122,7 @@ def _ask(kernel: KernelSpec, args: Sequence[Any], switch: Any, low: int, high: i
             for arg in args
         ]
     config = kernel.table.pick(kernel.case(*like), Gpu.current()).config
-    return Part(low, high, size, config, (config or {}).get("alternative"))
+    return Part(low, high, size, config, (config or {}).get("fallback"))
 
 
 def _merge(parts: list[Part]) -> list[Part]:

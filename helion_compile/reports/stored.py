@@ -72,7 +72,7 @@ def make_key(module: GraphModule, inputs: Sequence[Any], config: Mapping[str, An
     asked = {name: value.uuid() if hasattr(value, "uuid") else value for name, value in asked.items()}
     placeholders = module.graph.find_nodes(op="placeholder")
     values = [node.meta.get("example_value", given) for node, given in zip(placeholders, inputs, strict=True)]
-    facts = [
+    parts = [
         torch.__version__,
         Gpu.current() if torch.cuda.is_available() else None,
         (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cuda")),
@@ -83,8 +83,8 @@ def make_key(module: GraphModule, inputs: Sequence[Any], config: Mapping[str, An
         *_nodes(module),
     ]
     digest = hashlib.sha256()
-    for fact in facts:
-        digest.update(f"{fact!r}\0".encode())
+    for part in parts:
+        digest.update(f"{part!r}\0".encode())
     return digest.hexdigest()
 
 
@@ -205,5 +205,5 @@ def _value(value: Any) -> Any:
     if is_traceable_wrapper_subclass(value):
         names, context = value.__tensor_flatten__()
         inner = [context, *((name, _value(getattr(value, name))) for name in names)]
-    facts = (value.dtype, tuple(map(str, value.shape)), tuple(map(str, value.stride())), value.device, value.requires_grad)
-    return type(value).__name__, *facts, *inner
+    parts = (value.dtype, tuple(map(str, value.shape)), tuple(map(str, value.stride())), value.device, value.requires_grad)
+    return type(value).__name__, *parts, *inner

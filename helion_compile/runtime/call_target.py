@@ -94,7 +94,7 @@ def _find_fallback(kernel: KernelSpec, pick: Pick) -> Fallback | None:
     Raises:
         ValueError: something that the kernel does not have.
     """
-    name = (pick.config or {}).get("alternative")
+    name = (pick.config or {}).get("fallback")
     if name is None:
         return None
     if name not in kernel.fallbacks:

@@ -95,8 +95,8 @@ def keep_host_function(
         code = Path(bound.get_cached_path(chosen)).read_text()
         if "tensor_descriptor" in code:  # right for some strides only, by a rule of Helion's own
             return
-        facts = {"function": bound.kernel.name, "sha256": hashlib.sha256(code.encode()).hexdigest()}
-        _write(_folder() / f"{_digest(base, _values(args, places), config)}.py", f"# {json.dumps(facts)}\n{code}")
+        header = {"function": bound.kernel.name, "sha256": hashlib.sha256(code.encode()).hexdigest()}
+        _write(_folder() / f"{_digest(base, _values(args, places), config)}.py", f"# {json.dumps(header)}\n{code}")
         _write(_folder() / f"{base}.json", json.dumps(places))
     except NotPrivateError as error:
         log_refusal_once(log, f"generated code is not kept: {error}")
@@ -108,8 +108,8 @@ def _run(file: Path) -> Callable[..., Any]:
     """The function of kept code: of the bytes that were checked, whatever stands in the file later."""
     text = _read(file)
     head, _, code = text.partition("\n")
-    facts = json.loads(head.removeprefix("# "))
-    if hashlib.sha256(code.encode()).hexdigest() != facts["sha256"]:
+    header = json.loads(head.removeprefix("# "))
+    if hashlib.sha256(code.encode()).hexdigest() != header["sha256"]:
         raise ValueError(f"{file} is cut off or edited")
     module = types.ModuleType(f"helion_compile_generated_{file.stem}")
     module.__file__ = str(file)
@@ -117,7 +117,7 @@ def _run(file: Path) -> Callable[..., Any]:
     linecache.cache[str(file)] = (len(text), None, text.splitlines(keepends=True), str(file))
     sys.modules[module.__name__] = module
     exec(compile(text, str(file), "exec"), module.__dict__)
-    return getattr(module, facts["function"])
+    return getattr(module, header["function"])
 
 
 def _places(bound: Any) -> list[Place] | None:

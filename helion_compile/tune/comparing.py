@@ -55,8 +55,8 @@ class Comparison:
 
 
 def sample(rows: Sequence[tuple[str, Row]], count: int) -> list[tuple[str, Row]]:
-    """``count`` of the rows, evenly spread over them in their order; alternatives are nothing that Helion searches for."""
-    fit = [(name, row) for name, row in rows if "alternative" not in row.config]
+    """``count`` of the rows, evenly spread over them in their order; fallbacks are nothing that Helion searches for."""
+    fit = [(name, row) for name, row in rows if "fallback" not in row.config]
     count = min(count, len(fit))
     return [fit[(2 * index + 1) * len(fit) // (2 * count)] for index in range(count)]
 

@@ -49,7 +49,7 @@ class Compiled(NamedTuple):
     """A config's generated module and what the compiler says of its kernel, or why there is none.
 
     Attributes:
-        source, entry: text of the module, and the name of its host function; see :meth:`alternative`.
+        source, entry: text of the module, and the name of its host function; see :meth:`fallback`.
         spills: bytes a thread spills to local memory.
     """
 
@@ -61,8 +61,8 @@ class Compiled(NamedTuple):
     error: str | None = None
 
     @classmethod
-    def alternative(cls, name: str) -> Compiled:
-        """Stands for one of the kernel's alternatives, which need no compiling: without code, its name is the entry."""
+    def fallback(cls, name: str) -> Compiled:
+        """Stands for one of the kernel's fallbacks, which need no compiling: without code, its name is the entry."""
         return cls("", name)
 
 

@@ -85,7 +85,7 @@ class Family:
     def start(self) -> None:
         """Ask for the seeds, or the configs that the kernel names, to be compiled."""
         seeds = [] if self.kernel.tuning.candidates else self.space.seeds(self.seeds)
-        seeds += [{"alternative": name} for name in self.kernel.fallbacks]
+        seeds += [{"fallback": name} for name in self.kernel.fallbacks]
         self.named = {case: self._named(case) for case in self.cases} if self.kernel.tuning.candidates else {}
         for case in self.cases:
             self.times[case] = {}
@@ -142,11 +142,11 @@ class Family:
         lost = self._lost()
         for case in self.cases:
             best = sorted(self.times[case], key=self.times[case].__getitem__)[:FINALISTS]
-            # The alternatives are what the others have to beat, so they are timed as carefully.
-            others = [text for text in self.times[case] if "alternative" in self.configs[text] and text not in best]
+            # The fallbacks are what the others have to beat, so they are timed as carefully.
+            others = [text for text in self.times[case] if "fallback" in self.configs[text] and text not in best]
             self.wanted[case] = [*best, *others]
             if lost and (not self.kernel.tuning.candidates or self.named[case]):
-                # Otherwise the alternatives would win wherever something is wrong with the machine.
+                # Otherwise the fallbacks would win wherever something is wrong with the machine.
                 self.wanted[case] = []
                 self.failed.setdefault(case, lost)
             elif not self.times[case]:
@@ -154,7 +154,7 @@ class Family:
 
     def _best(self, case: Case) -> str | None:
         """The fastest config of the kernel itself so far."""
-        own = [text for text in self.times[case] if "alternative" not in self.configs[text]]
+        own = [text for text in self.times[case] if "fallback" not in self.configs[text]]
         return min(own, key=self.times[case].__getitem__, default=None)
 
     def _lost(self) -> str | None:
@@ -184,8 +184,8 @@ class Family:
     def _future(self, case: Case, text: str) -> Any:
         key = representative(case, self.kernel.configs.bucketed), text
         if key not in self.futures:
-            alternative = self.configs[text].get("alternative")
-            self.futures[key] = _done(alternative) if alternative else self.compile(key[0], self.configs[text])
+            fallback = self.configs[text].get("fallback")
+            self.futures[key] = _done(fallback) if fallback else self.compile(key[0], self.configs[text])
         return self.futures[key]
 
     def _compiled(self, case: Case) -> list[str]:
@@ -225,7 +225,7 @@ class Family:
             if not times:
                 continue
             best = min(times, key=times.__getitem__)
-            if "alternative" in self.configs[best]:
+            if "fallback" in self.configs[best]:
                 continue
             steps = [
                 (name, config)
@@ -313,11 +313,11 @@ class Family:
                     self.journal.time(case, self.configs[text], None, f"wrong result: {wrong}")
                     self.failed[case] = wrong
                     continue
-                for name, alternative in self._alternatives(measured):
-                    self.journal.baseline(case, name, alternative)
+                for name, fallback in self._fallbacks(measured):
+                    self.journal.baseline(case, name, fallback)
                 us = statistics.median(measured[text])
                 config = self.configs[text]
-                small = config if "alternative" in config else self.space.small(config)
+                small = config if "fallback" in config else self.space.small(config)
                 self.winners[case] = Winner(small, round(us, 3), compiled)
                 # With time left out it counts as no effort, so that the next run goes on from here.
                 effort = 0 if self.hurried else self.effort.level
@@ -325,16 +325,16 @@ class Family:
                 self.failed.pop(case, None)
                 break
 
-    def _alternatives(self, measured: Mapping[str, Sequence[float]]) -> Iterable[tuple[str, float]]:
-        """Name and median µs of each alternative, and as "kernel" that of the best config of the kernel itself."""
+    def _fallbacks(self, measured: Mapping[str, Sequence[float]]) -> Iterable[tuple[str, float]]:
+        """Name and median µs of each fallback, and as "kernel" that of the best config of the kernel itself."""
         medians = {text: statistics.median(times) for text, times in measured.items()}
-        names = {text: self.configs[text].get("alternative", "kernel") for text in medians}
+        names = {text: self.configs[text].get("fallback", "kernel") for text in medians}
         if set(names.values()) != {"kernel"}:
             for name in set(names.values()):
                 yield name, min(us for text, us in medians.items() if names[text] == name)
 
 
-def _done(alternative: str) -> concurrent.futures.Future[Compiled]:
+def _done(fallback: str) -> concurrent.futures.Future[Compiled]:
     future: concurrent.futures.Future[Compiled] = concurrent.futures.Future()
-    future.set_result(Compiled.alternative(alternative))
+    future.set_result(Compiled.fallback(fallback))
     return future

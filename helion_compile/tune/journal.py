@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from helion_compile.configs.case import Case
-from helion_compile.configs.row import is_duration
+from helion_compile.configs.row import current_config, is_duration
 from helion_compile.tune.cases import TuneError
 
 __all__ = ["Journal", "config_text"]
@@ -101,10 +101,12 @@ class Journal:
                 self.baselines[case, entry["baseline"]] = entry["us"]
             elif "winner" in entry:
                 # The files of several ranks are read in no order of time: a longer search counts more than a shorter one.
+                entry["winner"] = current_config(entry["winner"])
                 if entry.get("effort", 0) >= self.done.get(case, {}).get("effort", 0):
                     self.done[case] = entry
             else:
+                entry["config"] = current_config(entry["config"])
                 self.times[case, config_text(entry["config"])] = entry
-                self.has_run |= entry["us"] is not None and "alternative" not in entry["config"]
+                self.has_run |= entry["us"] is not None and "fallback" not in entry["config"]
         except (ValueError, KeyError, TypeError, RecursionError):
             return

@@ -87,7 +87,7 @@ class GpuMeasurer:
         self.hosts = {}
 
     def time(self, source: str, entry: str, careful: bool, limit: float) -> float:
-        """Median µs a call of the config with this code, or of the alternative ``entry`` where there is no code.
+        """Median µs a call of the config with this code, or of the fallback ``entry`` where there is no code.
 
         Of one replay only where that is above ``limit``.
         """
@@ -139,10 +139,10 @@ class GpuMeasurer:
         host = self._host(source, entry)
         held: list[Any] = []
         if not source:
-            alternative = self.kernel.fallbacks[entry]
+            fallback = self.kernel.fallbacks[entry]
             for args in self.sets:
                 held.append(self.kernel.flatten_results(host(*args)))
-            return [functools.partial(alternative, *args, out=out) for args, out in zip(self.sets, held, strict=True)], held
+            return [functools.partial(fallback, *args, out=out) for args, out in zip(self.sets, held, strict=True)], held
         try:
             plan = record_plan(host, self.kernel.copy_mutated(self.sets[0]), self.kernel.zeroed_workspace)
         except NotReplayable:

@@ -56,7 +56,7 @@ class Stale(NamedTuple):
         """What to generate of the stale rows, each once: sizes that a launch takes as they come make no other code."""
         found: dict[str, Job] = {}
         for row in self.rows:
-            if "alternative" not in row.config:  # a library's: no code of ours
+            if "fallback" not in row.config:  # a library's: no code of ours
                 case = representative(row.case, self.kernel.configs.bucketed).to_json()
                 job = Job(row.kernel or "", case, dict(row.config))
                 found.setdefault(_text(job), job)

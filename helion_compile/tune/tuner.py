@@ -204,7 +204,7 @@ class Tuner:
             # What was begun first is finished first: the GPU waits for its next round, not for the seeds of others.
             compile=lambda case, config: self._pool.submit(kernel.short_name, case, config, urgency=number),
             measure=self._measure,
-            seeds=[seed for seed in seeds if seed and "alternative" not in seed],
+            seeds=[seed for seed in seeds if seed and "fallback" not in seed],
         )
         family.start()
         return family
@@ -249,7 +249,7 @@ class Tuner:
         journal = self._journal(kernel.short_name)
         done = journal.done.get(case)
         enough = done is not None and done.get("effort", 0) >= EFFORTS[self.settings.effort].level
-        without = not self.settings.baselines or kernel.fallbacks  # an alternative is the baseline
+        without = not self.settings.baselines or kernel.fallbacks  # a fallback is the baseline
         return bool(enough and (without or (case, "inductor") in journal.baselines))
 
     def _journal(self, name: str) -> Journal:

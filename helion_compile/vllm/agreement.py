@@ -18,8 +18,8 @@ _AGREED = "agreed"
 _turns = itertools.count()
 
 
-def find_disagreement(group: Any, facts: str, seconds: float = _SECONDS) -> str | None:
-    """Why the ranks of vLLM's ``group`` cannot do a thing together; None where each of them told the same ``facts``.
+def find_disagreement(group: Any, told: str, seconds: float = _SECONDS) -> str | None:
+    """Why the ranks of vLLM's ``group`` cannot do a thing together; None where each of them told the same ``told``.
 
     Every rank that asks gets the same answer: the first one to know it decides for all.
     """
@@ -30,14 +30,14 @@ def find_disagreement(group: Any, facts: str, seconds: float = _SECONDS) -> str 
     store = get_process_group_store(group.cpu_group)
     turn = f"helion_compile/{next(_turns)}"
     keys = [f"{turn}/{rank}" for rank in range(group.world_size)]
-    store.set(keys[group.rank_in_group], facts)
+    store.set(keys[group.rank_in_group], told)
     try:
         store.wait(keys, datetime.timedelta(seconds=seconds))
     except RuntimeError:  # torch.distributed.DistStoreError, where there is one
         silent = [str(rank) for rank, key in enumerate(keys) if not store.check([key])]
         verdict = f"rank {', '.join(silent)} said nothing in {seconds:g} s; is the plug-in on there?"
     else:
-        others = [str(rank) for rank, key in enumerate(keys) if store.get(key).decode() != facts]
+        others = [str(rank) for rank, key in enumerate(keys) if store.get(key).decode() != told]
         verdict = f"rank {', '.join(others)} has other options, tables, versions or another GPU" if others else _AGREED
     decided = store.compare_set(f"{turn}/verdict", "", verdict).decode()
     return None if decided == _AGREED else decided

@@ -81,9 +81,9 @@ class FusionPass(InductorPass):
     def _uuid(self) -> str:
         from helion_compile.frontend.options import DISABLE  # imports Helion
 
-        facts: dict[str, Any] = {"untuned": self.untuned, "batch invariant": batch_invariance.is_asked_for()}
-        facts |= {DISABLE: os.environ.get(DISABLE, "")}
-        return identity(self.options | facts, self.gpu)
+        others: dict[str, Any] = {"untuned": self.untuned, "batch invariant": batch_invariance.is_asked_for()}
+        others |= {DISABLE: os.environ.get(DISABLE, "")}
+        return identity(self.options | others, self.gpu)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _make, (self.gpu, self.untuned, self.options)

@@ -232,5 +232,5 @@ def describe(value: Any) -> str:
 
 
 def format_target(target: Any) -> str:
-    """A target as aten spells it: "aten.mul.Tensor"."""
+    """A target as aten names it: "aten.mul.Tensor"."""
     return str(target) if isinstance(target, OpOverload) else getattr(target, "__name__", str(target))

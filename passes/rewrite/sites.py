@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from torch.fx import Node
@@ -51,8 +52,8 @@ def list_steps(chain: Chain, passed: int) -> tuple[tuple[str, ...], tuple[str, .
 
 
 def pattern_name(match: Match) -> str:
-    """What the patterns of a match's op are called: "norm"."""
-    return type(match.op).__name__.lower()
+    """What the patterns of a match's op are called: "norm", "complex_rope"."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(match.op).__name__).lower()
 
 
 def _record(

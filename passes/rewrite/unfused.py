@@ -20,7 +20,7 @@ __all__ = ["explain_unfused"]
 _SHOWN = 2  # readers that a refusal names
 _CANDIDATES = {
     "activation": "an activation",
-    "complexrope": "a complex rotary embedding",
+    "complex_rope": "a complex rotary embedding",
     "quantize": "a quantiser",
     "rope": "a rotary embedding",
 }

@@ -14,11 +14,11 @@ import triton.language as tl
 import helion_compile
 from helion_compile import Case, UnpreparedCaptureError, counters
 from helion_compile.configs.table import Gpu, Row
-from helion_compile.runtime import call_target, dispatch, pdl, triton_launch
+from helion_compile.runtime import call_target, dispatch, triton_launch
 from helion_compile.runtime.call_site import CallSite
 from helion_compile.runtime.plan_key import make_plan_key
 from helion_compile.runtime.record import NotReplayable, Plan, record_plan
-from tests.support.launch_kernels import mixed, mixed_rows, rows_of_view, scale_in_place
+from tests.support.launch_kernels import mixed, rows_of_view, scale_in_place
 
 
 @pytest.fixture(autouse=True)
@@ -317,48 +317,3 @@ def test_plans_are_bounded(monkeypatch):
         mixed(memory[: rows * 64].view(rows, 64), None, 2.0, 3, False)
     assert len(mixed.plans) + len(mixed.plans._old) <= 16
     assert all(type(plan) is Plan for plan in mixed.plans.values())
-
-
-def test_pdl_is_used_between_our_kernels_alone(monkeypatch):
-    asked, follows = [], pdl.follows_pdl_kernel
-
-    def note(stream):
-        asked.append(follows(stream))
-        return asked[-1]
-
-    monkeypatch.setattr(pdl, "follows_pdl_kernel", note)
-    x = x_of(7, 1024)
-    mixed_rows(x)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        got = mixed_rows(mixed_rows(mixed_rows(mixed_rows(x)) * 1.0))
-    assert asked == [False, True, False, True]
-    graph.replay()
-    want = x
-    for _ in range(4):
-        want = mixed_rows.reference(want)
-    assert torch.equal(got, want)
-
-
-@pytest.mark.parametrize("rows", [7, 4000])
-def test_kernels_that_begin_early_read_what_the_one_before_wrote(rows):
-    """A captured chain of dependent launches, whose buffers are used again and again, against the same chain run eagerly."""
-
-    def chain(x):
-        for _ in range(64):
-            x = mixed_rows(x)
-        return x
-
-    x = x_of(rows, 1024)
-    chain(x)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        got = chain(x)
-    for _ in range(20):
-        x.copy_(torch.randn_like(x) * 2.0**60)
-        graph.replay()
-        assert torch.equal(got, chain(x))
-        want = x
-        for _ in range(64):
-            want = mixed_rows.reference(want)
-        assert torch.equal(got, want)

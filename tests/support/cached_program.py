@@ -2,7 +2,8 @@
 """Compiles one call of each kernel in the modules named on the command line, and tells what came out of Inductor's caches.
 
 After ``--save FILE`` or ``--load FILE`` the caches' content goes to a file or comes from one, as from machine to machine.
-Run by test_caches.py in processes of its own; prints one line of JSON: module -> what happened.
+Of modules behind ``--keys`` only the fingerprints are told: what is keyed by them is shown with the others.
+Run by test_inductor_caches.py in processes of its own; prints one line of JSON: module -> what happened.
 """
 
 import importlib
@@ -55,13 +56,17 @@ def main(names):
     how, file, *rest = names
     if how in ("--save", "--load"):
         names = rest
+    first_key = names.index("--keys") if "--keys" in names else len(names)
+    names, keys = names[:first_key], names[first_key + 1 :]
     if how == "--load":
         with open(file, "rb") as artifacts:
             torch.compiler.load_cache_artifacts(artifacts.read())
     for name in names:
         kernel = importlib.import_module(name).kernel
         told[name] = happened(lambda x, kernel=kernel: kernel(x), X, backend="inductor")
-        told[name]["fingerprints"] = [kernel.fingerprint, kernel.config_fingerprint]
+    for name in names + keys:
+        kernel = importlib.import_module(name).kernel
+        told.setdefault(name, {})["fingerprints"] = [kernel.fingerprint, kernel.config_fingerprint]
     with torch.no_grad():
         told["backend"] = happened(quantised, X.bfloat16(), backend="helion")
     told["picked"] = dict(quant.table.pick(CASE, H200).config or {})

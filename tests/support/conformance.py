@@ -18,7 +18,7 @@ from helion_compile.passes.semantics import Granularity, RopeTable
 from tests.support import ROOT
 from tests.support.tensors import tensor
 
-__all__ = ["PAGE", "Spelled", "argument", "arguments", "of_any_number_of_rows", "page"]
+__all__ = ["PAGE", "Written", "argument", "arguments", "of_any_number_of_rows", "page"]
 
 PAGE = ROOT / "docs" / "patterns.md"
 
@@ -54,7 +54,7 @@ _NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
 @dataclass
-class Spelled:
+class Written:
     """A function that writes one semantic op."""
 
     who: str  # whose code writes it so
@@ -79,7 +79,7 @@ class Spelled:
         return functools.partial(self.function, dtype=dtype) if self.told else self.function
 
 
-def argument(name: str, row: Spelled, dtype: torch.dtype) -> torch.Tensor:
+def argument(name: str, row: Written, dtype: torch.dtype) -> torch.Tensor:
     """An argument of a row's function; x has rows of zeros, of one sign and of large values."""
     if row.scales:
         return _of_product(name, row, dtype)
@@ -105,7 +105,7 @@ def argument(name: str, row: Spelled, dtype: torch.dtype) -> torch.Tensor:
     return torch.tensor([{"scale": 0.0173, "scale_ub": 1.9}[name]])
 
 
-def _angles(name: str, row: Spelled, dtype: torch.dtype) -> torch.Tensor:
+def _angles(name: str, row: Written, dtype: torch.dtype) -> torch.Tensor:
     """cos or sin of angles that all heads share, with a number of its own for each element; or e to their i-th power."""
     op = row.op(dtype)
     batch, tokens, _, _ = row.sizes
@@ -117,7 +117,7 @@ def _angles(name: str, row: Spelled, dtype: torch.dtype) -> torch.Tensor:
     return (angles.cos() if name == "cos" else angles.sin()).to(op.table_dtype)
 
 
-def _of_product(name: str, row: Spelled, dtype: torch.dtype) -> torch.Tensor:
+def _of_product(name: str, row: Written, dtype: torch.dtype) -> torch.Tensor:
     """a [M, K]; b [K, N], or [N, K] where it is rows; bias [N]; scales, those of blocks column-major."""
     op, (m, k, n) = row.op(dtype), row.sizes
     if name == "bias":
@@ -133,12 +133,12 @@ def _of_product(name: str, row: Spelled, dtype: torch.dtype) -> torch.Tensor:
     return values if name == "a" or op.b_is_rows else values.t()
 
 
-def arguments(row: Spelled, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def arguments(row: Written, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """All arguments of a row's function, by name."""
     return {name: argument(name, row, dtype) for name in row.operands}
 
 
-def of_any_number_of_rows(row: Spelled, given: dict[str, torch.Tensor]) -> None:
+def of_any_number_of_rows(row: Written, given: dict[str, torch.Tensor]) -> None:
     """Mark as unknown how many rows the first argument has, and the others that have as many."""
     rows = given[row.operands[0]].shape[0]
     for each in given.values():
@@ -149,11 +149,11 @@ def of_any_number_of_rows(row: Spelled, given: dict[str, torch.Tensor]) -> None:
 def page() -> str:
     """docs/patterns.md."""
     from tests.support.corpus.activations import ACTIVATIONS
+    from tests.support.corpus.all_quantisers import OPAQUE_QUANTISERS, QUANTISERS
     from tests.support.corpus.concats import CONCATS
     from tests.support.corpus.matmuls import PRODUCTS
     from tests.support.corpus.modulations import MODULATIONS
     from tests.support.corpus.norms import NORMS
-    from tests.support.corpus.quantisers import OPAQUE_QUANTISERS, QUANTISERS
     from tests.support.corpus.ropes import ROPES
 
     parts = [_INTRODUCTION]

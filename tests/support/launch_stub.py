@@ -12,11 +12,13 @@ from types import SimpleNamespace
 
 import torch
 
+import helion_compile
+from helion_compile import Case
 from helion_compile.configs.gpu import Gpu
 from helion_compile.runtime import call_target, dispatch, record, reference
 from helion_compile.runtime.triton_launch import LaunchSource
 
-__all__ = ["StubKernel", "expected", "host_of", "install"]
+__all__ = ["StubKernel", "X", "expected", "host_of", "install", "same", "stub", "tensor"]
 
 WORDS = 8  # of the output
 
@@ -99,3 +101,28 @@ def install(monkeypatch, hosts):
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(Gpu, "current", lambda: Gpu("NVIDIA H200", (9, 0)))
+
+
+def _reference(x, y, a, b):
+    return torch.full((8,), -1)
+
+
+@helion_compile.kernel(reference=_reference, case=lambda x, *_: Case(num_tokens=x.size(0)), name="test_launch_stub")
+def stub(x, y, a, b):
+    raise AssertionError("the stand-in is launched instead")
+
+
+MEMORY = torch.randn(4096)
+
+
+def tensor(shape, shift=0, strides=None):
+    strides = strides or tuple(torch.empty(shape).stride())
+    return MEMORY.as_strided(shape, strides, shift)
+
+
+def same(args):
+    out = stub(*args)
+    assert out[: len(expected(args, out))].tolist() == expected(args, out)
+
+
+X = tensor((4, 8))

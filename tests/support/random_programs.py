@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs put together at random: norms, activations, rotary embeddings, quantisers and products, each in a spelling that
+"""Programs put together at random: norms, activations, rotary embeddings, quantisers and products, each written in a way that
 some library uses, with views, casts and residual sums between them and readers beside them.
 
 Letters: M rows, K elements of a row, D elements of a head.
@@ -24,9 +24,9 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from helion_compile.passes.semantics import Granularity, Quantize
-from tests.support.conformance import Spelled, argument
+from tests.support.conformance import Written, argument
+from tests.support.corpus.all_quantisers import QUANTISERS
 from tests.support.corpus.norms import NORMS
-from tests.support.corpus.quantisers import QUANTISERS
 
 __all__ = ["SETTINGS", "Program", "arguments", "random_programs", "traced"]
 
@@ -113,7 +113,7 @@ class Quantised:
 
     row: int  # of QUANTISERS
     view: str
-    copies: int  # that the program spells
+    copies: int  # that the program writes
     read: frozenset[str]  # "q", "scale": by what is no product
     multiplied: bool
 
@@ -143,7 +143,7 @@ class Program:
     stages: tuple[Stage, ...]
 
     @property
-    def norms(self) -> list[Spelled]:
+    def norms(self) -> list[Written]:
         """The rows of its norms."""
         return [_norm(stage) for stage in self.stages if stage.what.startswith("norm")]
 
@@ -231,7 +231,7 @@ class Program:
         return torch._scaled_mm(rows, b.t(), scale, b_scale.t(), out_dtype=BF16), read
 
 
-def _norm(stage: Stage) -> Spelled:
+def _norm(stage: Stage) -> Written:
     return NORMS[stage.which % len(NORMS)]
 
 

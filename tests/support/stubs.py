@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What stands in for what is not there: fusions whose replacement is one call of plain torch, with the arithmetic of the
-spelled code, and operators of other libraries.
+written code, and operators of other libraries.
 """
 
 from __future__ import annotations

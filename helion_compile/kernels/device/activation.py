@@ -32,7 +32,7 @@ CUBE_FACTOR = 0.044715
 
 @dataclass(frozen=True)
 class ActivationAttrs(Attributes):
-    """The attributes; ``function`` is as :class:`helion_compile.passes.semantics.ActivationFunction` spells it.
+    """The attributes; ``function`` is as :class:`helion_compile.passes.semantics.ActivationFunction` names it.
 
     Attributes:
         limit: bounds x from above and ``up`` both ways, before anything else.

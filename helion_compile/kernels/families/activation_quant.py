@@ -3,7 +3,7 @@
 
 Letters: ``M`` rows (tokens), ``K`` elements of a row of the result.
 
-Numerics.  With ``exact`` every rounding step of the spelled form is kept: bit for bit what eager PyTorch gives on a GPU.
+Numerics.  With ``exact`` every rounding step of the written form is kept: bit for bit what eager PyTorch gives on a GPU.
 Without it everything up to the quantised value stays in fp32, as in the code that Inductor makes of the same chain.
 """
 

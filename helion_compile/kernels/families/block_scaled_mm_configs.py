@@ -22,7 +22,7 @@ def choose_default(case):
     """The kernel for very few tokens, one program a multiprocessor or two; for more the library, which is fast there."""
     tokens, n, k = (int(case.fields.get(name, value)) for name, value in (("num_tokens", 16), ("n", 4096), ("k", 4096)))
     if tokens > FEW_TOKENS:
-        return {"alternative": "library"}
+        return {"fallback": "library"}
     tiles, split = -(-n // 64), 1
     while split < 8 and split * tiles <= MULTIPROCESSORS and 2 * split * STEP <= k:
         split *= 2

@@ -114,7 +114,7 @@ _PAIRED = {"head_dim": 128, "rotary_dim": 128, "pairs": "interleaved"}
     configs=Configs(default=default_config),
     tuning=Tuning(
         inputs=_inputs,
-        shapes=lambda layer: [{**facts, "over_heads": False} for facts in shapes(layer)],
+        shapes=lambda layer: [{**fields, "over_heads": False} for fields in shapes(layer)],
         # Flux and Qwen-Image; Wan 1.3B and 14B
         usual=[{**_PAIRED, "num_heads": heads, "over_heads": over} for heads, over in ((24, False), (12, True), (40, True))],
         tokens=(1024, 2048, 4096, 4608, 8192, 16384, 32760),

@@ -44,12 +44,12 @@ class QuantArgs(NamedTuple):
 
 def get_quantizer_fields(scale: torch.Tensor | None, quantizer: str) -> dict[str, object]:
     """What of a quantiser a config depends on: see docs/tuning.md.  Empty for dynamic scales a token."""
-    facts: dict[str, object] = {}
+    fields: dict[str, object] = {}
     if scale is not None:
-        facts["static"] = True
+        fields["static"] = True
     if group := QuantizeAttrs.parse(quantizer).group:
-        facts["group"] = group
-    return facts
+        fields["group"] = group
+    return fields
 
 
 def make_quantizer(case: Case, device: torch.device) -> tuple[torch.Tensor | None, str]:

@@ -34,7 +34,7 @@ def choose_default(case):
     """
     tokens, n, k = (int(case.fields.get(name, value)) for name, value in (("num_tokens", 16), ("n", 4096), ("k", 4096)))
     if case.fields.get("library") == "cutlass" or (tokens > FEW_TOKENS and case.fields.get("operands") != "int8"):
-        return {"alternative": "library"}
+        return {"fallback": "library"}
     block_m = 16 if tokens <= 16 else 32 if tokens <= 32 else 64
     tiles = -(-n // 64)
     if tiles >= 2 * MULTIPROCESSORS:

@@ -92,13 +92,15 @@ def match_at(anchor: Node) -> Match | None:
     out = out or (value,)
     x, out = _with_the_rest(matcher, x, out)
     x, transposed = _before_transpose(matcher, x)
-    facts: dict[str, Any] = dict(rotary_dim=rotary_dim, x_dtype=dtype_of(x), dtype=dtype_of(out[0]), transposed=transposed)
+    attributes: dict[str, Any] = dict(
+        rotary_dim=rotary_dim, x_dtype=dtype_of(x), dtype=dtype_of(out[0]), transposed=transposed
+    )
     if complex_product:
-        op: SemanticOp = ComplexRope(computed=found.computed, **facts)
+        op: SemanticOp = ComplexRope(computed=found.computed, **attributes)
     else:
         rounding = RopeRounding.EVERY_STEP if stepwise else RopeRounding.RESULT
-        facts |= dict(pairs=found.pairs, table=found.table, table_dtype=table_dtype, inverse=found.inverse)
-        op = Rope(rounding=rounding, **facts)
+        attributes |= dict(pairs=found.pairs, table=found.table, table_dtype=table_dtype, inverse=found.inverse)
+        op = Rope(rounding=rounding, **attributes)
     return matcher.match(op, {"x": x} | found.inputs, {"out": out})
 
 

@@ -36,7 +36,7 @@ def quick_gelu(x):
     return x * torch.sigmoid(1.702 * x)
 
 
-# spelled in torch -> function and rounding of the kernel
+# written in torch -> function and rounding of the kernel
 FUNCTIONS = {
     F.silu: ("silu", "function"),
     silu_by_sigmoid: ("silu_sigmoid", "function"),

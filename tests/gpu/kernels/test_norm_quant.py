@@ -40,12 +40,12 @@ def call(norm, quantiser, x, residual, *, exact, keep_norm=False):
 def eager(norm, quantiser, x, residual, factor=None):
     """What the model gives, of its own row mean or of one that is near to it: quantised, the sum if there is one, the norm."""
     weight, bias = norm.parameters(x.size(1), x.dtype, "cuda")
-    return spelled(norm, quantiser, x, residual, weight, bias, QUANTISERS[quantiser].number("cuda"), factor)
+    return written(norm, quantiser, x, residual, weight, bias, QUANTISERS[quantiser].number("cuda"), factor)
 
 
-def spelled(norm, quantiser, x, residual, weight, bias, number, factor=None):
+def written(norm, quantiser, x, residual, weight, bias, number, factor=None):
     read, total = (x, None) if residual is None else norm.add(x, residual)
-    out = norm.spelled(read, weight, bias, norm.factor_of(read) if factor is None else factor)
+    out = norm.written(read, weight, bias, norm.factor_of(read) if factor is None else factor)
     return [*QUANTISERS[quantiser].results(out, number), *([] if total is None else [total]), out]
 
 
@@ -142,7 +142,7 @@ def check_default(norm, quantiser, x, r, granite):
 
     @torch.compile(backend="inductor", dynamic=False)
     def inductor(x, r, weight, bias, number):
-        return tuple(spelled(norm, quantiser, x, r, weight, bias, number)[:-1])
+        return tuple(written(norm, quantiser, x, r, weight, bias, number)[:-1])
 
     ours = call(norm, quantiser, x, r, exact=False)
     theirs = inductor(x, r, weight, bias, QUANTISERS[quantiser].number("cuda"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``quant`` on the GPU against eager PyTorch, spelled as models spell it."""
+"""``quant`` on the GPU against eager PyTorch, written as models write it."""
 
 import pytest
 import torch

@@ -45,7 +45,7 @@ def chunked(x, cos, sin):
 FORMS = {rotate_half: "neox", chunked: "neox", rotate_pairs: "interleaved", strided_writes: "interleaved"}
 
 
-def spelled(form, x, cos, sin):
+def written(form, x, cos, sin):
     """``form`` of the first elements of ``x`` [B, S, H, D], as many as ``cos`` [B, S, R] has."""
     rotary_dim = cos.size(-1)
     out = form(x[..., :rotary_dim], cos.unsqueeze(2), sin.unsqueeze(2))
@@ -81,41 +81,41 @@ def test_exact_is_eager_bit_for_bit(form, dtype, shape, heads_first):
     x, cos, sin = inputs(shape, dtype)
     result = call(form, x, cos, sin, exact=True, heads_first=heads_first)
     assert result.is_contiguous()
-    assert torch.equal(result.transpose(1, 2) if heads_first else result, spelled(form, x, cos, sin))
+    assert torch.equal(result.transpose(1, 2) if heads_first else result, written(form, x, cos, sin))
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 def test_exact_with_tables_in_fp32(form):
     x, cos, sin = inputs(SHAPES[0], BF16, FP32)
-    assert torch.equal(call(form, x, cos, sin, exact=True), spelled(form, x.float(), cos, sin).to(BF16))
+    assert torch.equal(call(form, x, cos, sin, exact=True), written(form, x.float(), cos, sin).to(BF16))
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 def test_heads_that_lie_before_tokens(form):
     x, cos, sin = inputs(SHAPES[0], BF16)
     x = x.transpose(1, 2).contiguous().transpose(1, 2)
-    assert torch.equal(call(form, x, cos, sin, exact=True), spelled(form, x, cos, sin))
+    assert torch.equal(call(form, x, cos, sin, exact=True), written(form, x, cos, sin))
 
 
 def test_heads_that_are_a_part_of_a_matmul():
     both = torch.randn(2, 65, 3, 8, 128, device="cuda").to(BF16)
     _, cos, sin = inputs((2, 65, 8, 128, 128), BF16)
     x = both[:, :, 1]
-    assert torch.equal(call(rotate_half, x, cos, sin, exact=True), spelled(rotate_half, x, cos, sin))
+    assert torch.equal(call(rotate_half, x, cos, sin, exact=True), written(rotate_half, x, cos, sin))
 
 
 def test_a_table_that_sequences_share():
     x, cos, sin = inputs((4, 65, 8, 128, 128), BF16)
     cos, sin = cos[:1].expand(4, -1, -1), sin[:1].expand(4, -1, -1)
-    assert torch.equal(call(rotate_half, x, cos, sin, exact=True), spelled(rotate_half, x, cos, sin))
+    assert torch.equal(call(rotate_half, x, cos, sin, exact=True), written(rotate_half, x, cos, sin))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 def test_default_is_as_near_to_fp64_as_inductor(form, dtype):
     x, cos, sin = inputs(SHAPES[0], dtype)
-    inductor = torch.compile(lambda *args: spelled(form, *args), backend="inductor", dynamic=False)
-    truth = spelled(form, x.double(), cos.double(), sin.double())
+    inductor = torch.compile(lambda *args: written(form, *args), backend="inductor", dynamic=False)
+    truth = written(form, x.double(), cos.double(), sin.double())
     ours, theirs = relative_error(call(form, x, cos, sin, exact=False), truth), relative_error(inductor(x, cos, sin), truth)
     assert ours <= theirs * 1.01  # last bits of fp32
 
@@ -152,7 +152,7 @@ def test_exact_norm_rope_is_eager_but_for_the_order_of_summation(dtype, form, no
     # For one of the means that are near to eager's, every later bit of the head has to be eager's.
     explained = torch.zeros(2, 65, 32, dtype=torch.bool, device="cuda")
     for factor in neighbours(factor_of(x, over_heads), 6):
-        explained |= (result == spelled(form, norm(x, shaped, offset, factor), cos, sin)).all(-1)
+        explained |= (result == written(form, norm(x, shaped, offset, factor), cos, sin)).all(-1)
     assert explained.all()
 
 
@@ -163,12 +163,12 @@ def test_default_norm_rope_is_as_near_to_fp64_as_inductor(dtype):
 
     @torch.compile(backend="inductor", dynamic=False)
     def inductor(x, weight, cos, sin):
-        return spelled(rotate_half, llama(x, weight, 0, factor_of(x)), cos, sin)
+        return written(rotate_half, llama(x, weight, 0, factor_of(x)), cos, sin)
 
     result = norm_rope(x, weight, *tables(cos, sin, "neox"), EPS, 0.0, True, False, "neox", dtype != FP32, False, False)
     x64 = x.double()
     x64 = weight.double() * x64 * torch.rsqrt(x64.pow(2).mean(-1, keepdim=True) + EPS)
-    truth = spelled(rotate_half, x64, cos.double(), sin.double())
+    truth = written(rotate_half, x64, cos.double(), sin.double())
     ours, theirs = relative_error(result, truth), relative_error(inductor(x, weight, cos, sin), truth)
     assert ours <= theirs * 1.05  # in fp32 the order of summation; below, last bits of it
 
@@ -178,7 +178,7 @@ def test_any_number_of_tokens(s):
     x, cos, sin = inputs((2, s, 8, 128, 128), BF16)
     result = call(rotate_half, x, cos, sin, exact=True, heads_first=True)
     assert result.shape == (2, 8, s, 128)
-    assert torch.equal(result.transpose(1, 2), spelled(rotate_half, x, cos, sin))
+    assert torch.equal(result.transpose(1, 2), written(rotate_half, x, cos, sin))
 
 
 def test_complex_products_through_the_backend():

@@ -162,6 +162,6 @@ def test_a_prefetch_changes_nothing(prefetch):
 
 def test_many_tokens_are_the_librarys_bit_for_bit():
     args = arguments(300, 512, 1024)
-    if "alternative" not in (scaled_mm.pick(args).config or {}):
+    if "fallback" not in (scaled_mm.pick(args).config or {}):
         pytest.skip("a table says that the kernel is the faster one")
     assert torch.equal(scaled_mm(*args), scaled_mm.fallbacks["library"](*args))

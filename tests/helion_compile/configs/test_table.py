@@ -6,15 +6,12 @@ import sys
 import tracemalloc
 
 import pytest
-import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from helion_compile.configs.files import user_folder
-from helion_compile.configs.gpu import name_similarity, slug
 from helion_compile.configs.lookup import CaseIndex
 from helion_compile.configs.table import Case, ConfigError, ConfigTable, Gpu, Row
-from helion_compile.lru import LRUCache
 
 H200 = Gpu("NVIDIA H200", (9, 0))
 H100 = Gpu("NVIDIA H100 80GB HBM3", (9, 0))
@@ -302,32 +299,9 @@ def test_a_kernel_name_is_never_a_path(kernel):
         ConfigTable(kernel)
 
 
-@given(st.text(max_size=150))
-@settings(max_examples=300)
-def test_a_gpu_name_never_leaves_the_folder(name):
-    try:
-        text = slug(name)
-    except ValueError:
-        return
-    assert text and set(text) <= set("abcdefghijklmnopqrstuvwxyz0123456789_") and len(text) <= 100
-
-
 def test_a_gpu_name_with_a_path_in_it_stays_in_the_folder(folders):
     path = table(folders).add([row(k=1)], Gpu("../../../etc/NVIDIA H200", (9, 0)))
     assert path.parent == folders[0] / "norm_quant" and path.name == "etc_nvidia_h200.json"
-
-
-def test_likeness_counts_leading_words():
-    assert name_similarity("nvidia_h100_pcie", "nvidia_h100_80gb") == 2
-    assert name_similarity("nvidia_h100", "nvidia_h100_80gb") == 2
-    assert name_similarity("nvidia_h200", "nvidia_h200") == 2
-    assert name_similarity("amd_mi300x", "nvidia_h200") == 0
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
-def test_the_current_gpu_is_a_sentence_where_there_is_none():
-    with pytest.raises(RuntimeError, match='torch finds none: name one, as in Gpu\\("NVIDIA H200", \\(9, 0\\)\\)'):
-        Gpu.current()
 
 
 def test_memory_stays_bounded_over_every_token_count(folders):
@@ -346,18 +320,6 @@ def test_memory_stays_bounded_over_every_token_count(folders):
     # All that is kept is full after 1024 picks; 10 % is for dicts that were caught before and after they grow.
     assert max(grown) < 1.1 * 4 * 2**20
     assert grown[-1] < 1.1 * max(grown[:2])
-
-
-def test_recent_keeps_what_is_used_and_forgets_the_rest():
-    recent = LRUCache(4)
-    for n in range(1, 101):
-        assert recent[0] in ("kept", None)
-        recent[0] or recent.remember(0, "kept")
-        recent[n] or recent.remember(n, n)
-        assert len(recent) <= 4
-    assert recent[0] == "kept" and recent[1] is None and recent[100] == 100
-    recent.clear()
-    assert recent[0] is None and recent[100] is None
 
 
 def test_the_config_of_the_nearest_row_is_adapted_and_no_other(folders):

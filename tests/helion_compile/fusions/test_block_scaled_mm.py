@@ -104,7 +104,7 @@ def test_without_a_row_against_its_library_a_product_stays(rows, others):
 
 
 def test_where_the_row_says_so_the_library_stays(rows):
-    rows({"alternative": "library"}, "deepgemm")
+    rows({"fallback": "library"}, "deepgemm")
     _, record = fused("deepgemm")
     assert not record.sites
     assert str(record.kept[0].refusal).startswith("for 16 tokens the library's product is the faster one")

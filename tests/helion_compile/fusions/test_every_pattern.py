@@ -10,10 +10,11 @@ import torch
 from helion_compile.frontend.capture import make_inspecting_backend
 from tests.support.conformance import argument, arguments, of_any_number_of_rows
 from tests.support.corpus.activations import ACTIVATIONS
+from tests.support.corpus.all_quantisers import QUANTISERS
 from tests.support.corpus.concats import CONCATS
 from tests.support.corpus.modulations import MODULATIONS
 from tests.support.corpus.norms import NORMS
-from tests.support.corpus.quantisers import QUANTISERS, torchao_row
+from tests.support.corpus.quantisers import torchao_row
 from tests.support.corpus.ropes import ROPES
 from tests.support.numerics import fp8_steps
 

@@ -72,7 +72,7 @@ def test_without_a_row_cutlass_stays(rows, others):
 
 
 def test_where_the_row_says_so_cutlass_stays(rows):
-    rows({"alternative": "library"}, 64)
+    rows({"fallback": "library"}, 64)
     _, record = fused(16)
     assert not record.sites
     assert str(record.kept[0].refusal).startswith("for 16 tokens the library's product is the faster one")

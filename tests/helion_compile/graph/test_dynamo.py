@@ -11,27 +11,10 @@ from torch._dynamo.variables.builder import VariableBuilder
 
 import helion_compile
 from helion_compile import GradientError, HelionKernel, KernelArgumentError
-from tests.support.graphs import Graphs, kernel_nodes
-from tests.support.small_kernels import accumulate, add, affine, bump, fill_optional, last_dim_contiguous, split_sign
+from tests.support.graphs import Graphs, calls, compiled, kernel_nodes
+from tests.support.small_kernels import accumulate, add, affine, last_dim_contiguous, split_sign
 
 X = torch.arange(6.0).reshape(2, 3)
-
-
-def compiled(function, *args, dynamic=False, **kwargs):
-    """Graphs of ``function``, compiled whole, after one call whose result is as in eager mode."""
-    graphs = Graphs()
-    expected_args = torch.utils._pytree.tree_map_only(torch.Tensor, torch.clone, args)
-    expected = function(*expected_args, **kwargs)
-    result = torch.compile(function, backend=graphs, fullgraph=True, dynamic=dynamic)(*args, **kwargs)
-    torch.testing.assert_close(result, expected, rtol=0, atol=0)
-    torch.testing.assert_close(args, expected_args, rtol=0, atol=0)
-    return graphs
-
-
-def calls(function, *args, **kwargs):
-    """Nodes of the one graph that ``function`` becomes."""
-    (graph,) = compiled(function, *args, **kwargs)
-    return kernel_nodes(graph)
 
 
 # --- one node a call --------------------------------------------------------------------------------------------------
@@ -209,85 +192,6 @@ def test_helions_own_kernels_are_wrapped_as_before():
     entry = VariableBuilder._type_dispatch().get(type(doubled))
     assert entry is None or entry.__module__.startswith("helion.")
     assert torch.equal(doubled(X), X * 2)
-
-
-# --- mutation ---------------------------------------------------------------------------------------------------------
-
-
-def on_input(x):
-    bump(x)
-    return x * 2
-
-
-def on_intermediate(x):
-    y = x + 1
-    bump(y)
-    return y
-
-
-def on_view(x):
-    bump(x[1:])
-    return x.sum()
-
-
-def on_view_of_intermediate(x):
-    y = x * 2
-    bump(y.t()[0])
-    return y
-
-
-def twice(x):
-    bump(x)
-    bump(x)
-
-
-def with_result(x):
-    doubled = accumulate(x, x + 1)
-    return doubled, x
-
-
-def old_value_kept(x):
-    old = x.clone()
-    bump(x)
-    return old, x
-
-
-def optional_given(x):
-    out = torch.zeros_like(x)
-    return fill_optional(x, out), out
-
-
-def optional_missing(x):
-    return fill_optional(x)
-
-
-MUTATING = [
-    on_input,
-    on_intermediate,
-    on_view,
-    on_view_of_intermediate,
-    twice,
-    with_result,
-    old_value_kept,
-    optional_given,
-    optional_missing,
-]
-
-
-@pytest.mark.parametrize("function", MUTATING)
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_mutation_reaches_what_it_reaches_in_eager_mode(function, dynamic, backend):
-    x, expected_x = torch.arange(12.0).reshape(4, 3), torch.arange(12.0).reshape(4, 3)
-    expected = function(expected_x)
-    result = torch.compile(function, backend=backend, fullgraph=True, dynamic=dynamic)(x)
-    torch.testing.assert_close((result, x), (expected, expected_x), rtol=0, atol=0)
-
-
-def test_a_mutating_call_is_one_node_and_a_copy_for_each_written_argument():
-    (graph,) = compiled(on_input, X.clone())
-    assert len(kernel_nodes(graph)) == 1
-    assert sum("copy_" in str(node.target) for node in graph.graph.nodes) == 1
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ def test_zeroed_workspace_is_filled_once_a_graph(monkeypatch, tmp_path):
 
 
 def test_a_library_that_the_table_names_is_called_by_its_operator(monkeypatch, tmp_path):
-    use_config(monkeypatch, scaled_mm, tmp_path, {"alternative": "library"})
+    use_config(monkeypatch, scaled_mm, tmp_path, {"fallback": "library"})
     code = write_cpp(monkeypatch, product, *operands())
     assert not list_launches(code) and "aoti_torch_cuda__scaled_mm_out" in code
 

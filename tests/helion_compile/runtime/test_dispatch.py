@@ -39,13 +39,13 @@ called = []
     reference=_reference,
     case=lambda x: Case(num_tokens=x.size(0)),
     fallbacks={"other_library": _other_library, "library": _library},
-    configs=Configs(default=lambda case: {"alternative": "library"} if case.get("num_tokens", 0) > 64 else None),
+    configs=Configs(default=lambda case: {"fallback": "library"} if case.get("num_tokens", 0) > 64 else None),
 )
-def test_alternatives_stub(x):
+def test_fallbacks_stub(x):
     raise AssertionError("no test runs it")
 
 
-test_alternatives_stub.__test__ = False
+test_fallbacks_stub.__test__ = False
 
 
 @pytest.fixture
@@ -53,11 +53,11 @@ def stub(monkeypatch, tmp_path):
     called.clear()
     device = StubKernel(6)
     install(monkeypatch, lambda kernel, args, config: host_of(device))
-    table = ConfigTable("test_alternatives_stub", default=test_alternatives_stub.configs.default, folders=[tmp_path])
-    monkeypatch.setattr(test_alternatives_stub, "table", table)
-    test_alternatives_stub.plans.clear()
-    yield test_alternatives_stub
-    test_alternatives_stub.plans.clear()
+    table = ConfigTable("test_fallbacks_stub", default=test_fallbacks_stub.configs.default, folders=[tmp_path])
+    monkeypatch.setattr(test_fallbacks_stub, "table", table)
+    test_fallbacks_stub.plans.clear()
+    yield test_fallbacks_stub
+    test_fallbacks_stub.plans.clear()
 
 
 def row(tokens, config):
@@ -65,7 +65,7 @@ def row(tokens, config):
 
 
 def site():
-    return CallSite(test_alternatives_stub.key, 1, 1, lambda x: (x,))
+    return CallSite(test_fallbacks_stub.key, 1, 1, lambda x: (x,))
 
 
 def test_without_a_table_the_default_config_chooses(stub):
@@ -74,7 +74,7 @@ def test_without_a_table_the_default_config_chooses(stub):
 
 
 def test_a_row_of_the_table_chooses_by_the_number_of_tokens(stub):
-    stub.table.add([row(16, {"alternative": "library"}), row(128, {"num_warps": 4})], H200)
+    stub.table.add([row(16, {"fallback": "library"}), row(128, {"num_warps": 4})], H200)
     results = {tokens: stub(torch.ones(tokens, 3)) for tokens in (4, 16, 100)}
     assert len(called) == 2
     assert [torch.equal(result, torch.full((8,), 7)) for result in results.values()] == [True, True, False]
@@ -95,7 +95,7 @@ def test_a_capture_may_meet_it_first_and_nothing_else(stub, monkeypatch):
 
 
 def test_a_row_that_names_an_unknown_one_is_skipped(stub, caplog):
-    stub.table.add([row(16, {"alternative": "magic"})], H200)
+    stub.table.add([row(16, {"fallback": "magic"})], H200)
     stub(torch.ones(16, 3))
     assert called == [] and "a row names a fallback 'magic', and fallbacks= has none such" in caplog.text
 
@@ -110,7 +110,7 @@ def test_a_change_of_the_table_is_a_change_of_the_choice(stub):
     stub.table.on_change(stub.plans.clear)
     x = torch.ones(16, 3)
     assert not torch.equal(stub(x), torch.full((8,), 7))
-    stub.table.add([row(16, {"alternative": "library"})], H200)
+    stub.table.add([row(16, {"fallback": "library"})], H200)
     assert torch.equal(stub(x), torch.full((8,), 7))
 
 

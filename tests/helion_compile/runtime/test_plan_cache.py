@@ -12,55 +12,14 @@ import torch
 from torch.autograd import forward_ad
 
 import helion_compile
-from helion_compile import Case, KernelArgumentError, UnpreparedCaptureError, counters
-from helion_compile.configs.table import Gpu, Row
+from helion_compile import KernelArgumentError, counters
 from helion_compile.runtime import call_target, plan_cache
 from helion_compile.runtime.call_site import CallSite
 from helion_compile.runtime.plan_cache import PlanCache
 from helion_compile.runtime.record import NotReplayable
-from tests.support.launch_stub import StubKernel, expected, host_of, install
+from tests.support.launch_stub import StubKernel, X, expected, host_of, same, stub, tensor
 
-
-def _reference(x, y, a, b):
-    return torch.full((8,), -1)
-
-
-@helion_compile.kernel(reference=_reference, case=lambda x, *_: Case(num_tokens=x.size(0)), name="test_launch_stub")
-def stub(x, y, a, b):
-    raise AssertionError("the stand-in is launched instead")
-
-
-@pytest.fixture(autouse=True)
-def triton(monkeypatch):
-    """The stand-in; its ``made`` tells the config of each plan."""
-    kernels = {}
-    made = []
-
-    def hosts(kernel, args, config):
-        made.append(config)
-        count = 5 + 2 * sum(arg.dim() for arg in args if torch.is_tensor(arg))
-        return host_of(kernels.setdefault(count, StubKernel(count)))
-
-    install(monkeypatch, hosts)
-    stub.plans.clear()
-    hosts.made = made
-    return hosts
-
-
-MEMORY = torch.randn(4096)
-
-
-def tensor(shape, shift=0, strides=None):
-    strides = strides or tuple(torch.empty(shape).stride())
-    return MEMORY.as_strided(shape, strides, shift)
-
-
-def same(args):
-    out = stub(*args)
-    assert out[: len(expected(args, out))].tolist() == expected(args, out)
-
-
-X = tensor((4, 8))
+pytestmark = pytest.mark.usefixtures("triton")
 
 
 def test_a_second_call_replays(triton):
@@ -159,31 +118,6 @@ def test_while_tracing_nothing_is_replayed():
         assert any("helion_kernel" in str(node.target) for node in graph.nodes)
 
 
-def table_with(tmp_path, *configs):
-    table = stub.table
-    table._folders = (tmp_path,)
-    table.add([Row(Case(num_tokens=n), config) for n, config in configs], Gpu("NVIDIA H200", (9, 0)))
-    return table
-
-
-def test_plans_follow_the_table(tmp_path, triton, monkeypatch):
-    monkeypatch.setattr(stub.table, "_folders", (tmp_path,))
-    table = table_with(tmp_path, (4, {"num_warps": 1}))
-    site = CallSite(stub.key, 1, 1, lambda x: (x, None, 1, 2.0))
-    out = torch.empty(8, dtype=torch.int64)
-    for _ in range(2):
-        stub(X, None, 1, 2.0)
-        site.call(X, out)
-    assert triton.made == [{"num_warps": 1}]
-    table.add([Row(Case(num_tokens=4), {"num_warps": 2})], Gpu("NVIDIA H200", (9, 0)))
-    for _ in range(2):
-        stub(X, None, 1, 2.0)
-        site.call(X, out)
-    assert triton.made[1:] == [{"num_warps": 2}]
-    table.reload()
-    assert len(stub.plans) == len(site.plans) == 0
-
-
 def test_equal_calls_in_a_graph_and_outside_share_a_plan(triton):
     def site():
         return CallSite(stub.key, 1, 1, lambda x, rows: (x, None, 1, 2.0))
@@ -212,61 +146,6 @@ def test_an_output_that_is_not_aligned_is_copied_into(monkeypatch):
     stub(X, None, 1, 2.0)  # whose plan a site with equal arguments would share
     CallSite(stub.key, 1, 1, lambda x: (x, None, 1, 2.0)).call(X, out)
     assert out.tolist() == list(range(8))
-
-
-def test_a_broken_config_is_marked_and_the_next_taken(tmp_path, triton, monkeypatch):
-    monkeypatch.setattr(stub.table, "_folders", (tmp_path,))
-    table_with(tmp_path, (4, {"num_warps": 3}), (16, {"num_warps": 4}))
-    whole = call_target.make_host_function
-
-    def hosts(kernel, args, config):
-        if config == {"num_warps": 3}:
-            raise RuntimeError("three warps")
-        return whole(kernel, args, config)
-
-    monkeypatch.setattr(call_target, "make_host_function", hosts)
-    same((X, None, 1, 2.0))
-    assert triton.made == [{"num_warps": 4}]
-    assert len(stub.plans) == 1
-
-
-def test_a_plan_made_from_a_table_that_changed_meanwhile_is_not_kept(triton, monkeypatch):
-    whole = call_target.make_host_function
-
-    def hosts(kernel, args, config):
-        kernel.plans.clear()
-        return whole(kernel, args, config)
-
-    monkeypatch.setattr(call_target, "make_host_function", hosts)
-    same((X, None, 1, 2.0))
-    assert len(stub.plans) == 0
-
-
-def test_a_capture_without_a_plan_is_refused(monkeypatch):
-    same((X, None, 1, 2.0))
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    same((X, None, 1, 2.0))
-    with pytest.raises(UnpreparedCaptureError, match="test_launch_stub.*num_tokens=16.*warm_up"):
-        stub(tensor((16, 4)), None, 1, 2.0)
-
-
-def test_a_capture_may_use_in_a_graph_what_an_eager_call_prepared(monkeypatch, triton):
-    same((X, None, 1, 2.0))
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    site = CallSite(stub.key, 1, 1, lambda x: (x, None, 1, 2.0))
-    out = torch.empty(8, dtype=torch.int64)
-    site.call(X, out)
-    words = expected((X, None, 1, 2.0), out)
-    assert out[: len(words)].tolist() == words and len(triton.made) == 1
-
-
-def test_one_choice_a_plan(monkeypatch):
-    asked = []
-    pick = stub.pick
-    monkeypatch.setattr(stub, "pick", lambda args: asked.append(args) or pick(args))
-    for _ in range(3):
-        same((X, None, 1, 2.0))
-    assert len(asked) == 1
 
 
 def test_what_no_plan_explains_goes_through_the_host_function_with_one_warning(monkeypatch, caplog):

@@ -18,11 +18,11 @@ from helion_compile.tune.tuner import Settings
 CASE = Case(dtype="bf16", hidden_size=4096, num_tokens=1, residual=False)
 
 
-def test_the_sample_is_spread_over_the_rows_and_leaves_alternatives_out():
+def test_the_sample_is_spread_over_the_rows_and_leaves_fallbacks_out():
     rows = [("quant", Row(CASE.replace(num_tokens=m), {"num_warps": 4})) for m in range(100)]
     assert [row.case["num_tokens"] for _, row in sample(rows, 4)] == [12, 37, 62, 87]
     assert [row.case["num_tokens"] for _, row in sample(rows[:3], 8)] == [0, 1, 2]
-    library = [("scaled_mm", Row(CASE, {"alternative": "library"}))]
+    library = [("scaled_mm", Row(CASE, {"fallback": "library"}))]
     assert sample(library * 9 + rows[:1], 8) == rows[:1] and sample(library, 8) == []
 
 

@@ -62,13 +62,13 @@ def test_with_time_every_case_is_done(family):
     assert {tokens: entry["effort"] for tokens, entry in done.items()} == dict.fromkeys(TOKENS, 2)
 
 
-def test_without_time_no_alternative_wins_unopposed_and_the_next_run_goes_on(family):
+def test_without_time_no_fallback_wins_unopposed_and_the_next_run_goes_on(family):
     family.step(hurry=False)  # one case is measured
     done = finished(family, hurry=True)
     assert {tokens: entry["effort"] for tokens, entry in done.items()} == dict.fromkeys(TOKENS, 0)
     compared = {case["num_tokens"] for case, name in family.journal.baselines if name == "kernel"}
     assert compared == {16, 64, 256, 1024}  # for 8192 tokens the kernel names no configs
-    assert done[16]["winner"] == {"num_warps": 8} and done[8192]["winner"] == {"alternative": "library"}
+    assert done[16]["winner"] == {"num_warps": 8} and done[8192]["winner"] == {"fallback": "library"}
 
 
 class Wavering(tune_fakes.Measurer):

@@ -30,7 +30,7 @@ def shipped():
 
 @pytest.fixture(scope="module")
 def rows(request):
-    every = [(name, file.gpu, row) for name, file in shipped() for row in file.rows if "alternative" not in row.config]
+    every = [(name, file.gpu, row) for name, file in shipped() for row in file.rows if "fallback" not in row.config]
     if request.config.getoption("--all"):
         return every
     return random.Random(datetime.date.today().toordinal()).sample(every, min(SAMPLE, len(every)))
@@ -68,7 +68,7 @@ def test_tables_are_sound_and_of_these_kernels():
         assert len({row.case for row in file.rows}) == len(file.rows)
         for row in file.rows:
             assert row.us and row.baselines.get("library" if kernel.fallbacks else "inductor") and row.arch == "sm_90"
-            assert row.config.get("alternative") in (None, *kernel.fallbacks)
+            assert row.config.get("fallback") in (None, *kernel.fallbacks)
             assert set(row.made_with) == {"gpu", "arch", "kernel", "helion", "triton", "torch", "date", "spills"}
 
 
@@ -107,7 +107,7 @@ def test_tables_stay_small_and_diffable():
 
 
 def test_no_choice_is_slower_than_its_best_baseline():
-    """What runs where sizes are known: the row's config or alternative, or Inductor's kernel where a chain is left to that.
+    """What runs where sizes are known: the row's config or fallback, or Inductor's kernel where a chain is left to that.
 
     2 % are within what two measurements of one thing differ by.
     """

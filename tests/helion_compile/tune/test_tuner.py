@@ -9,7 +9,6 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -17,12 +16,7 @@ from helion_compile.configs.case import Case
 from helion_compile.configs.files import kernel_folder
 from helion_compile.definitions import registry
 from helion_compile.tune import __main__ as command
-from helion_compile.tune import pool
-from helion_compile.tune.cases import TuneError
-from helion_compile.tune.compiling import Target
-from helion_compile.tune.journal import Journal, config_text
 from helion_compile.tune.tuner import share
-from helion_compile.tune.worker import Worker, WorkerDied
 from tests.support import ROOT, tune_fakes
 
 BEST = {"block_sizes": [1], "num_warps": 8, "pid_type": "persistent_interleaved"}
@@ -218,43 +212,6 @@ def test_every_case_has_one_rank(ranks):
     assert sorted(given) == sorted(one for _, one in work)
 
 
-def test_a_journal_survives_what_can_be_in_a_file(tmp_path):
-    journal = Journal(tmp_path, "run")
-    journal.time(case(1), BEST, 4.0)
-    journal.baseline(case(1), "inductor", 7.0)
-    journal.close()
-    with journal.path.open("ab") as file:
-        file.write(b'{"case": {"num_tokens": 1}}\n[]\n\xff\n{"case": {"num_tokens": 1}, "config": {"num_w')
-    again = Journal(tmp_path, "run", rank=1)
-    assert list(again.times) == [(case(1), config_text(BEST))] and again.baselines[case(1), "inductor"] == 7.0
-    third = Journal(tmp_path, "run")  # the line cut short must not swallow the next
-    third.finish(case(2), BEST, 4.0, effort=2)
-    assert case(2) in Journal(tmp_path, "run", rank=2).done
-    assert Journal(tmp_path, "other").times == {}
-
-
-def test_of_two_ranks_the_longer_search_counts(tmp_path):
-    quick = {**BEST, "num_warps": 4}
-    for rank, config, effort in ((0, BEST, 3), (5, quick, 1)):
-        Journal(tmp_path, "run", rank).finish(case(1), config, 4.0, effort)
-    assert Journal(tmp_path, "run").done[case(1)]["winner"] == BEST
-    again = {**BEST, "num_warps": 16}
-    Journal(tmp_path, "run").finish(case(1), again, 3.9, 3)
-    assert Journal(tmp_path, "run").done[case(1)]["winner"] == again
-
-
-def test_a_journal_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
-    with pytest.raises(TuneError, match="cannot be kept in /proc/none/run.0.jsonl: No such file or directory; make room, or"):
-        Journal(Path("/proc/none"), "run")
-    journal = Journal(tmp_path, "run")
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:5]))  # as much as there was room for
-    with pytest.raises(TuneError, match="No space left on device; make room, or name another folder with --journal"):
-        journal.time(case(1), BEST, 4.0)
-    monkeypatch.undo()
-    assert Journal(tmp_path, "run", rank=1).times == {}
-
-
 def test_each_rank_has_its_gpu_and_each_effort_its_rounds():
     def settings(*options, **environment):
         return command._settings(command._parser().parse_args(["quant", "--shapes", "hidden_size=64", *options]), environment)
@@ -324,86 +281,11 @@ def test_a_model_without_shapes_for_the_kernel_is_a_sentence(tmp_path, capsys, m
     assert "tune: plus_one takes none of the model's shapes; name some by hand with --shapes" in capsys.readouterr().err
 
 
-def test_a_worker_outlives_errors_and_is_replaced_after_death():
-    worker = Worker("tests.support.tune_fakes:Measurer", (), {"FAKE_CRASH": "4"}, start="forkserver")
-    try:
-        assert worker.request("sleep", 0.0) == "awake"
-        with pytest.raises(ValueError, match="KeyError: 'no such thing'"):
-            worker.request("fail", "no such thing")
-        assert worker.deaths == 0
-        with pytest.raises(WorkerDied, match="no answer in 0 s"):
-            worker.request("sleep", 60.0, seconds=0.2)
-        worker.request("open", "plus_one", case(1))
-        with pytest.raises(WorkerDied, match="signal SIGSEGV"):
-            worker.request("time", json.dumps({"num_warps": 4}), "plus_one", False, 9.0)
-        assert worker.request("sleep", 0.0) == "awake" and worker.deaths == 2
-        with pytest.raises(WorkerDied, match="RuntimeError: CUDA error: an illegal memory access"):
-            worker.request("break_context")
-        assert worker.request("sleep", 0.0) == "awake" and worker.deaths == 3
-    finally:
-        worker.stop()
-
-
-def test_a_forked_worker_sees_no_gpu_and_others_still_do(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    seen = {}
-    for start in ("forkserver", "spawn"):
-        worker = Worker("tests.support.tune_fakes:Measurer", (), {}, start)
-        try:
-            seen[start] = worker.request("variable", "CUDA_VISIBLE_DEVICES")
-        finally:
-            worker.stop()
-    assert seen == {"forkserver": "", "spawn": "3"}
-
-
-@pytest.fixture
-def pool_of_one(monkeypatch):
-    made = []
-
-    def make(**environment):
-        made.append(
-            pool.CompilePool(
-                1, ["tests.support.tune_fakes"], Target(90, 132), environment, "tests.support.tune_fakes:Compiler"
-            )
-        )
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.stop()
-
-
-def test_a_compiler_that_dies_or_hangs_costs_one_config(pool_of_one, monkeypatch):
-    dies = pool_of_one(FAKE_COMPILE_CRASH="2")
-    done = [dies.submit("plus_one", case(1), {"num_warps": warps}) for warps in (4, 2, 8)]
-    fine, dead, next_one = (future.result(60) for future in done)
-    assert not fine.error and not next_one.error
-    assert dead.error == "the compiler gave no answer: the process ended with signal SIGSEGV"
-    monkeypatch.setattr(pool, "COMPILE_SECONDS", 0.3)
-    hangs = pool_of_one(FAKE_COMPILE_SECONDS="99")
-    assert (
-        hangs.submit("plus_one", case(1), {"num_warps": 4}).result(60).error == "the compiler gave no answer: no answer in 0 s"
-    )
-
-
-def test_what_is_urgent_is_compiled_first(pool_of_one):
-    one = pool_of_one(FAKE_COMPILE_SECONDS="0.05")
-    order = []
-    futures = []
-    for urgency, warps in ((1, 1), (3, 2), (3, 4), (2, 8)):
-        future = one.submit("plus_one", case(1), {"num_warps": warps}, urgency)
-        future.add_done_callback(lambda _, warps=warps: order.append(warps))
-        futures.append(future)
-    for future in futures:
-        future.result(60)
-    assert order.index(8) < order.index(2) < order.index(4)
-
-
-def test_a_kernel_names_its_candidates_and_an_alternative_can_win(folder):
+def test_a_kernel_names_its_candidates_and_a_fallback_can_win(folder):
     shape = ("--shapes", "hidden_size=64", "--tokens", "16,1024,4096,8192")
     assert folder.tune(*shape, kernel="plus_one_or_library")[1] == 0
     rows = {case["num_tokens"]: row for case, row in folder.rows_of("plus_one_or_library").items()}
-    assert {tokens: row["config"].get("alternative") for tokens, row in rows.items()} == {
+    assert {tokens: row["config"].get("fallback") for tokens, row in rows.items()} == {
         16: None,
         1024: None,
         4096: "library",
@@ -449,7 +331,7 @@ def test_the_products_of_a_model_are_few_measurements_and_the_gpu_begins_at_once
     assert lines.index("False") < 30, "the GPU waited for what it need not wait for"
 
 
-def test_no_alternative_wins_because_nothing_else_compiles(folder):
+def test_no_fallback_wins_because_nothing_else_compiles(folder):
     shape = ("--shapes", "hidden_size=64", "--tokens", "16,1024,8192")
     said, code = folder.tune(*shape, kernel="plus_one_or_library", FAKE_COMPILE_ERROR="RuntimeError: no driver")
     reason = "has no config: none of 3 configs compiled and ran, 3 of them because of RuntimeError: no driver"
@@ -459,15 +341,4 @@ def test_no_alternative_wins_because_nothing_else_compiles(folder):
     # The next run tries the same configs again.
     assert folder.tune(*shape, kernel="plus_one_or_library")[1] == 0
     configs = {case["num_tokens"]: row["config"] for case, row in folder.rows_of("plus_one_or_library").items()}
-    assert configs[16]["num_warps"] == configs[1024]["num_warps"] == 8 and configs[8192] == {"alternative": "library"}
-
-
-def test_a_damaged_line_of_a_journal_is_passed_over(tmp_path):
-    sound = {"case": {"k": 1}, "config": {"num_warps": 4}, "us": 2.0, "error": None}
-    odd = ({"us": "fast"}, {"us": 10**400}, {"us": -1}, {"us": True}, {"us": [1]}, {"case": 3}, {"config": 3})
-    lines = [json.dumps({**sound, **each}) for each in odd]
-    lines += ["[" * 100_000, "7", "{}", '{"case": {"k": 1}, "config": {"num_warps": 8}, "us": 1e999}', json.dumps(sound)]
-    (tmp_path / "run.0.jsonl").write_text("\n".join(lines))
-    journal = Journal(tmp_path, "run")
-    journal.close()
-    assert [entry["us"] for entry in journal.times.values()] == [2.0]
+    assert configs[16]["num_warps"] == configs[1024]["num_warps"] == 8 and configs[8192] == {"fallback": "library"}

@@ -8,8 +8,6 @@ import logging
 import pickle
 import sys
 from collections import Counter
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,18 +17,16 @@ from tests.support.vllm import recorded
 
 pytest.importorskip("vllm.envs")  # "vllm" alone would find this folder
 
-import vllm
 from vllm.compilation.passes.inductor_pass import InductorPass, pass_context
 from vllm.compilation.passes.ir import clone_elimination
 from vllm.compilation.passes.pass_manager import PostGradPassManager
-from vllm.config import CompilationConfig, CompilationMode, DeviceConfig, VllmConfig
+from vllm.config import CompilationConfig, CompilationMode
 from vllm.config.utils import Range
 from vllm.platforms import current_platform
 from vllm.ray.ray_env import get_env_vars_to_copy
 from vllm.utils.import_utils import resolve_obj_by_qualname
 
 import helion_compile.vllm
-from helion_compile import compat
 from helion_compile.configs.table import Gpu
 from helion_compile.definitions.registry import find_kernel
 from helion_compile.fusions import fusions
@@ -45,27 +41,11 @@ from helion_compile.vllm import hooks, plugin, warming
 from helion_compile.vllm.options import OPTIONS, SWITCH
 from tests.support.vllm.calls import Calls
 from tests.support.vllm.recorded import SITES
-from tests.support.vllm.take_snapshot import SCHEMAS, read_schemas
+
+pytestmark = pytest.mark.usefixtures("as_before")
 
 H200 = Gpu("NVIDIA H200", (9, 0))
 LAYER = SITES["token"][1]
-
-
-@pytest.fixture(autouse=True)
-def as_before(monkeypatch):
-    """Each test starts with vLLM as it comes, on a machine with an H200 as far as vLLM can tell."""
-    monkeypatch.setattr(type(current_platform), "get_pass_manager_cls", type(current_platform).get_pass_manager_cls)
-    monkeypatch.setattr(VllmConfig, "compute_hash", VllmConfig.compute_hash)
-    monkeypatch.setattr("helion_compile.vllm.log._said", set())
-    monkeypatch.setattr(module, "found_gpu", lambda: H200)
-    monkeypatch.delenv(OPTIONS, raising=False)
-    monkeypatch.setenv(SWITCH, "1")
-    plugin._identity.cache_clear()
-
-
-@pytest.fixture
-def config():
-    return VllmConfig(device_config=DeviceConfig(device="cpu"))
 
 
 def manager(config, *more):
@@ -294,21 +274,6 @@ def test_every_rank_has_the_same_identity(monkeypatch):
     assert len(found) == 1
 
 
-def test_the_snapshot_is_that_of_this_vllm():
-    schemas = read_schemas(Path(vllm.__file__).parents[1])
-    assert schemas == json.loads((SCHEMAS / f"{vllm.__version__}.json").read_text())
-    for name, schema in schemas.items():
-        if name.startswith("vllm_ir."):  # the others need a GPU, or modules that do, to be defined
-            defined = getattr(torch.ops.vllm_ir, name.partition(".")[2]).default._schema
-            assert str(defined) == f"vllm_ir::{schema}"
-
-
-@pytest.mark.parametrize("name", [name for name, entry in compat.NAMES.items() if entry.versions is compat.VLLM])
-def test_a_private_name_of_vllm_is_there(name):
-    if name != "vllm_custom_ops":  # loads the CUDA library
-        assert getattr(compat, name) is not None
-
-
 @pytest.mark.parametrize(
     ("mode", "name", "said"),
     [
@@ -364,84 +329,6 @@ def test_our_node_is_no_write_to_vllms_clone_elimination():
     kernels = [calls.call(helion_kernel, clone, None, None, text, False, kernel=quant.key) for _ in range(2)]
     calls.output(*kernels)
     assert not any(clone_elimination.user_writes_to_node(kernel, clone) for kernel in kernels)
-
-
-def behind_attention(quantiser, **scale):
-    """A graph of attention, a quantiser that reads it, and a product."""
-    calls = Calls()
-    query, key, value = (calls.input(4, 64) for _ in range(3))
-    attention = calls.functional(
-        torch.ops.vllm.unified_attention_with_output.default,
-        query=query,
-        key=key,
-        value=value,
-        output=calls.empty(4, 64, dtype=torch.bfloat16),
-        layer_name="layer",
-    )
-    (x,) = calls.items(attention, 1)
-    memory = calls.empty(4, 64, dtype=torch.float8_e4m3fn)
-    if quantiser == "static":
-        scale = calls.input(1, dtype=torch.float32)
-        op = torch.ops._C.static_scaled_fp8_quant.default
-        (q,) = calls.items(calls.functional(op, result=memory, input=x, scale=scale, group_shape=None), 1)
-    else:
-        scale = calls.empty(4, 1, dtype=torch.float32)
-        op = torch.ops._C.dynamic_per_token_scaled_fp8_quant.default
-        q, scale = calls.items(calls.functional(op, result=memory, input=x, scale=scale, scale_ub=None), 1, 2)
-    return calls.output(calls.matmul(q, scale))
-
-
-class Layer:
-    """An attention layer whose backend can write fp8 with these kinds of scale."""
-
-    def __init__(self, *kinds):
-        self.impl = SimpleNamespace(fused_output_quant_supported=kinds.__contains__)
-
-
-STATIC = compat.vllm_quant_keys.kFp8StaticTensorSym
-
-
-@pytest.mark.parametrize(
-    ("quantiser", "fuse_attn_quant", "layers", "theirs"),
-    [
-        ("static", True, [Layer(STATIC)], True),
-        ("static", True, [Layer(), Layer(STATIC)], True),
-        ("static", True, [], True),  # no layer is known: it cannot be told
-        ("static", True, [Layer()], False),
-        ("static", False, [Layer(STATIC)], False),
-        ("token", True, [Layer(STATIC)], False),
-    ],
-)
-def test_the_quantiser_behind_attention_is_left_where_vllm_can_take_it(config, quantiser, fuse_attn_quant, layers, theirs):
-    config.compilation_config.pass_config.fuse_attn_quant = fuse_attn_quant
-    config.compilation_config.static_forward_context |= dict(enumerate(layers))
-    fusion_pass = helion_compile.vllm.FusionPass(config=config)
-    fusion_pass(behind_attention(quantiser))
-    (record,) = fusion_pass.records
-    assert [site.fusion for site in record.sites] == ([] if theirs else ["quant"])
-    assert [str(refusal).partition(",")[0] for refusal in record.refusals] == [
-        "x comes from attention in the same graph"
-    ] * theirs
-
-
-def test_a_product_that_quantises_is_told_of_once(config, caplog):
-    fusion_pass = helion_compile.vllm.FusionPass()
-    with caplog.at_level(logging.INFO, "vllm.helion_compile"):
-        for _ in range(2):
-            calls = Calls()
-            op = torch.ops.vllm.flashinfer_fp8_blockscale_gemm.default
-            weight = calls.input(128, 128, dtype=torch.float8_e4m3fn)
-            fusion_pass(calls.output(calls.call(op, calls.input(4, 128), weight, calls.input(1, 1, dtype=torch.float32))))
-    said = [record.getMessage() for record in caplog.records if "quantises them itself" in record.getMessage()]
-    assert len(said) == 1 and "VLLM_BLOCKSCALE_FP8_GEMM_FLASHINFER=0" in said[0]
-    (refusal,) = fusion_pass.records[0].refusals
-    assert refusal.candidate == "matmul" and str(refusal).startswith("vllm.flashinfer_fp8_blockscale_gemm takes x in 16 bits")
-
-
-def test_behind_vllms_passes_nothing_is_left_for_them():
-    fusion_pass = helion_compile.vllm.FusionPass()
-    fusion_pass(behind_attention("static"))
-    assert [site.fusion for site in fusion_pass.records[0].sites] == ["quant"]
 
 
 SUMS = {fusion.name for fusion in fusions() if {Norm, Matmul} & set(fusion.chain)}

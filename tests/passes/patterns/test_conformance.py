@@ -16,11 +16,11 @@ from tests.support.capture import capture
 from tests.support.checks import assert_near, assert_same_bits
 from tests.support.conformance import argument, arguments, of_any_number_of_rows
 from tests.support.corpus.activations import ACTIVATIONS
+from tests.support.corpus.all_quantisers import OPAQUE_QUANTISERS, QUANTISERS
 from tests.support.corpus.concats import CONCATS
 from tests.support.corpus.matmuls import PRODUCTS
 from tests.support.corpus.modulations import MODULATIONS
 from tests.support.corpus.norms import NORMS
-from tests.support.corpus.quantisers import OPAQUE_QUANTISERS, QUANTISERS
 from tests.support.corpus.ropes import ROPES
 
 BF16, FP32 = torch.bfloat16, torch.float32
@@ -152,15 +152,15 @@ def test_the_attributes_say_what_is_computed(row, dtype):
 
 
 def test_layouts_are_what_memory_has():
-    """The interpretation's strides are those of the spelled scales."""
+    """The interpretation's strides are those of the written scales."""
     for row in QUANTISERS:
         if row.op(BF16).group is None:
             continue
         given = arguments(row, BF16)
-        _, spelled = row.function(*given.values())
+        _, written = row.function(*given.values())
         promised = interpret.quantize(row.op(BF16), **given)["scale"]
-        if spelled.dim() == promised.dim() == 2:
-            assert spelled.stride() == promised.stride(), row
+        if written.dim() == promised.dim() == 2:
+            assert written.stride() == promised.stride(), row
 
 
 def test_every_attribute_has_a_row_that_sets_it():

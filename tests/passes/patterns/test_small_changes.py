@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every small change to a spelled graph: it is fused with the bits it has, or it is left alone."""
+"""Every small change to a written graph: it is fused with the bits it has, or it is left alone."""
 
 import copy
 
@@ -22,7 +22,7 @@ FORMS = [
 ARGS = programs.tensor(8, 64), programs.tensor(8, 64, seed=1), programs.tensor(64)
 
 
-def spelled(norm, quantize):
+def written(norm, quantize):
     def program(x, residual, weight):
         total = x + residual
         return *quantize(norm(total, weight)), total
@@ -64,7 +64,7 @@ class TestChanges:
 
     def test_a_step_in_between(self, norm, quantize):
         """Another operation behind every node."""
-        module = spelled(norm, quantize)
+        module = written(norm, quantize)
 
         def insert(graph, name):
             node = named(graph, name)
@@ -78,7 +78,7 @@ class TestChanges:
 
     def test_another_reader(self, norm, quantize):
         """Every node is also a result of the graph."""
-        module = spelled(norm, quantize)
+        module = written(norm, quantize)
 
         def insert(graph, name):
             output = graph.output_node()
@@ -89,7 +89,7 @@ class TestChanges:
 
     def test_another_constant(self, norm, quantize):
         """Every number in the graph is another one."""
-        module = spelled(norm, quantize)
+        module = written(norm, quantize)
 
         def replace(graph, name, index, value):
             named(graph, name).update_arg(index, value)
@@ -106,4 +106,4 @@ class TestChanges:
                 count_fused(module, lambda graph, at=(name, index), value=value: replace(graph, *at, value))
 
     def test_without_a_change_all_is_one_call(self, norm, quantize):
-        assert count_fused(spelled(norm, quantize), lambda graph: None) == 1
+        assert count_fused(written(norm, quantize), lambda graph: None) == 1

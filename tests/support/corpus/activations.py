@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 
 from helion_compile.passes.semantics import Activation, ActivationFunction, ActivationRounding
-from tests.support.conformance import Spelled
+from tests.support.conformance import Written
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 SILU, SIGMOID, GELU, GELU_DIVIDED, GELU_TANH, GELU_TANH_FACTORED, RELU_SQUARED, RELU, QUICK_GELU = ActivationFunction
 FUNCTION, RESULT, EVERY_STEP = ActivationRounding
 
-ACTIVATIONS: list[Spelled] = []
+ACTIVATIONS: list[Written] = []
 
 
 def row(who, function, operands, kind, rounding, exact, *, dtype=None, **attributes):
@@ -32,10 +32,10 @@ def row(who, function, operands, kind, rounding, exact, *, dtype=None, **attribu
             **attributes,
         )
 
-    ACTIVATIONS.append(Spelled(who, function, operands, op, (BF16, FP16, FP32), exact))
+    ACTIVATIONS.append(Written(who, function, operands, op, (BF16, FP16, FP32), exact))
 
 
-def spelled(who, kind, rounding=RESULT, *, exact=False):
+def written(who, kind, rounding=RESULT, *, exact=False):
     """Two rows.  ``exact``: same operations as in the formula of its kind, so same bits."""
 
     def add(function):
@@ -51,94 +51,94 @@ def spelled(who, kind, rounding=RESULT, *, exact=False):
     return add
 
 
-@spelled("torch: F.silu, nn.SiLU", SILU)
+@written("torch: F.silu, nn.SiLU", SILU)
 def silu(x):
     return F.silu(x)
 
 
-@spelled("plain code: the quotient in fp32", SILU)
+@written("plain code: the quotient in fp32", SILU)
 def silu_quotient_in_fp32(x):
     x32 = x.float()
     return (x32 / (1 + torch.exp(-x32))).to(x.dtype)
 
 
-@spelled("plain code: by sigmoid in fp32", SIGMOID, exact=True)
+@written("plain code: by sigmoid in fp32", SIGMOID, exact=True)
 def silu_in_fp32(x):
     return (x.float() * torch.sigmoid(x.float())).to(x.dtype)
 
 
-@spelled("plain code: by sigmoid, each step rounded", SIGMOID, EVERY_STEP, exact=True)
+@written("plain code: by sigmoid, each step rounded", SIGMOID, EVERY_STEP, exact=True)
 def silu_step_by_step(x):
     return torch.sigmoid(x) * x
 
 
-@spelled("torch: F.gelu, nn.GELU", GELU)
+@written("torch: F.gelu, nn.GELU", GELU)
 def gelu(x):
     return F.gelu(x)
 
 
-@spelled("plain code: by erf in fp32", GELU)
+@written("plain code: by erf in fp32", GELU)
 def gelu_in_fp32(x):
     x32 = x.float()
     return ((1.0 + torch.erf(math.sqrt(0.5) * x32)) * (0.5 * x32)).to(x.dtype)
 
 
-@spelled("transformers: gelu_python, ESM", GELU_DIVIDED, EVERY_STEP, exact=True)
+@written("transformers: gelu_python, ESM", GELU_DIVIDED, EVERY_STEP, exact=True)
 def gelu_python(x):
     return x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0)))
 
 
-@spelled("plain code: the same in fp32", GELU_DIVIDED, exact=True)
+@written("plain code: the same in fp32", GELU_DIVIDED, exact=True)
 def gelu_python_in_fp32(x):
     return gelu_python(x.float()).to(x.dtype)
 
 
-@spelled("torch: F.gelu(approximate='tanh'); transformers: gelu_pytorch_tanh", GELU_TANH)
+@written("torch: F.gelu(approximate='tanh'); transformers: gelu_pytorch_tanh", GELU_TANH)
 def gelu_tanh(x):
     return F.gelu(x, approximate="tanh")
 
 
-@spelled("transformers: gelu_new, gelu_python_tanh (GPT-2)", GELU_TANH, EVERY_STEP)
+@written("transformers: gelu_new, gelu_python_tanh (GPT-2)", GELU_TANH, EVERY_STEP)
 def gpt2_gelu(x):
     return 0.5 * x * (1.0 + torch.tanh(0.7978845608028654 * (x + 0.044715 * torch.pow(x, 3.0))))
 
 
-@spelled("transformers: gelu_fast, Bloom", GELU_TANH_FACTORED, EVERY_STEP, exact=True)
+@written("transformers: gelu_fast, Bloom", GELU_TANH_FACTORED, EVERY_STEP, exact=True)
 def gelu_fast(x):
     return 0.5 * x * (1.0 + torch.tanh(x * 0.7978845608 * (1.0 + 0.044715 * x * x)))
 
 
-@spelled("plain code: the same in fp32", GELU_TANH_FACTORED, exact=True)
+@written("plain code: the same in fp32", GELU_TANH_FACTORED, exact=True)
 def gelu_fast_in_fp32(x):
     return gelu_fast(x.float()).to(x.dtype)
 
 
-@spelled("transformers: relu2 (Nemotron)", RELU_SQUARED, exact=True)
+@written("transformers: relu2 (Nemotron)", RELU_SQUARED, exact=True)
 def relu_squared(x):
     return torch.square(F.relu(x))
 
 
-@spelled("plain code: as a power", RELU_SQUARED, exact=True)
+@written("plain code: as a power", RELU_SQUARED, exact=True)
 def relu_squared_as_power(x):
     return torch.pow(F.relu(x), 2)
 
 
-@spelled("plain code: as a product", RELU_SQUARED, exact=True)
+@written("plain code: as a product", RELU_SQUARED, exact=True)
 def relu_times_relu(x):
     return F.relu(x) * F.relu(x)
 
 
-@spelled("torch: F.relu (T5, SAM, OPT)", RELU, exact=True)
+@written("torch: F.relu (T5, SAM, OPT)", RELU, exact=True)
 def relu(x):
     return F.relu(x)
 
 
-@spelled("transformers: quick_gelu (CLIP, Qwen2-VL)", QUICK_GELU, EVERY_STEP, exact=True)
+@written("transformers: quick_gelu (CLIP, Qwen2-VL)", QUICK_GELU, EVERY_STEP, exact=True)
 def quick_gelu(x):
     return x * torch.sigmoid(1.702 * x)
 
 
-@spelled("plain code: the same in fp32", QUICK_GELU, exact=True)
+@written("plain code: the same in fp32", QUICK_GELU, exact=True)
 def quick_gelu_in_fp32(x):
     return quick_gelu(x.float()).to(x.dtype)
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from helion_compile.passes.semantics import Concat
-from tests.support.conformance import Spelled
+from tests.support.conformance import Written
 
-CONCATS: list[Spelled] = []
+CONCATS: list[Written] = []
 
 
 def gelu(mlp):
@@ -17,28 +17,28 @@ def gelu(mlp):
     return F.gelu(mlp.float(), approximate="tanh").to(mlp.dtype)
 
 
-def spelled(who):
+def written(who):
     """A row."""
 
     def add(function):
         dtypes = (torch.bfloat16, torch.float16, torch.float32)
-        CONCATS.append(Spelled(who, function, ("back", "front"), lambda dtype: Concat(dtype=dtype), dtypes, behind=gelu))
+        CONCATS.append(Written(who, function, ("back", "front"), lambda dtype: Concat(dtype=dtype), dtypes, behind=gelu))
         return function
 
     return add
 
 
-@spelled("diffusers: Flux, Chroma")
+@written("diffusers: Flux, Chroma")
 def behind_attention(back, front):
     return torch.cat([front, back], dim=2)
 
 
-@spelled("diffusers: Flux 2")
+@written("diffusers: Flux 2")
 def along_the_last_dimension(back, front):
     return torch.cat((front, back), dim=-1)
 
 
-@spelled("diffusers: HunyuanVideo, image and text taken apart and joined again")
+@written("diffusers: HunyuanVideo, image and text taken apart and joined again")
 def joined_again(back, front):
     image, text = front[:, :-2], front[:, -2:]
     return torch.cat([torch.cat([image, text], dim=1), back], dim=2)

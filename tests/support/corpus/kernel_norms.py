@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Norms as models spell them, each with the attributes that a kernel takes for the same function.
+"""Norms as models write them, each with the attributes that a kernel takes for the same function.
+
+They stand apart from the rows of the table of patterns.  A kernel is given a factor or computes it, so a function here takes
+the factor.  And the attributes are written out, where a fusion would make them of a row's semantic op: a kernel stands below
+fusions and is tested without them.
 
 Letters: M rows, K hidden size.
 """
@@ -11,20 +15,20 @@ import torch
 
 from helion_compile.kernels.device.normalize import NormAttrs
 
-__all__ = ["EPS", "NORMS", "SpelledNorm"]
+__all__ = ["EPS", "NORMS", "WrittenNorm"]
 
 EPS = 1e-6
 
 
 @dataclass(frozen=True)
-class SpelledNorm:
-    """``spelled(x, weight, bias, factor)`` is the norm of ``x`` [M, K]; ``text(dtype)`` are the attributes for that ``x``.
+class WrittenNorm:
+    """``written(x, weight, bias, factor)`` is the norm of ``x`` [M, K]; ``text(dtype)`` are the attributes for that ``x``.
 
     ``factor`` [M, 1] is what a kernel multiplies or divides by, None to compute it; ``factor_of(x)`` computes it.
     ``add(x, residual)`` gives what the norm reads and the sum that others read.
     """
 
-    spelled: Callable
+    written: Callable
     text: Callable[[torch.dtype], str]
     weight: bool = True
     bias: bool = False
@@ -92,36 +96,36 @@ def vllm(x, residual):
     return total, total.to(x.dtype)
 
 
-class _Layer(SpelledNorm):
+class _Layer(WrittenNorm):
     def factor_of(self, x):
         return self.root(moments(x)[0] + EPS)
 
 
-def _fixed(kind, spelled, *, text=None, **attributes):
-    return kind(spelled, lambda dtype: text, **attributes)
+def _fixed(kind, written, *, text=None, **attributes):
+    return kind(written, lambda dtype: text, **attributes)
 
 
 CAST = NormAttrs(cast_then_scale=True).text
 NORMS = {
-    "llama": _fixed(SpelledNorm, llama, text=CAST),
-    "nn.RMSNorm": _fixed(SpelledNorm, nn_rms_norm, text=NormAttrs().text),
-    "gemma": _fixed(SpelledNorm, gemma, text=NormAttrs(weight_offset=1.0).text),
-    "weightless": _fixed(SpelledNorm, weightless, text=NormAttrs().text, weight=False),
-    "granite": _fixed(SpelledNorm, llama, text=NormAttrs(cast_then_scale=True, residual_multiplier=0.22).text, add=granite),
+    "llama": _fixed(WrittenNorm, llama, text=CAST),
+    "nn.RMSNorm": _fixed(WrittenNorm, nn_rms_norm, text=NormAttrs().text),
+    "gemma": _fixed(WrittenNorm, gemma, text=NormAttrs(weight_offset=1.0).text),
+    "weightless": _fixed(WrittenNorm, weightless, text=NormAttrs().text, weight=False),
+    "granite": _fixed(WrittenNorm, llama, text=NormAttrs(cast_then_scale=True, residual_multiplier=0.22).text, add=granite),
     "an fp32 weight, rounded with the result": _fixed(
-        SpelledNorm, nn_rms_norm, text=NormAttrs().text, weight_dtype=torch.float32
+        WrittenNorm, nn_rms_norm, text=NormAttrs().text, weight_dtype=torch.float32
     ),
     "an fp32 weight": _fixed(
-        SpelledNorm, llama, text=NormAttrs(cast_then_scale=True, dtype=torch.float32).text, weight_dtype=torch.float32
+        WrittenNorm, llama, text=NormAttrs(cast_then_scale=True, dtype=torch.float32).text, weight_dtype=torch.float32
     ),
-    "over the root": _fixed(SpelledNorm, over_root, text=NormAttrs(cast_then_scale=True, root="sqrt").text, root=torch.sqrt),
+    "over the root": _fixed(WrittenNorm, over_root, text=NormAttrs(cast_then_scale=True, root="sqrt").text, root=torch.sqrt),
     "times 1 / root": _fixed(
-        SpelledNorm,
+        WrittenNorm,
         llama,
         text=NormAttrs(cast_then_scale=True, root="reciprocal_sqrt").text,
         root=lambda squared: torch.sqrt(squared).reciprocal(),
     ),
-    "t5": SpelledNorm(t5, lambda dtype: NormAttrs(cast_then_scale=True, factor_dtype=dtype).text),
+    "t5": WrittenNorm(t5, lambda dtype: NormAttrs(cast_then_scale=True, factor_dtype=dtype).text),
     "layer": _fixed(_Layer, layer, text=NormAttrs("layer").text, bias=True),
     "layer, cast then scale": _fixed(
         _Layer, layer_cast_then_scale, text=NormAttrs("layer", cast_then_scale=True).text, bias=True
@@ -129,7 +133,7 @@ NORMS = {
 }
 # What the norm reads is not of x's dtype, as the sum is not rounded before.
 UNROUNDED = _fixed(
-    SpelledNorm,
+    WrittenNorm,
     lambda total, weight, _, rstd: (total * rstd * weight.float()).to(weight.dtype),
     text=NormAttrs(unrounded_sum=True).text,
     add=vllm,

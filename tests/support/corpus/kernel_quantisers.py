@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Quantisers with the attributes that a kernel takes for the same function.
 
-Functions that are rows of the table of patterns stand in ``quantisers.py``; those here are written for kernels alone.
+They stand apart from the rows of the table of patterns.  A row tells its semantic op, of which a fusion makes the attributes.
+A kernel stands below fusions and is tested without them: here the attributes are written out, so that a fusion that
+translates an op wrongly has no share in what its kernel is compared with.  Where a row's function does, it is taken.
 Letters: M rows, K elements of a row.
 """
 
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from helion_compile.kernels.device.quantize_attrs import QuantizeAttrs
-from tests.support.corpus import quantisers
+from tests.support.corpus import int8_quantisers, quantisers
 
 __all__ = ["QUANTISERS", "Quantiser"]
 
@@ -23,14 +25,14 @@ FLOOR = 1 / (448.0 * 512.0)
 
 @dataclass(frozen=True)
 class Quantiser:
-    """``spelled(x)`` quantises ``x`` [M, K] and gives values, scales and zero points, as far as it has them.
+    """``written(x)`` quantises ``x`` [M, K] and gives values, scales and zero points, as far as it has them.
 
     ``number`` is a static scale, if ``static``, or the upper bound of the largest magnitudes, if ``bounded``: then it is
-    ``spelled(x, number)``.  Otherwise it is None.
+    ``written(x, number)``.  Otherwise it is None.
     ``text(dtype)`` are the attributes for an ``x`` of that dtype.
     """
 
-    spelled: Callable
+    written: Callable
     text: Callable[[torch.dtype], str]
     static: bool = False
     bounded: bool = False
@@ -44,7 +46,7 @@ class Quantiser:
         return number if self.static else None, number if self.bounded else None, self.text(dtype)
 
     def results(self, x, number):
-        results = self.spelled(x) if number is None else self.spelled(x, number)
+        results = self.written(x) if number is None else self.written(x, number)
         return results if isinstance(results, tuple) else (results,)
 
 
@@ -77,7 +79,7 @@ def asymmetric(x):
 
 
 def groups(size, layout="row_major", ue8m0=False):
-    def spelled(x):
+    def written(x):
         parts = x.view(x.size(0), x.size(1) // size, size).float()
         scale = parts.abs().amax(-1).clamp_min(1e-4) / 448.0
         if ue8m0:
@@ -89,12 +91,12 @@ def groups(size, layout="row_major", ue8m0=False):
         return q, torch.empty_strided(scale.shape, (1, step), device=x.device).copy_(scale)
 
     text = QuantizeAttrs(E4M3, clamp=FP8, group=size, layout=layout, ue8m0=ue8m0, amax_floor=1e-4).text
-    return Quantiser(spelled, lambda dtype: text)
+    return Quantiser(written, lambda dtype: text)
 
 
-def _fixed(spelled, dtype, clamp, *, static=False, bounded=False, **attributes):
+def _fixed(written, dtype, clamp, *, static=False, bounded=False, **attributes):
     text = QuantizeAttrs(dtype, clamp=clamp, **attributes).text
-    return Quantiser(spelled, lambda dtype: text, static, bounded)
+    return Quantiser(written, lambda dtype: text, static, bounded)
 
 
 QUANTISERS = {
@@ -109,7 +111,7 @@ QUANTISERS = {
     "factor inverse": _fixed(factor_inverse, E4M3, FP8, use="multiply_factor_inverse", amax_floor=1e-12),
     "static": _fixed(quantisers.torchao_static, E4M3, FP8, static=True),
     "static reciprocal": _fixed(quantisers.vllm_static, E4M3, FP8, static=True, use="multiply_reciprocal"),
-    "static int8": _fixed(quantisers.int8_static, torch.int8, INT8, static=True),
+    "static int8": _fixed(int8_quantisers.int8_static, torch.int8, INT8, static=True),
     "int8": Quantiser(int8, lambda dtype: QuantizeAttrs(torch.int8, clamp=(-127.0, 127.0), scale_dtype=dtype).text),
     "int8 asymmetric": _fixed(asymmetric, torch.int8, INT8, zero_point=True, scale_floor=1e-5),
     "groups of 128": groups(128),

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from helion_compile.passes.semantics import Granularity, Matmul
-from tests.support.conformance import Spelled
+from tests.support.conformance import Written
 from tests.support.needs import HAS_FUNCTIONAL_PRODUCTS, HAS_ROW_WISE_PRODUCTS
 
 BF16, FP16, FP32, INT8 = torch.bfloat16, torch.float16, torch.float32, torch.int8
@@ -19,10 +19,10 @@ M, K, N = 16, 512, 256
 FP8, FP8_V2 = "aten._scaled_mm", "aten._scaled_mm_v2"
 PLAIN = ("a", "b", "a_scale", "b_scale")
 
-PRODUCTS: list[Spelled] = []
+PRODUCTS: list[Written] = []
 
 
-def spelled(
+def written(
     operator,
     who,
     *,
@@ -45,7 +45,7 @@ def spelled(
             return Matmul(dtype=dtype, bias=bias, between_dtype=dtype if between else None, **facts)
 
         PRODUCTS.append(
-            Spelled(
+            Written(
                 f"`{operator}`: {who}",
                 function,
                 (*PLAIN, "bias") if bias else PLAIN,
@@ -67,27 +67,27 @@ def spelled(
 # --- aten._scaled_mm
 
 
-@spelled(FP8, "plain code: a scale per row")
+@written(FP8, "plain code: a scale per row")
 def scaled_rows(a, b, a_scale, b_scale, *, dtype):
     return torch._scaled_mm(a, b, a_scale, b_scale, out_dtype=dtype)
 
 
-@spelled(FP8, "the same with a bias", dtypes=(BF16, FP16), bias=True)
+@written(FP8, "the same with a bias", dtypes=(BF16, FP16), bias=True)
 def scaled_rows_bias(a, b, a_scale, b_scale, bias, *, dtype):
     return torch._scaled_mm(a, b, scale_a=a_scale, scale_b=b_scale, bias=bias, out_dtype=dtype)
 
 
-@spelled(FP8, "torchao: Float8DynamicActivationFloat8Weight, PerRow", fast_accum=True)
+@written(FP8, "torchao: Float8DynamicActivationFloat8Weight, PerRow", fast_accum=True)
 def scaled_rows_fast(a, b, a_scale, b_scale, *, dtype):
     return torch._scaled_mm(a, b, a_scale, b_scale, out_dtype=dtype, use_fast_accum=True)
 
 
-@spelled(FP8, "plain code: a scale per tensor", scales=((), ()), runs=True, a_scales=TENSOR, b_scales=TENSOR)
+@written(FP8, "plain code: a scale per tensor", scales=((), ()), runs=True, a_scales=TENSOR, b_scales=TENSOR)
 def scaled_tensors(a, b, a_scale, b_scale, *, dtype):
     return torch._scaled_mm(a, b, a_scale, b_scale, out_dtype=dtype)
 
 
-@spelled(
+@written(
     FP8,
     "torchao: Float8DynamicActivationFloat8Weight, PerTensor",
     dtypes=(BF16, FP16),
@@ -102,7 +102,7 @@ def scaled_tensors_bias(a, b, a_scale, b_scale, bias, *, dtype):
     return torch._scaled_mm(a, b, a_scale, b_scale, bias=bias, out_dtype=dtype, use_fast_accum=True)
 
 
-@spelled(
+@written(
     FP8,
     "plain code: 1 x 128 by 128 x 128",
     dtypes=(BF16,),
@@ -118,19 +118,19 @@ def scaled_blocks(a, b, a_scale, b_scale, *, dtype):
 # --- aten._scaled_mm_v2
 
 
-@spelled(FP8_V2, "transformers: CompressedTensorsFP8Linear, by F.scaled_mm", traced=HAS_FUNCTIONAL_PRODUCTS)
+@written(FP8_V2, "transformers: CompressedTensorsFP8Linear, by F.scaled_mm", traced=HAS_FUNCTIONAL_PRODUCTS)
 def functional_rows(a, b, a_scale, b_scale, *, dtype):
     by_row = F.ScalingType.RowWise
     return F.scaled_mm(a, b, a_scale, by_row, b_scale, by_row, output_dtype=dtype)
 
 
-@spelled(FP8_V2, "the same with a bias", dtypes=(BF16, FP16), bias=True, traced=HAS_FUNCTIONAL_PRODUCTS, fast_accum=True)
+@written(FP8_V2, "the same with a bias", dtypes=(BF16, FP16), bias=True, traced=HAS_FUNCTIONAL_PRODUCTS, fast_accum=True)
 def functional_rows_bias(a, b, a_scale, b_scale, bias, *, dtype):
     by_row = F.ScalingType.RowWise
     return F.scaled_mm(a, b, a_scale, by_row, b_scale, by_row, bias=bias, output_dtype=dtype, use_fast_accum=True)
 
 
-@spelled(
+@written(
     FP8_V2,
     "F.scaled_mm, a scale per tensor",
     scales=((1,), (1,)),
@@ -143,7 +143,7 @@ def functional_tensors(a, b, a_scale, b_scale, *, dtype):
     return F.scaled_mm(a, b, a_scale, by_tensor, b_scale, by_tensor, output_dtype=dtype)
 
 
-@spelled(
+@written(
     FP8_V2,
     "F.scaled_mm, 1 x 128 by 128 x 128",
     dtypes=(BF16,),
@@ -162,7 +162,7 @@ def functional_blocks(a, b, a_scale, b_scale, *, dtype):
 
 
 def integers(who, **facts):
-    return spelled("aten._int_mm", who, runs=True, operands=INT8, **facts)
+    return written("aten._int_mm", who, runs=True, operands=INT8, **facts)
 
 
 @integers("plain code: a's scale first", a_scale_first=True)
@@ -210,7 +210,7 @@ def int8_torchao_bias(a, b, a_scale, b_scale, bias, *, dtype):
 
 
 def opaque(operator, who, **facts):
-    return spelled(operator, who, dtypes=(BF16,), runs=True, told=False, b_is_rows=True, **facts)
+    return written(operator, who, dtypes=(BF16,), runs=True, told=False, b_is_rows=True, **facts)
 
 
 @opaque("mslk.f8f8bf16_rowwise", "torchao with MSLK: PerRow", scales=((M, 1), (N,)), fast_accum=True)

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from helion_compile.passes.semantics import Modulate, ModulateRounding
-from tests.support.conformance import Spelled
+from tests.support.conformance import Written
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 RESULT, EVERY_STEP = ModulateRounding
 
-MODULATIONS: list[Spelled] = []
+MODULATIONS: list[Written] = []
 
 
 def layer_norm(x):
@@ -23,7 +23,7 @@ def layer_norm(x):
     return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
-def spelled(who, rounding=EVERY_STEP, *, dtypes=(BF16, FP16, FP32), shift=True, rows=None, **attributes):
+def written(who, rounding=EVERY_STEP, *, dtypes=(BF16, FP16, FP32), shift=True, rows=None, **attributes):
     """A row.  ``rows``: the dtype of scale and shift, x's if None."""
 
     def add(function):
@@ -38,47 +38,47 @@ def spelled(who, rounding=EVERY_STEP, *, dtypes=(BF16, FP16, FP32), shift=True, 
             )
 
         operands = ("x", "mod_scale", *(["mod_shift"] if shift else []))
-        MODULATIONS.append(Spelled(who, function, operands, op, dtypes, behind=layer_norm))
+        MODULATIONS.append(Written(who, function, operands, op, dtypes, behind=layer_norm))
         return function
 
     return add
 
 
-@spelled("diffusers: LTX, PixArt, Sana")
+@written("diffusers: LTX, PixArt, Sana")
 def scale_and_shift(x, scale, shift):
     return x * (1 + scale) + shift
 
 
-@spelled("diffusers: AdaLayerNormZero (Flux, SD3, HunyuanVideo)")
+@written("diffusers: AdaLayerNormZero (Flux, SD3, HunyuanVideo)")
 def rows_unsqueezed(x, scale, shift):
     return x * (1 + scale.squeeze(1)[:, None]) + shift.squeeze(1)[:, None]
 
 
-@spelled("diffusers: AdaLayerNormContinuous")
+@written("diffusers: AdaLayerNormContinuous")
 def factor_unsqueezed(x, scale, shift):
     return x * (1 + scale.squeeze(1))[:, None, :] + shift.squeeze(1)[:, None, :]
 
 
-@spelled("DiT: modulate, its operands turned round")
+@written("DiT: modulate, its operands turned round")
 def shift_first(x, scale, shift):
     return shift + (scale + 1.0) * x
 
 
-@spelled("diffusers: Wan, in fp32 with one cast", RESULT, dtypes=(BF16, FP16), rows=FP32)
+@written("diffusers: Wan, in fp32 with one cast", RESULT, dtypes=(BF16, FP16), rows=FP32)
 def in_fp32(x, scale, shift):
     return (x.float() * (1 + scale) + shift).type_as(x)
 
 
-@spelled("plain code: rows widened first", RESULT, dtypes=(BF16, FP16))
+@written("plain code: rows widened first", RESULT, dtypes=(BF16, FP16))
 def rows_in_fp32(x, scale, shift):
     return (x.float() * (1 + scale.float()) + shift.float()).type_as(x)
 
 
-@spelled("diffusers: Z-Image, Lumina 2", shift=False)
+@written("diffusers: Z-Image, Lumina 2", shift=False)
 def scale_alone(x, scale):
     return x * (1 + scale)
 
 
-@spelled("plain code: a scale that holds the 1 already", scale_offset=0.0)
+@written("plain code: a scale that holds the 1 already", scale_offset=0.0)
 def without_offset(x, scale, shift):
     return x * scale + shift

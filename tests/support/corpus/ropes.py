@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from helion_compile.passes.semantics import ComplexRope, Rope, RopePairs, RopeRounding, RopeTable
-from tests.support.conformance import Spelled
+from tests.support.conformance import Written
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 NEOX, INTERLEAVED = RopePairs
@@ -17,10 +17,10 @@ ELEMENT, PAIR = RopeTable
 EVERY_STEP, RESULT = RopeRounding
 HEADS = (2, 5, 4, 64)
 
-ROPES: list[Spelled] = []
+ROPES: list[Written] = []
 
 
-def spelled(who, pairs, table, rounding=EVERY_STEP, *, rotary_dim=HEADS[-1], table_dtype=None, **facts):
+def written(who, pairs, table, rounding=EVERY_STEP, *, rotary_dim=HEADS[-1], table_dtype=None, **facts):
     """A row; cos and sin have x's dtype if ``table_dtype`` does not say another."""
 
     def add(function):
@@ -36,7 +36,7 @@ def spelled(who, pairs, table, rounding=EVERY_STEP, *, rotary_dim=HEADS[-1], tab
                 **facts,
             )
 
-        ROPES.append(Spelled(who, function, ("x", "cos", "sin"), op, (BF16, FP16, FP32), sizes=HEADS))
+        ROPES.append(Written(who, function, ("x", "cos", "sin"), op, (BF16, FP16, FP32), sizes=HEADS))
         return function
 
     return add
@@ -50,39 +50,39 @@ def even_odd(x):
     return x[..., 0::2], x[..., 1::2]
 
 
-@spelled("transformers: Llama, Qwen, Mistral, Gemma and 110 others", NEOX, ELEMENT)
+@written("transformers: Llama, Qwen, Mistral, Gemma and 110 others", NEOX, ELEMENT)
 def rotate_half(x, cos, sin):
     x1, x2 = halves(x)
     return x * cos + torch.cat((-x2, x1), -1) * sin
 
 
-@spelled("plain code: by chunk, operands the other way round", NEOX, ELEMENT)
+@written("plain code: by chunk, operands the other way round", NEOX, ELEMENT)
 def rotate_half_by_chunk(x, cos, sin):
     x1, x2 = x.chunk(2, dim=-1)
     return sin * torch.cat([-x2, x1], dim=-1) + cos * x
 
 
-@spelled("transformers: the same of [B, H, S, D]", NEOX, ELEMENT, transposed=True)
+@written("transformers: the same of [B, H, S, D]", NEOX, ELEMENT, transposed=True)
 def rotate_half_heads_first(x, cos, sin):
     return rotate_half(x.transpose(1, 2), cos, sin)
 
 
-@spelled("transformers: Olmo 2, with angles in fp32", NEOX, ELEMENT, RESULT, table_dtype=FP32)
+@written("transformers: Olmo 2, with angles in fp32", NEOX, ELEMENT, RESULT, table_dtype=FP32)
 def olmo2_rope(x, cos, sin):
     return rotate_half(x, cos, sin).to(x.dtype)
 
 
-@spelled("transformers: ModernBERT, ESM", NEOX, ELEMENT, RESULT)
+@written("transformers: ModernBERT, ESM", NEOX, ELEMENT, RESULT)
 def in_fp32(x, cos, sin):
     return rotate_half(x.float(), cos, sin).to(x.dtype)
 
 
-@spelled("transformers: GPT-NeoX, Phi-3, StableLM: a part of a head", NEOX, ELEMENT, rotary_dim=32)
+@written("transformers: GPT-NeoX, Phi-3, StableLM: a part of a head", NEOX, ELEMENT, rotary_dim=32)
 def partial(x, cos, sin):
     return torch.cat((rotate_half(x[..., :32], cos, sin), x[..., 32:]), -1)
 
 
-@spelled(
+@written(
     "transformers: Laguna, Qwen3-Next: a part of a head",
     NEOX,
     ELEMENT,
@@ -93,68 +93,68 @@ def partial_heads_first(x, cos, sin):
     return partial(x.transpose(1, 2), cos, sin)
 
 
-@spelled("transformers: NanoChat, by minus the angle", NEOX, ELEMENT, inverse=True)
+@written("transformers: NanoChat, by minus the angle", NEOX, ELEMENT, inverse=True)
 def rotate_half_inverse(x, cos, sin):
     x1, x2 = halves(x)
     return x * cos + torch.cat((x2, -x1), -1) * sin
 
 
-@spelled("transformers: GLM, GPT-J, Helium", INTERLEAVED, ELEMENT)
+@written("transformers: GLM, GPT-J, Helium", INTERLEAVED, ELEMENT)
 def rotate_pairs(x, cos, sin):
     x1, x2 = even_odd(x)
     return x * cos + torch.stack((-x2, x1), -1).flatten(-2) * sin
 
 
-@spelled("transformers: Cohere", INTERLEAVED, ELEMENT, RESULT)
+@written("transformers: Cohere", INTERLEAVED, ELEMENT, RESULT)
 def rotate_pairs_in_fp32(x, cos, sin):
     return rotate_pairs(x.float(), cos, sin).to(x.dtype)
 
 
-@spelled("diffusers: Flux, LTX, HunyuanVideo, CogVideoX", INTERLEAVED, ELEMENT, RESULT, table_dtype=FP32)
+@written("diffusers: Flux, LTX, HunyuanVideo, CogVideoX", INTERLEAVED, ELEMENT, RESULT, table_dtype=FP32)
 def rotate_unbound_pairs(x, cos, sin):
     real, imaginary = x.reshape(*x.shape[:-1], -1, 2).unbind(-1)
     rotated = torch.stack([-imaginary, real], dim=-1).flatten(3)
     return (x.float() * cos + rotated.float() * sin).to(x.dtype)
 
 
-@spelled("diffusers: CogView4, Cosmos, Stable Audio", NEOX, ELEMENT, RESULT, table_dtype=FP32)
+@written("diffusers: CogView4, Cosmos, Stable Audio", NEOX, ELEMENT, RESULT, table_dtype=FP32)
 def rotate_unbound_halves(x, cos, sin):
     real, imaginary = x.reshape(*x.shape[:-1], 2, -1).unbind(-2)
     rotated = torch.cat([-imaginary, real], dim=-1)
     return (x.float() * cos + rotated.float() * sin).to(x.dtype)
 
 
-@spelled("transformers: GPT-OSS; vLLM", NEOX, PAIR)
+@written("transformers: GPT-OSS; vLLM", NEOX, PAIR)
 def chunked(x, cos, sin):
     x1, x2 = x.chunk(2, dim=-1)
     return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), -1)
 
 
-@spelled("plain code: by minus the angle", NEOX, PAIR, inverse=True)
+@written("plain code: by minus the angle", NEOX, PAIR, inverse=True)
 def chunked_inverse(x, cos, sin):
     x1, x2 = x.chunk(2, dim=-1)
     return torch.cat((x1 * cos + x2 * sin, x2 * cos - x1 * sin), -1)
 
 
-@spelled("plain code: each half rounded", NEOX, PAIR, RESULT, table_dtype=FP32)
+@written("plain code: each half rounded", NEOX, PAIR, RESULT, table_dtype=FP32)
 def chunked_and_rounded(x, cos, sin):
     x1, x2 = x.float().chunk(2, dim=-1)
     return torch.cat(((x1 * cos - x2 * sin).to(x.dtype), (x2 * cos + x1 * sin).to(x.dtype)), -1)
 
 
-@spelled("vLLM, not NeoX's style", INTERLEAVED, PAIR)
+@written("vLLM, not NeoX's style", INTERLEAVED, PAIR)
 def stacked(x, cos, sin):
     x1, x2 = even_odd(x)
     return torch.stack((x1 * cos - sin * x2, x1 * sin + cos * x2), -1).flatten(-2)
 
 
-@spelled("plain code: by unbind", INTERLEAVED, PAIR)
+@written("plain code: by unbind", INTERLEAVED, PAIR)
 def stacked_by_unbind(x, cos, sin):
     x1, x2 = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((x1 * cos - x2 * sin, x2 * cos + x1 * sin), -1).flatten(-2)
 
 
-@spelled("plain code: strided writes", INTERLEAVED, PAIR)
+@written("plain code: strided writes", INTERLEAVED, PAIR)
 def strided_writes(x, cos, sin):
     x1, x2 = x.unflatten(-1, (-1, 2)).unbind(-1)
     out = torch.empty_like(x)
@@ -163,12 +163,12 @@ def strided_writes(x, cos, sin):
     return out
 
 
-@spelled("diffusers: Wan, strided writes that round", INTERLEAVED, PAIR, RESULT, table_dtype=FP32)
+@written("diffusers: Wan, strided writes that round", INTERLEAVED, PAIR, RESULT, table_dtype=FP32)
 def rounding_writes(x, cos, sin):
     return strided_writes(x, cos, sin).type_as(x)
 
 
-@spelled("plain code: writes to halves", NEOX, PAIR)
+@written("plain code: writes to halves", NEOX, PAIR)
 def written_halves(x, cos, sin):
     x1, x2 = halves(x)
     out = torch.empty_like(x)
@@ -195,7 +195,7 @@ def by_products(who, function, **facts):
     def op(dtype):
         return ComplexRope(rotary_dim=HEADS[-1], x_dtype=dtype, dtype=dtype, **facts)
 
-    ROPES.append(Spelled(who, function, ("x", "freqs"), op, (BF16, FP16, FP32), exact=False, sizes=HEADS))
+    ROPES.append(Written(who, function, ("x", "freqs"), op, (BF16, FP16, FP32), exact=False, sizes=HEADS))
 
 
 by_products("transformers: Llama 4, DeepSeek V2; diffusers: Qwen-Image, Z-Image", complex_products)

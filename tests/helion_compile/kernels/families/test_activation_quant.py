@@ -45,9 +45,9 @@ def test_the_body_computes_the_reference(bodies, function, dtype, gated, exact):
     assert fp8_steps(q, expected[0]).max() <= 1  # a CPU divides amax by 448, a GPU multiplies by 1 / 448
     torch.testing.assert_close(scale, expected[1], rtol=2**-7, atol=0)  # a step of bf16, in which it is rounded
     torch.testing.assert_close(out, expected[2])
-    spelled = FUNCTIONS[function](x.double()) * (up.double() if gated else 1)
+    written = FUNCTIONS[function](x.double()) * (up.double() if gated else 1)
     # Function and product are each rounded to bf16, by 2^-8 at most; in fp32 gelu's 1 + erf(x) cancels.
-    torch.testing.assert_close(out.double(), spelled, rtol=2**-7 if dtype != torch.float32 else 1e-5, atol=1e-5)
+    torch.testing.assert_close(out.double(), written, rtol=2**-7 if dtype != torch.float32 else 1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("function", ["silu", "silu_sigmoid", "gelu", "quick_gelu"])

@@ -114,7 +114,7 @@ def test_the_case_of_its_inputs():
 
 
 def test_without_a_table_the_kernel_multiplies_few_tokens_and_the_library_more():
-    assert block_scaled_mm.configs.default(CASE.replace(num_tokens=17)) == {"alternative": "library"}
+    assert block_scaled_mm.configs.default(CASE.replace(num_tokens=17)) == {"fallback": "library"}
     for n, split in ((1024, 8), (4096, 4), (6144, 2), (24576, 1)):
         assert block_scaled_mm.configs.default(CASE.replace(n=n))["block_sizes"] == [64, 16, split]
     assert block_scaled_mm.configs.default(CASE.replace(n=64, k=512))["block_sizes"] == [64, 16, 1]

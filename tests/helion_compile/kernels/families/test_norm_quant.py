@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``norm_quant`` on a CPU: its body and its reference against norms and quantisers as models spell them."""
+"""``norm_quant`` on a CPU: its body and its reference against norms and quantisers as models write them."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def call(norm, quantiser, dtype, x, residual, *, exact, keep_norm=True):
 def eager(norm, quantiser, dtype, x, residual):
     weight, bias = norm.parameters(K, dtype, "cpu")
     read, total = (x, None) if residual is None else norm.add(x, residual)
-    out = norm.spelled(read, weight, bias, norm.factor_of(read))
+    out = norm.written(read, weight, bias, norm.factor_of(read))
     quantised = QUANTISERS[quantiser].results(out, QUANTISERS[quantiser].number("cpu"))
     return [*quantised, *([] if total is None else [total]), out]
 

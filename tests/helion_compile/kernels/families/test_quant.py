@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``quant`` on a CPU: its body and its reference against quantisers as models spell them."""
+"""``quant`` on a CPU: its body and its reference against quantisers as models write them."""
 
 import pytest
 import torch

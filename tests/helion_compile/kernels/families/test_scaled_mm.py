@@ -120,7 +120,7 @@ def test_the_case_of_its_inputs():
 def test_default_configs(tokens, n, k, fast_accum):
     config = scaled_mm.configs.default(CASE.replace(num_tokens=tokens, n=n, k=k, fast_accum=fast_accum))
     if tokens > FEW_TOKENS:
-        assert config == {"alternative": "library"}
+        assert config == {"fallback": "library"}
         return
     block_n, block_m, split, block_k = config["block_sizes"]
     assert block_m >= min(tokens, 16) and split * block_k <= max(k, 32)

@@ -42,7 +42,6 @@ ELEMENT, PAIR = RopeTable
 EVERY_STEP, RESULT = RopeRounding
 B, S, H, D = 2, 5, 4, 64
 
-
 FORMS = {
     rotate_half: (NEOX, ELEMENT),
     rotate_half_by_chunk: (NEOX, ELEMENT),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m helion_compile bench reading``: what the pass takes for graphs of up to 100 000 nodes, and of compiling a model.
+"""``python -m helion_compile bench matching``: what the pass takes for graphs of up to 100 000 nodes, and of a compilation.
 
 Needs no GPU; for the model transformers and torchao.
 
@@ -52,7 +52,7 @@ class Figure:
     """Times of one graph, in seconds, and what the pass found in it."""
 
     nodes: int
-    read_s: float
+    match_s: float
     pass_s: float
     matches: int
     sites: int
@@ -60,38 +60,38 @@ class Figure:
 
 @dataclass(frozen=True)
 class Share:
-    """Times of compiling a model, in seconds of this process's CPU; reading is part of the pass, and was done once more."""
+    """Times of compiling a model, in seconds of this process's CPU; matching is part of the pass, and was done once more."""
 
     layers: int
     nodes: int
     compile_s: float
-    read_s: float
+    match_s: float
     pass_s: float
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark and print its figures."""
-    parser = argparse.ArgumentParser(prog="python -m helion_compile bench reading", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m helion_compile bench matching", description=__doc__)
     parser.add_argument("--nodes", type=count, nargs="+", default=_NODES, metavar="N", help="sizes of graphs")
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures there too")
     parser.add_argument("--layers", type=int, default=32, metavar="N", help="of a model that is compiled; 0 for none")
     options = parser.parse_args(argv)
     if options.layers:
-        require_packages("reading", "transformers", "torchao")
+        require_packages("matching", "transformers", "torchao")
     figures = [measure(nodes) for nodes in options.nodes]
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}\n")
     print(f"{'nodes':>8} {'matching':>10} {'a node':>9} {'whole pass':>11} {'a node':>9} {'matches':>8} {'sites':>6}")
     for figure in figures:
-        each = [1e6 * seconds / figure.nodes for seconds in (figure.read_s, figure.pass_s)]
+        each = [1e6 * seconds / figure.nodes for seconds in (figure.match_s, figure.pass_s)]
         print(
-            f"{figure.nodes:8} {1e3 * figure.read_s:7.1f} ms {each[0]:6.2f} µs {1e3 * figure.pass_s:8.1f} ms "
+            f"{figure.nodes:8} {1e3 * figure.match_s:7.1f} ms {each[0]:6.2f} µs {1e3 * figure.pass_s:8.1f} ms "
             f"{each[1]:6.2f} µs {figure.matches:8} {figure.sites:6}"
         )
     share = share_of_compiling(options.layers) if options.layers else None
     if share:
         print(
-            f"\nQwen3 of {share.layers} layers, {share.nodes} nodes: compiled in {share.compile_s:.1f} s, of which reading "
-            f"{share.read_s:.3f} s ({share.read_s / share.compile_s:.2%}), the whole pass {share.pass_s:.3f} s "
+            f"\nQwen3 of {share.layers} layers, {share.nodes} nodes: compiled in {share.compile_s:.1f} s, of which matching "
+            f"{share.match_s:.3f} s ({share.match_s / share.compile_s:.2%}), the whole pass {share.pass_s:.3f} s "
             f"({share.pass_s / share.compile_s:.2%})"
         )
     if options.json:
@@ -114,25 +114,25 @@ def share_of_compiling(layers: int) -> Share:
     run = FusionPass.__call__
 
     def timed(fusion_pass: FusionPass, graph: Graph) -> None:
-        nodes, (read_s, _) = len(graph.nodes), _seconds(lambda: match_graph(graph))
-        passes.append((nodes, read_s, _seconds(lambda: run(fusion_pass, graph))[0]))
+        nodes, (match_s, _) = len(graph.nodes), _seconds(lambda: match_graph(graph))
+        passes.append((nodes, match_s, _seconds(lambda: run(fusion_pass, graph))[0]))
 
     torch.compiler.reset()
     with torch.no_grad(), fresh_cache(), mock.patch.object(FusionPass, "__call__", timed):
         compile_s, _ = _seconds(lambda: torch.compile(model, backend=helion)(torch.arange(64)[None], use_cache=False))
-    nodes, read_s, pass_s = map(sum, zip(*passes, strict=True))
-    return Share(layers, nodes, compile_s, read_s, pass_s)
+    nodes, match_s, pass_s = map(sum, zip(*passes, strict=True))
+    return Share(layers, nodes, compile_s, match_s, pass_s)
 
 
 def measure(nodes: int) -> Figure:
-    """The figures of a graph of at least ``nodes`` nodes; reading is the best of three, as other work only adds to it."""
+    """The figures of a graph of at least ``nodes`` nodes; matching is the best of three, as other work only adds to it."""
     graph = layers(nodes)
     size = len(graph.nodes)
-    read_s = min(_seconds(lambda: match_graph(graph))[0] for _ in range(3))
+    match_s = min(_seconds(lambda: match_graph(graph))[0] for _ in range(3))
     matches = len(match_graph(graph).matches)
     fusion_pass = FusionPass(fusions(), strict=True)
     pass_s, _ = _seconds(lambda: fusion_pass(graph))
-    return Figure(size, read_s, pass_s, matches, len(fusion_pass.records[0].sites))
+    return Figure(size, match_s, pass_s, matches, len(fusion_pass.records[0].sites))
 
 
 def layers(nodes: int) -> Graph:
