@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 
+from helion_compile.cli.main import COMMANDS, main
 from helion_compile.passes.account.refusal import RefusalKind
 from tests.support import ROOT, prose, support_matrix
 
@@ -97,3 +98,32 @@ def test_make_targets_are_those_of_the_makefile():
     for page in ("README.md", "CONTRIBUTING.md", "docs/support.md", "docs/extending.md"):
         named = set(re.findall(r"(?:`|^)make ([a-z-]+)", (ROOT / page).read_text(), re.MULTILINE))
         assert named and named <= targets, (page, named - targets)
+
+
+SPELLED = re.compile(r"(?:^|`)(?:helion-compile|python -m helion_compile) ([a-z][^`\n|]*)", re.MULTILINE)
+
+
+def _commands():
+    """Each command on the pages -> the options that pages give it."""
+    found = {}
+    for page in prose.pages():
+        for line in SPELLED.findall(page.read_text()):
+            words = line.split()
+            command = next((name for name in (" ".join(words[:2]), words[0]) if name in COMMANDS), line)
+            found.setdefault(command, set()).update(re.findall(r"(?<=\s)--[a-z][a-z-]*", line))
+    return found
+
+
+def test_commands_on_the_pages_are_there():
+    found = set(_commands()) - {"bench", "configs"}
+    assert len(found) > 8
+    assert found <= set(COMMANDS), found - set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("command", "options"), [each for each in _commands().items() if each[1]], ids=lambda each: str(each)[:20]
+)
+def test_options_on_the_pages_are_there(command, capsys):
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    assert GIVEN[command] <= set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out))
