@@ -120,9 +120,10 @@ def test_commands_on_the_pages_are_there():
     assert found <= set(COMMANDS), found - set(COMMANDS)
 
 
-@pytest.mark.parametrize(
-    ("command", "options"), [each for each in _commands().items() if each[1]], ids=lambda each: str(each)[:20]
-)
+GIVEN = {command: options for command, options in _commands().items() if options}
+
+
+@pytest.mark.parametrize("command", GIVEN)
 def test_options_on_the_pages_are_there(command, capsys):
     with pytest.raises(SystemExit):
         main([*command.split(), "--help"])
