@@ -78,9 +78,7 @@ def _case(args):
 def _check_supported(args):
     if reason := check_heads(args):
         return reason
-    x, weight, rotary_dim = args.x, args.weight, 2 * args.cos1.size(-1)
-    if rotary_dim != x.size(3):
-        return f"{rotary_dim} of {x.size(3)} elements are rotated; behind a norm the kernel rotates all"
+    x, weight = args.x, args.weight
     size = x.size(2) * x.size(3) if args.over_heads else x.size(3)
     if weight is not None and (weight.dtype != x.dtype or tuple(weight.shape) != (size,) or weight.stride(0) != 1):
         return f"weight is {weight.dtype} {tuple(weight.shape)}; it takes {x.dtype} ({size},), contiguous"
@@ -136,7 +134,7 @@ def norm_rope(
     heads_first: hl.constexpr,
     exact: hl.constexpr,
 ) -> torch.Tensor:
-    """``(weight + weight_offset) * x / sqrt(mean(x²) + eps)`` of each head, all of it then rotated as by ``rope``.
+    """``(weight + weight_offset) * x / sqrt(mean(x²) + eps)`` of each head, then rotated as by ``rope``.
 
     Args:
         x: [B, S, H, D] bf16, fp16 or fp32 of any strides with a contiguous last dimension.
@@ -144,7 +142,7 @@ def norm_rope(
         eps: added to the mean square.
         cast_then_scale: whether the model rounds to ``x``'s dtype before the weight (Llama) or after it (Gemma, Olmo2).
         over_heads: take the mean over all heads of a token together (Olmo2).
-        cos1, sin1, cos2, sin2, pairs, stepwise, heads_first: as for ``rope``, with R = D.
+        cos1, sin1, cos2, sin2, pairs, stepwise, heads_first: as for ``rope``.
         exact: keep every rounding step of the model (see the module's text).
 
     Returns:
@@ -160,13 +158,18 @@ def norm_rope(
     if weight is not None:
         weights = weight.as_strided([b, s, h, d], [0, 0, d if over_heads else 0, 1])
     if pairs == "interleaved":
-        both, out_both = x.unflatten(-1, (half, 2)), out.unflatten(-1, (half, 2))
+        both, out_both = x[:, :, :, : 2 * half].unflatten(-1, (half, 2)), out[:, :, :, : 2 * half].unflatten(-1, (half, 2))
         if weight is not None:
-            weight_both = weights.unflatten(-1, (half, 2))
+            weight_both = weights[:, :, :, : 2 * half].unflatten(-1, (half, 2))
     else:
-        left, right, out_left, out_right = x[:, :, :, :half], x[:, :, :, half:], out[:, :, :, :half], out[:, :, :, half:]
+        left, right = x[:, :, :, :half], x[:, :, :, half : 2 * half]
+        out_left, out_right = out[:, :, :, :half], out[:, :, :, half : 2 * half]
         if weight is not None:
-            weight_left, weight_right = weights[:, :, :, :half], weights[:, :, :, half:]
+            weight_left, weight_right = weights[:, :, :, :half], weights[:, :, :, half : 2 * half]
+    if 2 * half < d:
+        rest, out_rest = x[:, :, :, 2 * half :], out[:, :, :, 2 * half :]
+        if weight is not None:
+            weight_rest = weights[:, :, :, 2 * half :]
     for sequence, token in hl.tile([b, s]):
         launch_dependents()
         grid_dependency_wait()
@@ -185,6 +188,11 @@ def norm_rope(
         s1 = sin1[sequence, token, :].to(torch.float32)[:, :, None, :]
         s2 = sin2[sequence, token, :].to(torch.float32)[:, :, None, :]
         squares = torch.sum(x1 * x1 + x2 * x2, dim=-1, keepdim=True)
+        if 2 * half < d:
+            x3 = rest[sequence, token, :, :].to(torch.float32)
+            squares = squares + torch.sum(x3 * x3, dim=-1, keepdim=True)
+            if weight is not None:
+                w3 = weight_rest[sequence, token, :, :].to(torch.float32)
         if over_heads:
             rstd = torch.rsqrt(torch.sum(squares, dim=2, keepdim=True) * (1.0 / (h * d)) + eps)
         else:
@@ -200,6 +208,13 @@ def norm_rope(
         if exact:
             x1 = round_to(x1, x.dtype)
             x2 = round_to(x2, x.dtype)
+        if 2 * half < d:
+            x3 = x3 * rstd
+            if weight is not None:
+                if cast_then_scale and exact:
+                    x3 = round_to(x3, x.dtype)
+                x3 = x3 * (w3 + weight_offset)
+            out_rest[sequence, token, :, :] = x3.to(x.dtype)
         first, second = rotate_pair(x1, x2, c1, s1, c2, s2, x.dtype, stepwise, exact)
         if pairs == "interleaved":
             out_both[sequence, token, :, :, :] = hl.join(first, second).to(x.dtype)

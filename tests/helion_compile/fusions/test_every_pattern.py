@@ -33,8 +33,6 @@ REFUSED = {
     "torchao_int8_range": "the zero point comes from a division in torch.",
     "int8_token_reciprocal": "nothing bounds the values before the cast to torch.int8",
     "compressed_tensors": "rows of zeros have a scale of their own",  # which the graph returns; test_compressed_tensors
-    "partial": "32 of 64 elements are rotated; behind a norm the kernel rotates all",
-    "partial_heads_first": "behind a norm the kernel rotates all",
     "rotate_half_inverse": "pairs are rotated by minus the angle",
     "chunked_inverse": "pairs are rotated by minus the angle",
     "complex_products": A_PRODUCT,
@@ -44,8 +42,6 @@ REFUSED = {
 IN_DEFAULT_TOO = {name for name, reason in REFUSED.items() if reason == A_TENSOR} | {
     "int8_token_reciprocal",
     "compressed_tensors",
-    "partial",
-    "partial_heads_first",
     "rotate_half_inverse",
     "chunked_inverse",
 }

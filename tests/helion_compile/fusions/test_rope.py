@@ -111,6 +111,25 @@ def test_nothing_is_copied(tables):
     assert call.count(".call(") == 1 and "cpp_fused" not in call
 
 
+@pytest.mark.parametrize("turned", [16, 32])
+@pytest.mark.parametrize("numerics", ["default", "exact"])
+def test_a_part_of_a_head(numerics, turned):
+    """As Laguna and GLM: the norm is over all of the head, the rest of which keeps what the norm gives."""
+
+    def program(hidden, weight, cos, sin, kv):
+        q = norm(hidden.view(B, S, H, D), weight).transpose(1, 2)
+        rotated = rotate_half(q[..., :turned], cos.unsqueeze(1), sin.unsqueeze(1))
+        return F.scaled_dot_product_attention(torch.cat((rotated, q[..., turned:]), -1), kv, kv)
+
+    args = arguments(width=turned)
+    result, record = run(program, *args, numerics=numerics)
+    assert fused(record) == ["norm_rope"] and not record.refusals
+    if numerics == "exact":
+        assert_bit_equal([result], [run(program, *args, only=[])[0]])
+    else:
+        assert relative_error(result, program(*(tensor.double() for tensor in args))) < 2**-8
+
+
 def test_a_norm_over_all_heads():
     """As Olmo2: the norm of [B, S, H * D], then heads."""
 
@@ -208,16 +227,6 @@ class TestLeftAlone:
             return F.scaled_dot_product_attention(rotate_half(q.transpose(1, 2), cos[:, None], sin[:, None]), kv, kv)
 
         self.refused(program, *arguments(), reason="a product with rsqrt(mean + eps) in fp32 fuses")
-
-    def test_a_part_of_a_head(self):
-        def program(hidden, weight, cos, sin, kv):
-            q = norm(hidden.view(B, S, H, D), weight).transpose(1, 2)
-            rotated = rotate_half(q[..., :32], cos.unsqueeze(1), sin.unsqueeze(1))
-            return F.scaled_dot_product_attention(torch.cat((rotated, q[..., 32:]), -1), kv, kv)
-
-        self.refused(
-            program, *arguments(width=32), reason="32 of 64 elements are rotated; behind a norm the kernel rotates all"
-        )
 
     def test_pairs_rotated_by_minus_the_angle(self):
         def inverse(x, cos, sin):
