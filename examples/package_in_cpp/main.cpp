@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Loads a package that helion_compile.export wrote, and calls it; nothing here is Python.
 //
 //     main model.pt2 1 16        token ids of shape [1, 16], all zero

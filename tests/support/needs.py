@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-__all__ = ["HAS_FUNCTIONAL_PRODUCTS", "HAS_ROW_WISE_PRODUCTS", "row_wise_products", "uint8_products"]
+__all__ = ["HAS_FUNCTIONAL_PRODUCTS", "HAS_ROW_WISE_PRODUCTS", "cpp_without_gpu", "row_wise_products", "uint8_products"]
 
 
 def _multiplies_rows() -> bool:
@@ -43,3 +43,7 @@ def _multiplies_uint8() -> bool:
 
 
 uint8_products = pytest.mark.skipif(not _multiplies_uint8(), reason="this torch has no _int_mm of uint8 on a CPU")
+
+cpp_without_gpu = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13), reason="this torch runs each kernel before it writes its C++"
+)

@@ -14,6 +14,7 @@ from helion_compile.graph.without_python import check_graph
 from helion_compile.kernels import norm_quant, quant, scaled_mm
 from tests.support.absent_gpu import list_launches, write_cpp
 from tests.support.gpus import H200
+from tests.support.needs import cpp_without_gpu
 from tests.support.small_kernels import accumulate, add, affine, bump, split_sign
 
 E4M3 = torch.float8_e4m3fn
@@ -65,6 +66,7 @@ def test_a_reference_that_cannot_be_traced_is_refused_with_a_sentence():
 # --- for a GPU --------------------------------------------------------------------------------------------------------
 
 
+@cpp_without_gpu
 def test_a_kernel_of_known_sizes(monkeypatch):
     code = write_cpp(
         monkeypatch, lambda x, w: norm_quant(x, w, *NORM), x(64, 4096, torch.bfloat16), x(1, 4096, torch.bfloat16)[0]
@@ -81,6 +83,7 @@ def test_a_kernel_of_known_sizes(monkeypatch):
     assert "helion_compile" not in re.sub(r"#.*", "", code).partition("norm_quant_0_source")[2].partition("benchmark")[0]
 
 
+@cpp_without_gpu
 def test_a_range_of_sizes_has_a_config_for_each_part(monkeypatch):
     code = write_cpp(
         monkeypatch,
@@ -121,6 +124,7 @@ def use_config(monkeypatch, kernel, folder, config):
     monkeypatch.setitem(vars(kernel), "table", table)
 
 
+@cpp_without_gpu
 def test_zeroed_workspace_is_filled_once_a_graph(monkeypatch, tmp_path):
     config = {"block_sizes": [64, 16, 4, 256], "num_warps": 4, "num_stages": 2, "prefetch": 0}
     use_config(monkeypatch, scaled_mm, tmp_path, config)
