@@ -29,6 +29,7 @@ COMMANDS = {
     "bench matching": ("helion_compile.bench.matching", "what the pass takes for graphs of up to 100 000 nodes"),
     "bench vllm": ("helion_compile.bench.vllm", "a Qwen3 in vLLM, with our pass and without"),
     "configs import": ("helion_compile.cli.import_configs", "take over config files of vLLM"),
+    "configs pack": ("helion_compile.cli.pack_code", "generated code of a run goes beside the shipped tables"),
     "configs restamp": ("helion_compile.tune.restamp", "rows of shipped tables for kernels whose code did not change"),
     "env": ("helion_compile.cli.env", "versions, GPU, tables, and what is on: for a bug report"),
     "explain": ("helion_compile.cli.explain", "what is fused in a Hugging Face model, what is not, and why"),

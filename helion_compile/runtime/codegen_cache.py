@@ -2,13 +2,15 @@
 """Helion's generated code kept on disk, so that a later process needs neither Helion's tracing nor its code generation.
 
 Tracing a kernel and writing its Triton code takes Helion 0.1 s to 0.5 s; reading it back takes milliseconds.  What was
-generated is found by all that it can depend on: the kernel's fingerprint (every source it reaches, and Helion's version), the
-versions of torch, Triton and Python, Helion's settings and environment, the key by which Helion itself tells calls apart,
-and the config.  Parts of that key are known only after tracing: which sizes and strides ``hl.specialize`` built in;
-their places are kept beside the code.  What is specialised in another way is not kept at all.
+generated is found by all that it can depend on: the fingerprint of the kernel's Helion function; the versions of Helion,
+torch and Triton; Helion's settings and environment; the key by which Helion itself tells calls apart, with the architecture
+of the GPU; and the config.  Where Helion has to find a config, the GPU counts too.  Parts of that key are known only after
+tracing: which sizes and strides ``hl.specialize`` built in; their places are kept beside the code.  What is specialised in
+another way is not kept at all.
 
-The folder lies in Inductor's cache folder, or is ``HELION_COMPILE_CACHE_DIR``.  What is in it is run: a folder or a file that
-others own, or may write, is passed over (``helion_compile/private_files.py``), with one warning.
+What comes with the package is asked first (``shipped_code``).  The folder lies in Inductor's cache folder, or is
+``HELION_COMPILE_CACHE_DIR``.  What is in it is run: a folder or a file that others own, or may write, is passed over
+(``helion_compile/private_files.py``), with one warning.
 
 Private interfaces of Helion (``compat``): ``Kernel._base_specialization_key``, and of a bound kernel's ``env``
 ``specialized_vars``, ``specialized_strides`` and ``shape_env``, and ``get_cached_path``.  Where they differ, nothing is kept.
@@ -39,11 +41,12 @@ from helion_compile.private_files import (
     read_private_file,
     require_private_folder,
 )
+from helion_compile.runtime import shipped_code
 
 if TYPE_CHECKING:
     from helion_compile.definitions.spec import KernelSpec
 
-__all__ = ["keep_host_function", "load_host_function"]
+__all__ = ["identify", "keep_host_function", "load_host_function"]
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +66,13 @@ def load_host_function(
     """The host function that Helion generated for such a call in an earlier process, or None."""
     try:
         base = _make_base_key(kernel, args)
+        if (host := _load_shipped(kernel, base, args, config)) is not None:
+            return host
         places = _places_of.get(base) or json.loads(_read(_folder() / f"{base}.json"))
-        name = _digest(base, _values(args, places), config)
+        name = _name(kernel, base, args, places, config)
         if name not in _hosts:
-            _hosts[name] = _run(_folder() / f"{name}.py")
+            file = _folder() / f"{name}.py"
+            _hosts[name] = _run(_read(file), file)
         _places_of[base] = places
         return _hosts[name]
     except FileNotFoundError:
@@ -77,6 +83,26 @@ def load_host_function(
     except Exception as error:  # damaged, or another Helion: it can be made anew
         log.debug("no generated code of %s was read: %s: %s", kernel.short_name, type(error).__name__, error)
         return None
+
+
+def _load_shipped(
+    kernel: KernelSpec, base: str, args: tuple[Any, ...], config: Mapping[str, Any] | None
+) -> Callable[..., Any] | None:
+    places = shipped_code.find_code(kernel.name, f"{base}.json")
+    if places is None:
+        return None
+    name = _name(kernel, base, args, json.loads(places), config)
+    if name not in _hosts:
+        text = shipped_code.find_code(kernel.name, f"{name}.py")
+        if text is None:
+            return None
+        _hosts[name] = _run(text, Path(__file__).with_name(f"{name}.py"))
+    return _hosts[name]
+
+
+def identify(kernel: KernelSpec) -> str:
+    """The version of a kernel that its generated code is for: what Helion reads of it, not its reference or its checks."""
+    return f"{kernel.name}@{kernel.config_fingerprint}"
 
 
 def keep_host_function(
@@ -95,8 +121,13 @@ def keep_host_function(
         code = Path(bound.get_cached_path(chosen)).read_text()
         if "tensor_descriptor" in code:  # right for some strides only, by a rule of Helion's own
             return
-        header = {"function": bound.kernel.name, "sha256": hashlib.sha256(code.encode()).hexdigest()}
-        _write(_folder() / f"{_digest(base, _values(args, places), config)}.py", f"# {json.dumps(header)}\n{code}")
+        header = {
+            "function": bound.kernel.name,
+            "kernel": identify(kernel),
+            "base": base,
+            "sha256": hashlib.sha256(code.encode()).hexdigest(),
+        }
+        _write(_folder() / f"{_name(kernel, base, args, places, config)}.py", f"# {json.dumps(header)}\n{code}")
         _write(_folder() / f"{base}.json", json.dumps(places))
     except NotPrivateError as error:
         log_refusal_once(log, f"generated code is not kept: {error}")
@@ -104,9 +135,8 @@ def keep_host_function(
         log.debug("the generated code of %s was not kept: %s: %s", kernel.short_name, type(error).__name__, error)
 
 
-def _run(file: Path) -> Callable[..., Any]:
-    """The function of kept code: of the bytes that were checked, whatever stands in the file later."""
-    text = _read(file)
+def _run(text: str, file: Path) -> Callable[..., Any]:
+    """The function of kept code: of the text that was checked, whatever stands in the file later."""
     head, _, code = text.partition("\n")
     header = json.loads(head.removeprefix("# "))
     if hashlib.sha256(code.encode()).hexdigest() != header["sha256"]:
@@ -147,8 +177,14 @@ def _values(args: tuple[Any, ...], places: list[Place]) -> list[Any]:
 
 
 def _make_base_key(kernel: KernelSpec, args: tuple[Any, ...]) -> str:
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    return _digest(_circumstances(kernel), gpu, kernel.helion._base_specialization_key(args))
+    return _digest(_circumstances(kernel), kernel.helion._base_specialization_key(args))
+
+
+def _name(kernel: KernelSpec, base: str, args: tuple[Any, ...], places: list[Place], config: Mapping[str, Any] | None) -> str:
+    found: tuple[str, ...] = ()
+    if config is None:  # Helion finds one: by the number of multiprocessors too, and by what the decorator says
+        found = (kernel.key, torch.cuda.get_device_name() if torch.cuda.is_available() else "")
+    return _digest(base, _values(args, places), config, found)
 
 
 @functools.cache
@@ -161,8 +197,9 @@ def _circumstances(kernel: KernelSpec) -> str:
     settings = [(name, repr(getattr(kernel.helion.settings, name))) for name in sorted(names)]
     environment = [item for item in sorted(os.environ.items()) if item[0].startswith(("HELION_", "TRITON_"))]
     environment = [item for item in environment if not item[0].endswith("_DIR")]
-    versions = (torch.__version__, triton.__version__, getattr(helion, "__version__", ""), sys.version)
-    return _digest(kernel.key, versions, settings, environment)
+    # The builds of a torch ("+cu130", "+cpu") trace alike.
+    versions = (torch.__version__.partition("+")[0], triton.__version__, getattr(helion, "__version__", ""))
+    return _digest(identify(kernel), versions, settings, environment)
 
 
 def _digest(*what: Any) -> str:

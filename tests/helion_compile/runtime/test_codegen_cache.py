@@ -13,7 +13,7 @@ import triton
 
 import helion_compile
 from helion_compile import counters, private_files
-from helion_compile.runtime import codegen_cache
+from helion_compile.runtime import codegen_cache, shipped_code
 from helion_compile.runtime.call_target import make_host_function
 
 
@@ -51,6 +51,7 @@ def forget():
     codegen_cache._hosts.clear()
     codegen_cache._places_of.clear()
     codegen_cache._circumstances.cache_clear()
+    shipped_code.forget()
     scaled.helion.reset()
 
 
@@ -96,7 +97,7 @@ def test_an_edited_kernel_or_another_environment_is_traced_anew(monkeypatch):
     traced()
     forget()
     with monkeypatch.context() as edited:
-        edited.setitem(scaled.__dict__, "key", "test_sources_scaled@00000000")
+        edited.setitem(scaled.__dict__, "config_fingerprint", "00000000")
         assert traced() == 1
     forget()
     monkeypatch.setenv("HELION_SOMETHING", "1")
@@ -221,4 +222,108 @@ def test_other_settings_of_helion_are_traced_anew(monkeypatch):
     traced()
     forget()
     monkeypatch.setattr(scaled.helion.settings, "fast_math", not scaled.helion.settings.fast_math)
+    assert traced() == 1
+
+
+@pytest.fixture
+def shipped(tmp_path_factory, monkeypatch):
+    """The folder of tables that come with the package, to which the test's kernel belongs."""
+    tables = tmp_path_factory.mktemp("shipped")
+    monkeypatch.setattr(shipped_code, "shipped_folder", lambda: tables)
+    monkeypatch.setattr(shipped_code, "BUILT_IN", scaled.name.rpartition("::")[0])
+    return tables
+
+
+def packed(folder):
+    """Pack what the cache holds, and empty it."""
+    written = shipped_code.pack_code(folder, {codegen_cache.identify(scaled): scaled.name})
+    for file in folder.iterdir():
+        file.unlink()
+    forget()
+    return written
+
+
+def test_shipped_code_needs_no_tracing_and_no_cache(folder, shipped):
+    traced()
+    traced(8, 64)
+    ((file, codes, size),) = packed(folder)
+    assert file.parent.parent == shipped and codes == 2 and size == file.stat().st_size < 10_000
+    assert traced() == traced(9) == traced(8, 64) == 0
+    assert not list(folder.iterdir())
+    (host, *_) = codegen_cache._hosts.values()
+    assert "def scaled" in inspect.getsource(host)
+
+
+@pytest.mark.parametrize("args, config", [((8, 128), CONFIG), ((8, 32, 3.0), CONFIG), ((), {"block_sizes": [8]}), ((), None)])
+def test_what_is_not_shipped_is_traced_and_kept(args, config, folder, shipped):
+    traced()
+    packed(folder)
+    assert traced(*args, config=config) == 1
+    forget()
+    assert traced(*args, config=config) == 0
+
+
+def plant_version(monkeypatch):
+    monkeypatch.setattr(triton, "__version__", "0.0.0")
+
+
+def plant_edit(monkeypatch):
+    monkeypatch.setitem(scaled.__dict__, "config_fingerprint", "00000000")
+
+
+def plant_setting(monkeypatch):
+    monkeypatch.setattr(scaled.helion.settings, "fast_math", not scaled.helion.settings.fast_math)
+
+
+def plant_environment(monkeypatch):
+    monkeypatch.setenv("HELION_SOMETHING", "1")
+
+
+def plant_torch(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.99.0")
+
+
+@pytest.mark.parametrize("plant", [plant_version, plant_edit, plant_setting, plant_environment, plant_torch])
+def test_stale_shipped_code_is_not_run(plant, folder, shipped, monkeypatch):
+    traced()
+    packed(folder)
+    with monkeypatch.context() as planted:
+        plant(planted)
+        assert traced() == 1
+    forget()
+    assert traced() == 0
+
+
+def test_another_build_of_torch_has_the_same_code(folder, shipped, monkeypatch):
+    traced()
+    packed(folder)
+    monkeypatch.setattr(torch, "__version__", f"{torch.__version__.partition('+')[0]}+cu999")
+    assert traced() == 0
+
+
+def test_packing_keeps_what_was_packed_and_drops_old_versions(folder, shipped, monkeypatch):
+    traced()
+    packed(folder)
+    traced(8, 64)
+    assert packed(folder)[0].codes == 2
+    plant_edit(monkeypatch)
+    forget()
+    traced()
+    assert packed(folder)[0].codes == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"\xfd7zXZ\x00"])
+def test_a_damaged_pack_is_no_error(content, folder, shipped, caplog):
+    traced()
+    ((file, _, _),) = packed(folder)
+    file.write_bytes(content)
+    forget()
+    assert traced() == 1
+    assert "is passed over, and code is generated anew" in caplog.text
+
+
+def test_the_kernels_of_users_have_no_shipped_code(folder, shipped, monkeypatch):
+    traced()
+    packed(folder)
+    monkeypatch.setattr(shipped_code, "BUILT_IN", "helion_compile")
     assert traced() == 1
