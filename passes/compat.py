@@ -10,6 +10,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 from torch.fx.node import _get_qualified_name as get_qualified_name
+from torch.utils._python_dispatch import _disable_current_modes as disable_current_modes
 
 __all__ = [
     "TORCH",
@@ -20,6 +21,7 @@ __all__ = [
     "OpOverload",
     "auto_functionalized",
     "detect_fake_mode",
+    "disable_current_modes",
     "enable_python_dispatcher",
     "get_qualified_name",
     "in_kernel_invocation_manager",

@@ -26,12 +26,21 @@ from helion_compile.passes.account.refusal import RefusalKind
 from helion_compile.passes.ir.values import dtype_of, known_equal, rounded, same_shape, shape_of
 from helion_compile.passes.match.match import Match
 from helion_compile.passes.patterns.custom_ops.op_call import OpMatcher
-from helion_compile.passes.semantics import Granularity, Quantize, ScaleFormat, ScaleLayout, ScaleUse
+from helion_compile.passes.patterns.custom_ops.scale_floor import ask_scale_floor
+from helion_compile.passes.semantics import Granularity, Quantize, ScaleDivision, ScaleFormat, ScaleLayout, ScaleUse
 
-__all__ = ["build_per_block", "build_per_group", "build_per_tensor", "build_per_token", "build_static"]
+__all__ = [
+    "build_activation_block",
+    "build_per_block",
+    "build_per_group",
+    "build_per_tensor",
+    "build_per_token",
+    "build_static",
+]
 
 _QMAX = 448.0
 _FLOOR = 1 / (_QMAX * 512)  # min_scaling_factor
+_FLOORS = (rounded(_FLOOR, torch.float32), rounded(1e-10, torch.float32))
 _INT8 = dict(dtype=torch.int8, qmax=127.0, clamp=(-128.0, 127.0))
 
 
@@ -133,6 +142,43 @@ def build_per_block(call: OpMatcher) -> Match | None:
         scale_layout=_find_layout(call, scale, x, group),
     )
     return _make_match(call, q, scale, inputs, fields, dtype_of(x))
+
+
+def build_activation_block(call: OpMatcher) -> Match | None:
+    """Per-group, behind the activation of the operator, which divides fp32 values by their scale."""
+    q, scale = call.find_nodes("out"), call.find_nodes("scales")
+    if not q:
+        return None
+    (x,) = call.get_tensors("input")
+    group, scale_ub = call.get_arguments("group_size", "scale_ub")
+    if scale_ub is not None:
+        call.fail(
+            call.anchor,
+            RefusalKind.OPERATOR,
+            "{name} bounds its scales from above",
+            "without such a bound it can be read",
+            name=call.name,
+        )
+    floor = ask_scale_floor(call.op, x.meta["val"].device, dtype_of(x), group)
+    if floor not in _FLOORS:
+        call.fail(
+            call.anchor,
+            RefusalKind.OPERATOR,
+            "{name} bounds its scales from below by 1e-10 in some versions of vLLM and by 1 / (448 * 512) in others, and "
+            "asked on zeros it answers {floor}",
+            "in front of vLLM's fusions, activation and quantiser fuse",
+            name=call.name,
+            floor=floor,
+        )
+    fields = dict(
+        granularity=Granularity.GROUP,
+        group=group,
+        use=ScaleUse.DIVIDE,
+        division=ScaleDivision.TENSOR,
+        scale_floor=floor,
+        scale_layout=_find_layout(call, scale, q[0], group),
+    )
+    return _make_match(call, q, scale, {"x": call.anchor}, fields, torch.float32)
 
 
 def _take_bounds(call: OpMatcher, inputs: dict[str, Node]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from helion_compile.passes.patterns.custom_ops.vllm_matmul import (
 )
 from helion_compile.passes.patterns.custom_ops.vllm_norm import build_norm
 from helion_compile.passes.patterns.custom_ops.vllm_quantize import (
+    build_activation_block,
     build_per_block,
     build_per_group,
     build_per_tensor,
@@ -139,11 +140,14 @@ OPERATORS = make_table(
             "_C.silu_and_mul_per_block_quant",
             "out! input scales! group_size scale_ub is_scale_transposed",
             activation=partial(
-                refuse_operator,
-                found="bounds its scales from below by 1e-10 in some versions of vLLM and by 1 / (448 * 512) in "
-                "others, and its arguments do not say by which",
-                remedy="in front of vLLM's fusions, activation and quantiser fuse",
+                build_activation,
+                function=ActivationFunction.SILU,
+                written="out",
+                inside=True,
+                unrounded=True,
+                memory="scales",
             ),
+            quantize=build_activation_block,
         ),
         # Quantisers
         _row(

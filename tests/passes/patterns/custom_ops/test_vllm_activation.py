@@ -3,8 +3,21 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from helion_compile.passes.semantics import Activation, ActivationFunction, ActivationRounding, Granularity, Quantize, ScaleUse
+from helion_compile.passes.ir.values import rounded
+from helion_compile.passes.patterns.custom_ops import vllm_quantize
+from helion_compile.passes.patterns.custom_ops.scale_floor import ask_scale_floor
+from helion_compile.passes.semantics import (
+    Activation,
+    ActivationFunction,
+    ActivationRounding,
+    Granularity,
+    Quantize,
+    ScaleDivision,
+    ScaleLayout,
+    ScaleUse,
+)
 from tests.support.vllm.calls import Calls
 from tests.support.vllm.matching import BF16, FP8, calls_of, expected, only, ops, reason, sites
 
@@ -115,17 +128,62 @@ def test_an_activation_that_vllm_fused_with_a_given_scale_becomes_our_kernel():
     assert not calls_of(graph, "silu")
 
 
-def test_an_activation_fused_with_scales_a_group_says_why_it_stays():
+def per_block(transposed=False, scale_ub=False, group=128):
     calls = Calls()
+    tokens, groups = 4, 256 // group
     call = calls.functional(
         ops._C.silu_and_mul_per_block_quant.default,
-        out=calls.empty(4, 256, dtype=FP8),
-        input=calls.input(4, 512),
-        scales=calls.empty(4, 2, dtype=torch.float32),
-        group_size=128,
-        scale_ub=None,
-        is_scale_transposed=False,
+        out=calls.empty(tokens, 256, dtype=FP8),
+        input=calls.input(tokens, 512),
+        scales=calls.empty(tokens, groups, dtype=torch.float32, stride=(1, tokens) if transposed else None),
+        group_size=group,
+        scale_ub=calls.input(1, dtype=torch.float32) if scale_ub else None,
+        is_scale_transposed=transposed,
     )
-    graph = calls.output(*calls.items(call, 1, 2))
-    assert "bounds its scales from below by 1e-10 in some versions" in reason(graph, "activation")
+    return calls.output(*calls.items(call, 1, 2))
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    """What the operator answers on zeros."""
+    return lambda floor: monkeypatch.setattr(vllm_quantize, "ask_scale_floor", lambda *_: floor)
+
+
+@pytest.mark.parametrize("floor", [1 / (448 * 512), 1e-10])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_an_activation_fused_with_scales_a_group_has_the_floor_that_it_answers(answers, floor, transposed):
+    floor = rounded(floor, torch.float32)
+    answers(floor)
+    graph = per_block(transposed)
+    gated = {**GATED, "dtype": torch.float32, "rounding": ActivationRounding.RESULT}
+    assert only(graph, Activation).op == Activation(function=ActivationFunction.SILU, **gated)
+    op = only(graph, Quantize).op
+    assert (op.x_dtype, op.group, op.granularity, op.use) == (torch.float32, 128, Granularity.GROUP, ScaleUse.DIVIDE)
+    assert (op.scale_floor, op.division) == (floor, ScaleDivision.TENSOR)
+    assert op.scale_layout is (ScaleLayout.COLUMN_MAJOR if transposed else ScaleLayout.ROW_MAJOR)
+    assert sites(graph) == ["activation_quant"] and not calls_of(graph, "silu")
+    assert sites(per_block(transposed), "exact") == []  # which would round the product before
+
+
+def test_an_activation_fused_with_scales_a_group_says_why_it_stays(answers):
+    """On a CPU, where it cannot be asked; where it answers something else; and with a bound above the scale."""
+    graph = per_block()
+    assert "bounds its scales from below by 1e-10 in some versions" in reason(graph, "quantize")
     assert sites(graph) == []
+    answers(1e-10 / 448)
+    assert "answers 2.23" in reason(per_block(), "quantize") and sites(per_block()) == []
+    answers(rounded(1e-10, torch.float32))
+    assert "bounds its scales from above" in reason(per_block(scale_ub=True), "quantize")
+
+
+def test_an_operator_is_asked_once_with_a_group_of_zeros():
+    asked = []
+
+    def operator(q, x, scale, group, scale_ub, transposed):
+        asked.append((x.shape, x.dtype, x.abs().sum().item(), group))
+        scale.fill_(1e-10)
+
+    given = operator, torch.device("cpu"), torch.bfloat16, 128
+    with FakeTensorMode():  # as while a graph is compiled
+        assert [ask_scale_floor(*given) for _ in range(2)] == [rounded(1e-10, torch.float32)] * 2
+    assert asked == [((1, 256), torch.bfloat16, 0.0, 128)]
