@@ -11,7 +11,7 @@ import torch
 from helion_compile.checking import declared, kernel_body, tracing
 from helion_compile.checking.comparing import Tolerance
 from helion_compile.checking.result import CheckResult, CheckStep
-from helion_compile.checking.subject import Subject
+from helion_compile.checking.subject import Subject, copy_arguments
 from helion_compile.definitions.arguments import check_types
 from helion_compile.definitions.overlap import check_written_apart
 from helion_compile.definitions.validation import describe_types
@@ -38,7 +38,7 @@ def check(
 
     ===============  ================================================================================================
     reference        it runs, gives new tensors, and writes to no argument that ``mutates`` does not name
-    body             shapes, dtypes, strides and values are the reference's, for these sizes and for others; no other writes
+    body             shapes, dtypes, strides and values are the reference's, for other sizes and strides too; no other writes
     code             Helion makes code of the body; only without a GPU, where nothing is compiled otherwise
     check_supported  it answers with a sentence or None, without looking at values
     case             it gives a ``Case``, without looking at values; other sizes that make other code are another case
@@ -71,6 +71,8 @@ def check(
     with torch.no_grad():
         plain = tuple(arg.detach() if isinstance(arg, torch.Tensor) else arg for arg in bound)
         check_written_apart(kernel, plain)
+        with torch.inference_mode(False):
+            plain = copy_arguments(plain)  # such as no step's tracing refuses
         subject = Subject(kernel, plain, tolerance, on_gpu=not needs_reference(plain))
         result = CheckResult(kernel.short_key, describe_types(plain), tuple(_steps(subject)))
     if result.mistakes and raise_exception:

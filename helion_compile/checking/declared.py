@@ -72,6 +72,8 @@ def check_case(subject: Subject) -> CheckStep:
                 kernel.case(*fakes)
         except TypeError as error:
             yield f"{error} A config would be picked by values, for which each call had to wait."
+        if dtype := _find_equal_dtype(subject, case):
+            notes.append(f"{dtype} is the same case")
         yield from _find_alike(subject, case)
 
     return run_step("case", look)
@@ -153,7 +155,7 @@ def check_fallbacks(subject: Subject) -> CheckStep:
                 found = subject.kernel.flatten_results(function(*copy_arguments(subject.args), out=None))
                 out = tuple(torch.full_like(each, 0) for each in subject.expected)
                 function(*copy_arguments(subject.args), out=out)
-            except (NotImplementedError, RuntimeError) as error:
+            except (AttributeError, NotImplementedError, RuntimeError) as error:
                 if subject.on_gpu:
                     raise
                 notes.append(f"{name!r} does not run on a CPU ({truncate(error, 60)})")  # as a library for GPUs may
@@ -191,16 +193,24 @@ def _find_alike(subject: Subject, case: Case) -> Iterator[str]:
                 )
 
 
+def _find_equal_dtype(subject: Subject, case: Case) -> str | None:
+    """Another dtype that the kernel takes in the place of its first tensor's, if the case does not tell them apart."""
+    first = next(arg.dtype for arg in subject.args if isinstance(arg, torch.Tensor))
+    if first not in _FLOATS:
+        return None
+    other = next(dtype for dtype in _FLOATS if dtype != first)
+    given = tuple(arg.to(other) if isinstance(arg, torch.Tensor) and arg.dtype == first else arg for arg in subject.args)
+    alike = subject.takes(given) and subject.kernel.case(*given) == case
+    return str(other).removeprefix("torch.") if alike else None
+
+
+_FLOATS = (torch.bfloat16, torch.float32, torch.float16)
+
+
 def _has_equal_case(subject: Subject, size: int, case: Case) -> bool:
     """Whether the case stays with ``size`` doubled; False where the kernel takes no such arguments."""
     larger = resize(subject.args, size)
-    try:
-        if subject.kernel.check_supported(*larger) is not None:
-            return False
-        subject.kernel.reference(*copy_arguments(larger))
-        return subject.kernel.case(*larger) == case
-    except Exception:  # of arguments that do not fit one another
-        return False
+    return subject.takes(larger) and subject.kernel.case(*larger) == case
 
 
 def _find_refused(subject: Subject, config: Mapping[str, Any]) -> Iterator[str]:

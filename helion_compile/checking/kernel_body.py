@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from helion_compile.checking.comparing import compare_layouts, compare_values
+from helion_compile.checking.comparing import compare_layouts, compare_values, differ_in_strides
 from helion_compile.checking.result import CheckStep, Skipped, describe_failure, run_step
 from helion_compile.checking.subject import Subject, copy_arguments, find_undeclared_writes
 from helion_compile.passes.failure_log import first_line
@@ -47,8 +47,18 @@ def check_body(subject: Subject) -> CheckStep:
             args = copy_arguments(larger)
             expected = subject.results_of(subject.kernel.reference(*args), args)
             notes.append(f"and with {what}")
-            for mistake in _compare_body(subject, larger, expected):
-                yield f"With a size of {what}: {mistake}"
+            mistakes = [f"With a size of {what}: {mistake}" for mistake in _compare_body(subject, larger, expected)]
+            yield from mistakes
+        if subject.transposed is not None and not mistakes:
+            notes.append("and with the last two dimensions exchanged in memory")
+            args = copy_arguments(subject.transposed)
+            expected = subject.results_of(subject.kernel.reference(*args), args)
+            found: list[torch.Tensor] = []
+            for mistake in _compare_body(subject, subject.transposed, expected, found):
+                yield f"With the last two dimensions exchanged in memory: {mistake}"
+            # A call with such arguments is right all the same, through Helion's own launch.
+            if any(differ_in_strides(ours, theirs) for ours, theirs in zip(found, expected, strict=False)):
+                notes.append("whose results have other strides than the reference's, so such calls are launched more slowly")
 
     return run_step("body", look)
 
@@ -86,6 +96,7 @@ def check_results(
     one: str,
     other: str,
     values: bool = True,
+    strides: bool = True,
 ) -> Iterator[str]:
     """Sentences for what differs between the results of ``one`` and of ``other``."""
     if len(found) != len(expected):
@@ -93,7 +104,7 @@ def check_results(
         return
     for index, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         what = subject.name_result(index)
-        layouts = [*compare_layouts(what, ours, theirs, one, other)]
+        layouts = [*compare_layouts(what, ours, theirs, one, other, strides)]
         yield from (f"{sentence} Make both alike: graphs are made for what the reference gives." for sentence in layouts)
         if values and not layouts:
             yield from (
@@ -102,7 +113,13 @@ def check_results(
             )
 
 
-def _compare_body(subject: Subject, given: tuple[Any, ...], expected: tuple[torch.Tensor, ...]) -> Iterator[str]:
+def _compare_body(
+    subject: Subject,
+    given: tuple[Any, ...],
+    expected: tuple[torch.Tensor, ...],
+    found: list[torch.Tensor] | None = None,
+) -> Iterator[str]:
+    """Sentences for what the body does otherwise; with ``found``, which gets its results, strides may differ."""
     args = copy_arguments(given)
     try:
         value = _run_body(subject, args)
@@ -114,7 +131,10 @@ def _compare_body(subject: Subject, given: tuple[Any, ...], expected: tuple[torc
     results = subject.kernel.flatten_results(value)
     yield from _find_writes(subject, "the body", given, args)
     yield from _find_shared("the body", results, args, subject.names)
-    yield from check_results(subject, subject.results_of(value, args), expected, "the body", "the reference")
+    flat = subject.results_of(value, args)
+    if found is not None:
+        found.extend(flat)
+    yield from check_results(subject, flat, expected, "the body", "the reference", strides=found is None)
 
 
 def _run_body(subject: Subject, args: tuple[Any, ...]) -> Any:

@@ -53,13 +53,26 @@ class Subject:
         sizes = [arg.size(0) for arg in self.args if isinstance(arg, torch.Tensor) and arg.dim() and arg.size(0)]
         for size in dict.fromkeys(sizes):
             larger = resize(self.args, size)
-            try:
-                if self.kernel.check_supported(*larger) is None:
-                    self.kernel.reference(*copy_arguments(larger))
-                    return f"{2 * size} where the call has {size}", larger
-            except Exception:  # of arguments that do not fit one another
-                continue
+            if self.takes(larger):
+                return f"{2 * size} where the call has {size}", larger
         return None
+
+    @functools.cached_property
+    def transposed(self) -> tuple[Any, ...] | None:
+        """The arguments with the last two dimensions exchanged in memory; None where the kernel takes no such ones."""
+        given = tuple(_transpose(arg) if isinstance(arg, torch.Tensor) else arg for arg in self.args)
+        changed = any(one is not other for one, other in zip(given, self.args, strict=True))
+        return given if changed and self.takes(given) else None
+
+    def takes(self, args: tuple[Any, ...]) -> bool:
+        """Whether the kernel takes arguments that its author may not have thought of, and that may not fit one another."""
+        try:
+            if self.kernel.check_supported(*args) is not None:
+                return False
+            self.kernel.reference(*copy_arguments(args))
+            return True
+        except Exception:
+            return False
 
     def results_of(self, value: Any, args: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
         """Results and written arguments, flat: all that a graph sees of a call."""
@@ -102,6 +115,13 @@ def find_undeclared_writes(kernel: KernelSpec, before: Sequence[Any], after: Seq
 def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     # Through bytes: NaN differs from itself.
     return torch.equal(one.contiguous().view(-1).view(torch.uint8), other.contiguous().view(-1).view(torch.uint8))
+
+
+def _transpose(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values [..., m, n], with m as the dimension whose elements lie side by side."""
+    if tensor.dim() < 2 or 1 in tensor.shape[-2:] or not tensor.numel():
+        return tensor
+    return tensor.mT.contiguous().mT
 
 
 def resize(args: Sequence[Any], size: int) -> tuple[Any, ...]:

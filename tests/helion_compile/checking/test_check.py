@@ -74,6 +74,29 @@ def test_right_kernels_pass_every_step_and_their_arguments_stay(kernel, args):
     assert all(torch.equal(a, b) for a, b in zip(args, before, strict=True) if isinstance(a, torch.Tensor))
 
 
+def test_arguments_of_inference_mode_and_parameters():
+    with torch.inference_mode():
+        x = torch.randn(3, 4)
+        check(bump, x)
+    check(add, x, torch.nn.Parameter(torch.ones(3, 4)))
+
+
+def test_sizes_of_earlier_checks_do_not_count():
+    def rows_by_one(x, scale):
+        if scale.numel() not in (1, x.size(0)):
+            return "scale has one element, or one for each row"
+
+    def scaled(x, scale):
+        out = torch.empty_like(x)
+        for rows in hl.tile(x.size(0)):
+            out[rows, :] = x[rows, :] * (scale[rows][:, None] if scale.size(0) > 1 else scale[0])
+        return out
+
+    kernel = a_kernel(scaled, lambda x, scale: x * scale[:, None], name="scaled_rows", check_supported=rows_by_one)
+    for scale in (X[:, 0], X[:1, 0], X[:, 1]):
+        check(kernel, X, scale.contiguous())
+
+
 def test_what_the_interpreter_lacks_is_not_checked_and_no_mistake():
     result = check(quant, *quant.tuning.make_inputs(Case(dtype="bf16", group=128, hidden_size=256, num_tokens=4), X.device))
     assert steps(result)["body"].outcome is Outcome.SKIPPED and "check it on a GPU" in steps(result)["body"].found
@@ -165,6 +188,16 @@ def test_what_a_body_may_not_do():
     assert "It fails with AttributeError at " in found["body"] and "Helion makes no code of the body" in found["code"]
     found = find_mistakes(a_kernel(returns_its_argument, name="inplace", mutates=("x",)), X)
     assert "The body returns its argument 'x' or a view of it" in found["body"]
+
+    def by_rows(x):
+        out = torch.empty(x.numel(), dtype=x.dtype, device=x.device)
+        flat = x.view(-1)
+        for tile in hl.tile(x.numel()):
+            out[tile] = flat[tile] + 1
+        return out.view(x.size())
+
+    found = find_mistakes(a_kernel(by_rows, name="by_rows"), X)
+    assert "With the last two dimensions exchanged in memory: It fails with RuntimeError at" in found["body"]
     found = find_mistakes(a_kernel(of_six_rows, name="six"), X)
     assert "With a size of 12 where the call has 6: The result has other values" in found["body"]
 
@@ -190,6 +223,11 @@ def test_what_is_declared_beside_them():
     assert "which Helion does not take for this kernel: Too many values for config['block_sizes']" in found["configs"]
     assert "asked for the case (num_tokens=6) and gives arguments of (num_tokens=2)" in found["tuning"]
     assert "from the fallback 'library' and" in found["fallbacks"] and "'library' with out= and" in found["fallbacks"]
+    result = check(a_kernel(specialised, name="rows", case=lambda x: Case(k=x.size(1))), X)
+    assert "float32 [6, 16]" in steps(result)["reference"].found and steps(result)["case"].found.endswith(
+        "bfloat16 is the same case"
+    )
+    assert "other strides than the reference's, so such calls are launched more slowly" in steps(result)["body"].found
     found = find_mistakes(a_kernel(name="by_value", case=by_value), X)
     assert "depends on the values of its arguments" in found["case"] and "for which each call had to wait" in found["case"]
 
