@@ -53,7 +53,7 @@ def _work(options: argparse.Namespace) -> list:
     tokens = read_tokens(options.tokens) if options.tokens else ()
     work = []
     for kernel in (registry.get_kernel(name) for name in dict.fromkeys(options.kernels)):
-        shapes = named if layers or named else kernel.tuning.usual
+        shapes = named if layers or named else [dict(fields) for fields in kernel.tuning.usual]
         if not (layers or shapes):
             raise TuneError(
                 f"no shapes were given, and {kernel.short_name} names none; name a model's config.json with --model, or "

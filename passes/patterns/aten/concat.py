@@ -72,7 +72,9 @@ def _step_to_whole(matcher: Matcher, part: Node) -> Node:
 
 def _range_of(piece: Node, dim: int, size: Any) -> tuple[int, int, int] | None:
     """Which of the ``size`` elements along ``dim`` a slice takes: from, up to, every how many; None where that is unknown."""
-    along, start, stop, step = (*piece.args[1:], *(0, None, None, 1)[len(piece.args) - 1 :])
+    given: list[Any] = [*piece.args[1:]]
+    given += (0, None, None, 1)[len(given) :]
+    along, start, stop, step = given
     numbers = [number for number in (size, along, start, stop, step) if number is not None]
     if not all(isinstance(number, int) for number in numbers) or along % len(shape_of(piece)) != dim:
         return None
