@@ -4,15 +4,18 @@
 Private interfaces: ``GraphLowering``, and what Inductor asks of a CUDA device.
 """
 
+import ast
 import contextlib
 import re
 from types import SimpleNamespace
 from unittest import mock
 
 import torch
+import triton
 from torch._dynamo.device_interface import CudaInterface
 from torch._dynamo.source import ConstantSource
 from torch._inductor import config
+from torch._inductor.codecache import PyCodeCache
 from torch._inductor.debug import DebugContext
 from torch._inductor.graph import GraphLowering
 from torch._inductor.runtime.hints import DeviceProperties
@@ -20,12 +23,13 @@ from torch._inductor.virtualized import V
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from triton.backends.compiler import GPUTarget
 
 from helion_compile.configs.gpu import Gpu
 from helion_compile.tune.compiling import SHIPPED_TARGETS, pretend
 from tests.support.gpus import H200
 
-__all__ = ["list_launches", "write_cpp"]
+__all__ = ["compile_kernels", "list_launches", "write_cpp"]
 
 PROPERTIES = SimpleNamespace(
     name="NVIDIA H200", major=9, minor=0, multi_processor_count=132, warp_size=32, max_threads_per_multi_processor=2048
@@ -112,4 +116,34 @@ def list_launches(code):
             else:
                 arguments[-1] += letter
         found.append((kernel, [argument.strip() for argument in arguments]))
+    return found
+
+
+def compile_kernels(code):
+    """PTX for sm_90 of each of our Triton kernels in the C++, by name, with the signature and options that stand there."""
+    found = {}
+    for text in re.findall(r"async_compile\.triton\('_helion\w+', '''\n.*?''', device_str='cuda'\)", code, re.DOTALL):
+        source = ast.parse(text).body[0].value.args[1].value
+        tree = ast.parse(source)
+        (function,) = (
+            each
+            for each in tree.body
+            if isinstance(each, ast.FunctionDef) and each.name.startswith("_helion_") and each.decorator_list[1:]
+        )
+        given = {
+            each.arg: eval(ast.unparse(each.value), {"DeviceProperties": DeviceProperties, "__file__": ""})
+            for each in function.decorator_list[0].keywords
+        }
+        function.decorator_list = function.decorator_list[1:]
+        kernel = getattr(PyCodeCache.load(ast.unparse(tree)), function.name)
+        meta, options = given["triton_meta"], given["configs"][0]
+        names = list(meta["signature"])
+        source = triton.compiler.ASTSource(
+            kernel,
+            meta["signature"],
+            {(names.index(name),): value for name, value in meta["constants"].items()},
+            dict(meta["configs"][0]),
+        )
+        done = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=dict(options))
+        found[function.name] = done.asm["ptx"]
     return found

@@ -12,7 +12,7 @@ from helion_compile.configs.row import Row
 from helion_compile.errors import PackageError
 from helion_compile.graph.without_python import check_graph
 from helion_compile.kernels import norm_quant, quant, scaled_mm
-from tests.support.absent_gpu import list_launches, write_cpp
+from tests.support.absent_gpu import compile_kernels, list_launches, write_cpp
 from tests.support.gpus import H200
 from tests.support.needs import cpp_without_gpu
 from tests.support.small_kernels import accumulate, add, affine, bump, split_sign
@@ -81,6 +81,25 @@ def test_a_kernel_of_known_sizes(monkeypatch):
     config = norm_quant.table.pick(norm_quant.case(x(64, 4096, torch.bfloat16), x(1, 4096)[0], *NORM), H200).config
     assert f"'num_warps': {config['num_warps']}" in code
     assert "helion_compile" not in re.sub(r"#.*", "", code).partition("norm_quant_0_source")[2].partition("benchmark")[0]
+
+
+@cpp_without_gpu
+def test_its_kernels_compile_for_the_gpu(monkeypatch, tmp_path):
+    """What stands in the C++ is all that Triton needs; sums are of fp32, and PDL's waiting is in."""
+    config = {"block_sizes": [64, 16, 4, 256], "num_warps": 4, "num_stages": 2, "prefetch": 0}
+    use_config(monkeypatch, scaled_mm, tmp_path, config)
+
+    def both(x, weight, w, w_scale):
+        q, scale = norm_quant(x, weight, *NORM)
+        return product(q, w, scale.view(-1), w_scale)
+
+    _, w, _, w_scale = operands()
+    x_, weight = x(16, 1024, torch.bfloat16), x(1, 1024, torch.bfloat16)[0]
+    ptx = compile_kernels(write_cpp(monkeypatch, both, x_, weight, w, w_scale))
+    assert set(ptx) == {"_helion_norm_quant", "_helion_scaled_mm"}
+    for text in ptx.values():
+        assert ".target sm_90" in text and "griddepcontrol.wait" in text and ".f64" not in text
+    assert "st.relaxed.gpu.global.b32" in ptx["_helion_scaled_mm"]
 
 
 @cpp_without_gpu
