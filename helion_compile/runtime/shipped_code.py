@@ -54,12 +54,12 @@ def pack_code(cache: Path, kernels: Mapping[str, str], folder: Path | None = Non
     for name in kernels.values():
         for file, text in _read(name).items():
             known.setdefault(name, {})[file] = text
-    for file in sorted(cache.glob("*.py")):
-        text = file.read_text()
+    for kept_code in sorted(cache.glob("*.py")):
+        text = kept_code.read_text()
         header = _header_of(text)
         places = cache / f"{header.get('base')}.json"
         if header.get("kernel") in kernels and places.exists():
-            known.setdefault(kernels[header["kernel"]], {}).update({file.name: text, places.name: places.read_text()})
+            known.setdefault(kernels[header["kernel"]], {}).update({kept_code.name: text, places.name: places.read_text()})
     written = []
     for name, files in sorted(known.items()):
         # Old versions of a kernel have code that nobody can find any more.

@@ -103,6 +103,12 @@ def _settings(options: argparse.Namespace, environment: Mapping[str, str] = os.e
 
 
 def _tune(work: list, settings: Settings) -> tuple[Tuner, int]:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise TuneError(
+            f"torch {torch.__version__} finds no GPU here, and configs are measured on one; --dry-run lists the cases without"
+        )
     console = _console()
     columns = (
         TextColumn("{task.description}"),

@@ -64,7 +64,7 @@ def word_of(member: enum.Enum) -> Any:  # a Literal, and a type checker cannot s
 
 def find_unknown_word(attributes: Attributes) -> str | None:
     """A field whose word is none of those that it may have, as a sentence, or None."""
-    for name, words in _words_of(type(attributes)):
+    for name, words in _words_of(type(attributes)):  # type: ignore[arg-type]  # a class is hashable
         if getattr(attributes, name) not in words:
             return f"{name} is {getattr(attributes, name)!r}; it is one of {', '.join(words)}"
     return None
