@@ -44,10 +44,11 @@ def _product(a, b, a_scale, b_scale, bias=None, *_, **__):
 
 
 def _spread(scale, values):
-    """Scales of blocks, one for each of ``values``; others as they are."""
+    """Scales of blocks, one for each of ``values``; others as they are.  A block has a power of two."""
     for dim, (blocks, size) in enumerate(zip(scale.shape, values.shape, strict=False)):
         if blocks not in (1, size):
-            scale = scale.repeat_interleave(-(-size // blocks), dim).narrow(dim, 0, size)
+            block = 1 << (-(-size // blocks) - 1).bit_length()
+            scale = scale.repeat_interleave(block, dim).narrow(dim, 0, size)
     return scale
 
 
