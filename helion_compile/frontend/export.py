@@ -17,7 +17,7 @@ from torch.fx import Graph
 
 from helion_compile import compat
 from helion_compile.compat import CustomGraphPass
-from helion_compile.errors import check_type
+from helion_compile.errors import PackageError, check_type
 from helion_compile.frontend.inductor import HOOK, PassSequence
 from helion_compile.frontend.on_graph import GraphReporter
 from helion_compile.frontend.options import Options
@@ -93,7 +93,12 @@ def export(
         check = CheckGraph()
         theirs[HOOK] = PassSequence([*passes, check])
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        compat.aoti_compile_and_package(program, package_path=path, inductor_configs=theirs)
+        try:
+            compat.aoti_compile_and_package(program, package_path=path, inductor_configs=theirs)
+        except Exception:
+            if check.refused is not None:  # Inductor makes an error of its own of what a pass raises
+                raise check.refused from None
+            raise
     return PackageReport(tuple(reporter.found), notes=tuple(check.notes))
 
 
@@ -119,9 +124,14 @@ class CheckGraph(CustomGraphPass):
 
     def __init__(self) -> None:
         self.notes: list[str] = []
+        self.refused: PackageError | None = None
 
     def __call__(self, graph: Graph) -> None:
-        self.notes += check_graph(graph)
+        try:
+            self.notes += check_graph(graph)
+        except PackageError as error:
+            self.refused = error
+            raise
 
     def uuid(self) -> str:
         return "check_graph"

@@ -54,7 +54,9 @@ def compiling(monkeypatch):
 
 
 def test_what_cannot_be_in_a_package_is_refused_before_code_is_made(compiling, tmp_path):
-    with pytest.raises(Exception, match=r"test_random_in_a_package cannot be called without Python: .*called at"):
+    with pytest.raises(
+        helion_compile.PackageError, match=r"test_random_in_a_package cannot be called without Python: .*called at"
+    ):
         helion_compile.export(Random(), (rows(),), path=tmp_path / "random.pt2")
 
 
