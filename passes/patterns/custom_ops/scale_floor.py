@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an operator bounds the scale of a group by, by its own answer on a group of zeros.
 
 ``_C.silu_and_mul_per_block_quant`` has one floor or another, by the version of vLLM, which nothing in a graph tells.  A graph

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``block_scaled_mm`` on the GPU: against fp64 and the reference, with every split, and what it leaves behind.
 
 Letters: M tokens, N output features, K what is summed over.
