@@ -121,8 +121,8 @@ def config_of(kernel: Any, values: list[Any]) -> Config:
         text = f"picked at run time for each size; for the traced ones {text}"
     row = pick.row
     known = row is not None and pick.origin in ("exact", "bucketed") and not pick.other_gpu
-    measured = (row.us, row.baselines) if row is not None and known else (None, {})
-    return Config(text, pick.config, "run time" if dynamic else pick.origin, *measured, pick.gpu.name)
+    us, baselines = (row.us, row.baselines) if row is not None and known else (None, {})
+    return Config(text, pick.config, "run time" if dynamic else pick.origin, us, baselines, pick.gpu.name)
 
 
 def _as_traced(values: list[Any]) -> list[Any] | None:
