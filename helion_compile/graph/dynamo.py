@@ -90,6 +90,13 @@ class HelionKernelVariable(VariableTracker):
     def const_getattr(self, tx: Any, name: str) -> Any:
         return getattr(self.kernel, name) if hasattr(self.kernel, name) else super().const_getattr(tx, name)
 
+    # torch 2.11 asks these two of a key of a dict; later versions take what as_python_constant gives.
+    def is_python_hashable(self) -> bool:
+        return True
+
+    def get_python_hash(self) -> int:
+        return hash(self.kernel)
+
     def is_python_equal(self, other: object) -> bool:
         return isinstance(other, HelionKernelVariable) and self.kernel is other.kernel
 

@@ -11,6 +11,7 @@ from torch.nn.functional import silu
 
 from tests.support.corpus.quantisers import torchao_row, without_clamp
 from tests.support.fusing import fused, randn, run
+from tests.support.needs import ROUNDS_BEFORE_WIDENING
 from tests.support.numerics import fp8_steps, relative_error
 
 K = 256
@@ -45,6 +46,8 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_given_its_inputs_a_chain_is_as_near_to_fp64_as_inductors_code_of_it(case, dtype):
+    if case == "activation" and not ROUNDS_BEFORE_WIDENING:
+        pytest.skip("in this torch's graph the activation gives fp32, of which the fusion is refused")
     function, fusions, chain = CASES[case]
     x, other = randn(64, K, dtype=dtype), randn(64, K, seed=1, dtype=dtype)
     (*ours, inputs), record = run(function, x, other)

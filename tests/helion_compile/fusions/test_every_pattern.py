@@ -106,6 +106,8 @@ def test_modulations(row):
     args = arguments(row, BF16)
     results, record = run(quantised(row), args, "exact")
     assert [site.fusion for site in record.sites] == ["modulated_norm_quant"]
+    if row.op(BF16).x_dtype != BF16:
+        pytest.skip("this torch does not round between norm and modulation, as eager does")
     expected = torch.utils._pytree.tree_leaves(quantised(row)(**args))
     assert fp8_steps(results[0], expected[0]).max() <= 1  # eager has a kernel of its own, which sums in another order
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from helion_compile.passes.semantics import Modulate, ModulateRounding
 from tests.support.conformance import Written
+from tests.support.needs import ROUNDS_BEFORE_WIDENING
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 RESULT, EVERY_STEP = ModulateRounding
@@ -23,13 +24,13 @@ def layer_norm(x):
     return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
-def written(who, rounding=EVERY_STEP, *, dtypes=(BF16, FP16, FP32), shift=True, rows=None, **attributes):
-    """A row.  ``rows``: the dtype of scale and shift, x's if None."""
+def written(who, rounding=EVERY_STEP, *, dtypes=(BF16, FP16, FP32), shift=True, rows=None, widened=False, **attributes):
+    """A row.  ``rows``: the dtype of scale and shift, x's if None.  ``widened``: the function computes in fp32."""
 
     def add(function):
         def op(dtype):
             return Modulate(
-                x_dtype=dtype,
+                x_dtype=FP32 if widened and not ROUNDS_BEFORE_WIDENING else dtype,
                 dtype=dtype,
                 scale_dtype=rows or dtype,
                 shift_dtype=(rows or dtype) if shift else None,
@@ -64,12 +65,12 @@ def shift_first(x, scale, shift):
     return shift + (scale + 1.0) * x
 
 
-@written("diffusers: Wan, in fp32 with one cast", RESULT, dtypes=(BF16, FP16), rows=FP32)
+@written("diffusers: Wan, in fp32 with one cast", RESULT, dtypes=(BF16, FP16), rows=FP32, widened=True)
 def in_fp32(x, scale, shift):
     return (x.float() * (1 + scale) + shift).type_as(x)
 
 
-@written("plain code: rows widened first", RESULT, dtypes=(BF16, FP16))
+@written("plain code: rows widened first", RESULT, dtypes=(BF16, FP16), widened=True)
 def rows_in_fp32(x, scale, shift):
     return (x.float() * (1 + scale.float()) + shift.float()).type_as(x)
 
