@@ -10,6 +10,7 @@ from typing import Any
 from torch.fx import Graph, Node
 
 from helion_compile.passes.account.refusal import Refusal, RefusalKind
+from helion_compile.passes.compat import auto_functionalized
 from helion_compile.passes.ir.source_location import Location
 from helion_compile.passes.ir.values import CLONES, RESHAPES, shape_of, unshaped
 from helion_compile.passes.match.clones import take_clones
@@ -64,10 +65,7 @@ def match_graph(graph: Graph) -> MatchedGraph:
     Matches of one op with equal inputs are merged into one, with all copies of the outputs.
     """
     matched = MatchedGraph()
-    anchors: dict[Any, list[Node]] = {}
-    for node in graph.nodes:
-        for kind in {node.target, get_op_name(node)}:
-            anchors.setdefault(kind, []).append(node)
+    anchors = _list_anchors(graph)
     for pattern in PATTERNS:
         found: dict[Any, Match] = {}
         for anchor in sorted(node for target in pattern.ANCHORS for node in anchors.get(target, ())):
@@ -89,6 +87,19 @@ def match_graph(graph: Graph) -> MatchedGraph:
             take_clones(match, matched.owners)
             _own(matched, match)
     return matched
+
+
+def _list_anchors(graph: Graph) -> dict[Any, list[Node]]:
+    """The nodes by their target, and by the name of the operator that they call."""
+    anchors: dict[Any, list[Node]] = {}
+    for node in graph.nodes:
+        anchors.setdefault(node.target, []).append(node)
+    for target, nodes in list(anchors.items()):
+        # A name is that of all nodes of a target, but for the one that calls another.
+        for some in [[node] for node in nodes] if target is auto_functionalized else [nodes]:
+            if name := get_op_name(some[0]):
+                anchors.setdefault(name, []).extend(some)
+    return anchors
 
 
 def _keep(matched: MatchedGraph, name: str, matches: list[Match]) -> None:
