@@ -8,11 +8,12 @@ Products alone are rows of ``bench kernels --kernels scaled_mm``.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import click
 import torch
 
 from helion_compile import compat
@@ -22,7 +23,7 @@ from helion_compile.bench.subjects import SUBJECTS
 from helion_compile.bench.timing import rotating
 from helion_compile.bench.vllm_library import OPERATORS
 from helion_compile.bench.work import Limits, work_of
-from helion_compile.cli.options import count
+from helion_compile.cli.options import command, count, several
 from helion_compile.kernels import norm_quant, scaled_mm
 
 __all__ = ["main", "row_of"]
@@ -100,23 +101,22 @@ def _prefetching(size: int | None) -> Iterator[None]:
         scaled_mm.plans.clear()
 
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m helion_compile bench chains", description=__doc__)
-    parser.add_argument("--shapes", type=_shape, nargs="+", metavar="K,N", default=SHAPES, help="of the products' weights")
-    parser.add_argument("--m", type=count, nargs="+", default=[1, 16, 64, 256, 1024, 4096], help="tokens")
-    parser.add_argument("--prefetch", type=int, choices=[0, 512, 1024, 2048, 4096], help="instead of what the configs say")
-    course.add_options(parser)
-    options = parser.parse_args(argv)
-    rows = course.begin("chains", parser, options, products=True)
+def _shape(text: str) -> tuple[int, int]:
+    k, comma, n = text.partition(",")
+    if not comma:
+        raise click.BadParameter(f"{text!r} is no K,N such as 4096,6144")
+    return count(k), count(n)
+
+
+@command("bench chains", __doc__, examples=["helion-compile bench chains --shapes 4096,6144 --m 1 16"])
+@several("--shapes", type=_shape, default=[f"{k},{n}" for k, n in SHAPES], metavar="K,N", help="of the products' weights")
+@several("--m", type=count, default=[1, 16, 64, 256, 1024, 4096], help="tokens")
+@click.option("--prefetch", type=click.Choice([0, 512, 1024, 2048, 4096]), help="instead of what the configs say")
+@course.options
+def main(options: SimpleNamespace) -> int:
+    rows = course.begin("chains", options, products=True)
     with _prefetching(options.prefetch):
         for k, n in options.shapes:
             for m in options.m:
                 rows.add(row_of(k, n, m, rows.limits, vllm=options.vllm is not None))
     return course.end(rows, options)
-
-
-def _shape(text: str) -> tuple[int, int]:
-    k, comma, n = text.partition(",")
-    if not comma:
-        raise argparse.ArgumentTypeError(f"{text!r} is no K,N such as 4096,6144")
-    return count(k), count(n)

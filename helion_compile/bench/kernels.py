@@ -8,12 +8,13 @@ the kernel's reference; the limit is what a copy, and for GEMMs a large GEMM of 
 
 from __future__ import annotations
 
-import argparse
 import fnmatch
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
+import click
 import torch
 
 from helion_compile import compat
@@ -23,7 +24,7 @@ from helion_compile.bench.subjects import SUBJECTS, Subject
 from helion_compile.bench.timing import rotating
 from helion_compile.bench.vllm_library import OPERATORS
 from helion_compile.bench.work import Limits, work_of
-from helion_compile.cli.options import count
+from helion_compile.cli.options import command, count, several
 
 __all__ = ["compile_subject", "main", "row_of"]
 
@@ -79,25 +80,24 @@ def _baselines(name: str, subject: Subject, vllm: bool, compiled: Callable[..., 
         yield Baseline("cutlass" if product else "vllm", run, prepare, lambda ours, theirs: (check(ours, theirs)[0], None))
 
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m helion_compile bench kernels", description=__doc__)
-    parser.add_argument("--kernels", nargs="+", metavar="NAME", help=f"some of them, such as 'quant*': {', '.join(SUBJECTS)}")
-    parser.add_argument("--k", type=count, nargs="+", default=[4096], help="elements of a row, or what a product sums over")
-    parser.add_argument("--n", type=count, nargs="+", help="of products: only these numbers of features")
-    parser.add_argument("--m", type=count, nargs="+", default=[1, 16, 256, 2048, 8192], help="tokens")
-    parser.add_argument("--full", action="store_true", help=f"K of {WIDTHS} and M of 1, 2, 4, ... 8192")
-    course.add_options(parser)
-    options = parser.parse_args(argv)
+@command("bench kernels", __doc__, examples=["helion-compile bench kernels --kernels 'quant*' --k 4096 --m 1 16"])
+@several("--kernels", metavar="NAME", help=f"some of them, such as 'quant*': {', '.join(SUBJECTS)}")
+@several("--k", type=count, default=[4096], help="elements of a row, or what a product sums over")
+@several("--n", type=count, help="of products: only these numbers of features")
+@several("--m", type=count, default=[1, 16, 256, 2048, 8192], help="tokens")
+@click.option("--full", is_flag=True, help=f"K of {WIDTHS} and M of 1, 2, 4, ... 8192")
+@course.options
+def main(options: SimpleNamespace) -> int:
     names = [name for name in SUBJECTS if any(fnmatch.fnmatch(name, given) for given in options.kernels or ["*"])]
     if not names:
-        parser.error(f"no kernel is called {' or '.join(options.kernels)}; there are {', '.join(SUBJECTS)}")
+        raise click.UsageError(f"no kernel is called {' or '.join(options.kernels)}; there are {', '.join(SUBJECTS)}")
     widths, tokens = (WIDTHS, TOKENS) if options.full else (options.k, options.m)
     found = {(name, k): _cases(name, k, options.n) for name in names for k in widths}
     if not any(found.values()):
-        parser.error(
+        raise click.UsageError(
             f"{' and '.join(names)} cannot be measured with K of {widths}{f' and N of {options.n}' * bool(options.n)}"
         )
-    rows = course.begin("kernels", parser, options, products="scaled_mm" in names)
+    rows = course.begin("kernels", options, products="scaled_mm" in names)
     for (name, k), kinds in found.items():
         if not kinds:
             print(f"{name} has no row: there is none with K={k}", flush=True)

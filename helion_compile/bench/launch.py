@@ -6,12 +6,13 @@ Medians in µs of calls that queue work on an idle GPU, all in one process; then
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
+import click
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -20,7 +21,7 @@ from helion_compile import compat, kernels
 from helion_compile.bench import cold_start, decode
 from helion_compile.bench.cold_start import ATTRIBUTES
 from helion_compile.bench.timing import host_us, machine, require_gpu
-from helion_compile.cli.options import count, output_file
+from helion_compile.cli.options import command, count, output_file, several
 from helion_compile.runtime.call_target import make_host_function
 
 __all__ = ["main"]
@@ -29,16 +30,13 @@ EPS = 1e-6
 PARTS = ("eager", "compiled", "cold", "decode")
 
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m helion_compile bench launch", description=__doc__)
-    parser.add_argument("--m", type=count, default=16)
-    parser.add_argument("--k", type=count, default=4096)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--modes", nargs="+", choices=("plain", "CUDA graph"), default=("plain", "CUDA graph"))
-    parser.add_argument(
-        "--json", type=output_file, metavar="FILE", help="write the figures to this file, each part when it is there"
-    )
-    options = parser.parse_args(argv)
+@command("bench launch", __doc__, examples=["helion-compile bench launch --parts eager compiled"])
+@click.option("--m", type=count, default=16)
+@click.option("--k", type=count, default=4096)
+@several("--parts", type=click.Choice(PARTS), default=PARTS)
+@several("--modes", type=click.Choice(("plain", "CUDA graph")), default=("plain", "CUDA graph"))
+@click.option("--json", type=output_file, metavar="FILE", help="write the figures to this file, each part when it is there")
+def main(options: SimpleNamespace) -> int:
     require_gpu("launch")
     console = Console(soft_wrap=True)
     console.print(machine())

@@ -7,7 +7,6 @@ empty caches for each backend.  The limit is that of the GEMMs alone, whose weig
 
 from __future__ import annotations
 
-import argparse
 import cProfile
 import functools
 import io
@@ -15,15 +14,17 @@ import operator
 import pstats
 import statistics
 import time
+from types import SimpleNamespace
 from typing import Any
 
+import click
 import torch
 
 from helion_compile.bench.rows import Rows, distance
 from helion_compile.bench.timeline import busy, spans_of
 from helion_compile.bench.timing import copy_bandwidth, product_rate, require_gpu, require_packages
 from helion_compile.bench.work import Limits, Work, work_of_case
-from helion_compile.cli.options import count, output_file
+from helion_compile.cli.options import command, count, output_file, several
 from helion_compile.compat import fresh_cache
 from helion_compile.configs.case import Case
 from helion_compile.frontend.backend import helion
@@ -145,18 +146,17 @@ def row_of(measured: dict[str, dict[str, Any]], batch: int, tokens: int, limits:
     }
 
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m helion_compile bench layers", description=__doc__)
-    parser.add_argument("--layers", type=count, default=4)
-    parser.add_argument("--batch", type=count, nargs="+", default=[1, 16, 64])
-    parser.add_argument("--tokens", type=count, default=1, help="tokens of each sequence")
-    parser.add_argument("--mode", default="reduce-overhead", help="of ours")
-    parser.add_argument("--against", nargs="*", default=["reduce-overhead", "max-autotune"], help="modes of Inductor")
-    parser.add_argument(
-        "--profile", type=output_file, metavar="FILE", help="write a profile of the compilation for each backend to this file"
-    )
-    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the rows to this file, each when it is there")
-    options = parser.parse_args(argv)
+@command("bench layers", __doc__, examples=["helion-compile bench layers --layers 4 --batch 1 16"])
+@click.option("--layers", type=count, default=4)
+@several("--batch", type=count, default=[1, 16, 64])
+@click.option("--tokens", type=count, default=1, help="tokens of each sequence")
+@click.option("--mode", default="reduce-overhead", help="of ours")
+@several("--against", default=["reduce-overhead", "max-autotune"], help="modes of Inductor")
+@click.option(
+    "--profile", type=output_file, metavar="FILE", help="write a profile of the compilation for each backend to this file"
+)
+@click.option("--json", type=output_file, metavar="FILE", help="write the rows to this file, each when it is there")
+def main(options: SimpleNamespace) -> int:
     require_gpu("layers")
     require_packages("layers", "transformers", "torchao")
     rows = Rows(Limits(copy_bandwidth(), product_rate()), options.json)

@@ -9,20 +9,21 @@ GEMMs that read a norm, row-wise fp8 GEMMs, and as many element-wise operations 
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import click
 import torch
 from torch.fx import Graph, Node
 
 from helion_compile.bench.timing import require_packages
-from helion_compile.cli.options import count, output_file
+from helion_compile.cli.options import command, count, output_file, several
 from helion_compile.compat import FakeTensorMode, fresh_cache
 from helion_compile.frontend.backend import helion
 from helion_compile.fusions import fusions
@@ -69,13 +70,12 @@ class Share:
     pass_s: float
 
 
-def main(argv: Sequence[str]) -> int:
+@command("bench matching", __doc__)
+@several("--nodes", type=count, default=_NODES, metavar="N", help="sizes of graphs")
+@click.option("--json", type=output_file, metavar="FILE", help="write the figures there too")
+@click.option("--layers", type=int, default=32, metavar="N", help="of a model that is compiled; 0 for none")
+def main(options: SimpleNamespace) -> int:
     """Run the benchmark and print its figures."""
-    parser = argparse.ArgumentParser(prog="python -m helion_compile bench matching", description=__doc__)
-    parser.add_argument("--nodes", type=count, nargs="+", default=_NODES, metavar="N", help="sizes of graphs")
-    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures there too")
-    parser.add_argument("--layers", type=int, default=32, metavar="N", help="of a model that is compiled; 0 for none")
-    options = parser.parse_args(argv)
     if options.layers:
         require_packages("matching", "transformers", "torchao")
     figures = [measure(nodes) for nodes in options.nodes]

@@ -8,7 +8,6 @@ for it. Calls after that pick nothing (``bench launch`` times them), where vLLM 
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import tempfile
@@ -18,12 +17,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, islice, product, repeat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import click
 import torch
 
 from helion_compile.bench.vllm_pickers import MissingPicker, VllmPickers
-from helion_compile.cli.options import output_file
+from helion_compile.cli.options import command, output_file
 from helion_compile.configs.case import Case
 from helion_compile.configs.gpu import Gpu
 from helion_compile.configs.row import Row
@@ -63,16 +64,15 @@ class Figure:
         return None if self.value is None or self.goal is None else self.value <= self.goal
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command("bench pick", __doc__)
+@click.option("--picks", type=int, default=80_000, metavar="N", help="picks a run")
+@click.option("--json", type=output_file, metavar="FILE", help="write the figures there too")
+@click.option("--vllm", type=Path, metavar="PATH", help="vllm wheel or folder (default: the installed vllm)")
+@click.option("--check", is_flag=True, help="exit with 1 when a goal is missed or not measured")
+def main(options: SimpleNamespace) -> int:
     """Prints the figures; returns 1 when ``--check`` finds a goal missed or not measured."""
-    parser = argparse.ArgumentParser(prog="python -m helion_compile bench pick", description=__doc__.splitlines()[0])
-    parser.add_argument("--picks", type=int, default=80_000, metavar="N", help="picks a run (default: %(default)s)")
-    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures there too")
-    parser.add_argument("--vllm", type=Path, metavar="PATH", help="vllm wheel or folder (default: the installed vllm)")
-    parser.add_argument("--check", action="store_true", help="exit with 1 when a goal is missed or not measured")
-    options = parser.parse_args(argv)
     if options.picks < len(_SHAPES):
-        parser.error(f"--picks is {options.picks}, and each of the {len(_SHAPES)} shapes needs one")
+        raise click.UsageError(f"--picks is {options.picks}, and each of the {len(_SHAPES)} shapes needs one")
     figures = measure(options.picks, options.vllm)
     _show(figures)
     if options.json:

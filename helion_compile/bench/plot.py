@@ -7,13 +7,16 @@ the case.
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+import click
 
 from helion_compile.bench import headline, plots
 from helion_compile.bench.work import Limits, work_of_case
+from helion_compile.cli.options import command
 from helion_compile.configs.files import kernel_of_folder
 from helion_compile.configs.row import ConfigError, Row
 from helion_compile.definitions import registry
@@ -71,22 +74,19 @@ def _of_table(file: Path, content: list[Any]) -> list[dict[str, Any]]:
 _KINDS = ("group", "kind", "library", "residual", "static")
 
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m helion_compile bench plot", description=__doc__)
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    parser.add_argument(
-        "--out", type=plots.file_prefix, default="bench", metavar="PREFIX", help="of the files that are written"
-    )
-    parser.add_argument("--title", default="", help="the GPU, say")
-    parser.add_argument("--bandwidth", type=float, metavar="TB/s", help="of a copy, for a roofline of config tables")
-    parser.add_argument("--headline", action="store_true", help="bars of `bench chains` and `bench vllm`, light and dark")
-    options = parser.parse_args(argv)
+@command("bench plot", __doc__, examples=["helion-compile bench plot rows.json --out pictures/h200"])
+@click.argument("files", nargs=-1, required=True, type=Path, metavar="FILE")
+@click.option("--out", type=plots.file_prefix, default="bench", metavar="PREFIX", help="of the files that are written")
+@click.option("--title", default="", help="the GPU, say")
+@click.option("--bandwidth", type=float, metavar="TB/s", help="of a copy, for a roofline of config tables")
+@click.option("--headline", is_flag=True, help="bars of `bench chains` and `bench vllm`, light and dark")
+def main(options: SimpleNamespace) -> int:
     plots.require()
     if options.headline:
         try:
             panels = headline.read(options.files)
         except ValueError as error:
-            parser.error(str(error))
+            raise click.UsageError(str(error)) from None
         for file in headline.draw(panels, options.out, options.title):
             print(file)
         return 0
@@ -96,12 +96,12 @@ def main(argv: list[str]) -> int:
         try:
             more, found = read(file)
         except ValueError as error:
-            parser.error(str(error))
+            raise click.UsageError(str(error)) from None
         rows += more
         limits = limits or found
     drawn = plots.draw(rows, limits, options.out, options.title)
     if not drawn:
-        parser.error(f"there is nothing to draw: no row of {', '.join(map(str, options.files))} was measured")
+        raise click.UsageError(f"there is nothing to draw: no row of {', '.join(map(str, options.files))} was measured")
     for file in drawn:
         print(file)
     return 0

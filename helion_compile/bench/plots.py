@@ -40,7 +40,7 @@ def require() -> None:
 
 
 def file_prefix(text: str) -> str:
-    """For argparse: what the names of pictures begin with, in a folder that can be written to."""
+    """What the names of pictures begin with, in a folder that can be written to."""
     output_file(f"{text}-speedup.svg")
     return text
 

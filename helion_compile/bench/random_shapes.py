@@ -7,15 +7,17 @@ in a model whose batch changes; each number of tokens is a row.  Rows are measur
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import NamedTuple
+
+import click
 
 from helion_compile.bench import course
 from helion_compile.bench.kernels import compile_subject, row_of
 from helion_compile.bench.subjects import SUBJECTS
-from helion_compile.cli.options import count
+from helion_compile.cli.options import command, count
 
 __all__ = ["Draw", "draw_shapes", "main"]
 
@@ -58,14 +60,13 @@ def draw_shapes(seed: int, draws: int, sizes: int) -> Iterator[Draw]:
         yield Draw(names[index % len(names)], source.choice(WIDTHS), tuple(sorted(tokens)))
 
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m helion_compile bench random", description=__doc__)
-    parser.add_argument("--seed", type=int, default=0, help="of the draws; the same seed draws the same shapes")
-    parser.add_argument("--draws", type=count, default=32, help="kernels with a width, 32 by default: each scheme twice")
-    parser.add_argument("--sizes", type=count, default=3, help="numbers of tokens a draw, 3 by default")
-    course.add_options(parser)
-    options = parser.parse_args(argv)
-    rows = course.begin("random", parser, options, products=False)
+@command("bench random", __doc__, examples=["helion-compile bench random --seed 1"])
+@click.option("--seed", type=int, default=0, help="of the draws; the same seed draws the same shapes")
+@click.option("--draws", type=count, default=32, help="kernels with a width; 32 draw each scheme twice")
+@click.option("--sizes", type=count, default=3, help="numbers of tokens a draw")
+@course.options
+def main(options: SimpleNamespace) -> int:
+    rows = course.begin("random", options, products=False)
     for draw in draw_shapes(options.seed, options.draws, options.sizes):
         subject = SUBJECTS[draw.name]
         compiled = compile_subject(subject, dynamic=True)

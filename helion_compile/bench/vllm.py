@@ -10,7 +10,6 @@ those of ``enforce_eager``, to know how far two ways of computing the same model
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -19,8 +18,10 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import click
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -28,7 +29,7 @@ from rich.table import Table
 from helion_compile.bench.timing import copy_bandwidth, machine, require_gpu
 from helion_compile.bench.vllm_run import work_of
 from helion_compile.bench.vllm_step import limits, roles_table
-from helion_compile.cli.options import count, output_file
+from helion_compile.cli.options import command, count, output_file, several
 
 __all__ = ["main"]
 
@@ -36,29 +37,40 @@ VARIANTS = ("default", "ours", "slot", "eager")
 WORK = ["1x128+64", "16x128+64", "64x128+64", "32x1024+1"]
 
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m helion_compile bench vllm", description=__doc__)
-    parser.add_argument("--schemes", nargs="+", default=["token", "tensor", "block"], choices=("token", "tensor", "block"))
-    parser.add_argument(
-        "--variants",
-        nargs="+",
-        default=["default", "ours"],
-        choices=VARIANTS,
-        help="ours: by the plug-in; slot: by the custom slot; eager: enforce_eager, for its logits",
-    )
-    parser.add_argument("--rounds", type=count, default=2, help="how often the variants are run in turn")
-    parser.add_argument("--work", type=_work, nargs="+", metavar="BATCHxPROMPT+NEW", default=WORK)
-    parser.add_argument("--repeats", type=count, default=5)
-    parser.add_argument("--layers", type=count, default=36)
-    parser.add_argument("--hidden", type=count, default=4096)
-    parser.add_argument("--intermediate", type=count, default=12288)
-    parser.add_argument("--warm", action="store_true", help="time a second start of each variant from its caches too")
-    parser.add_argument("--logits", action="store_true", help="compare logits; adds one process a scheme")
-    parser.add_argument("--profile", type=count, metavar="BATCH", help="time the kernels of one decode step of that batch")
-    parser.add_argument("--options", type=json.loads, default={}, help='of our pass, such as \'{"disable": ["quant"]}\'')
-    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the runs to this file, each when it is there")
-    parser.add_argument("--keep", type=_new_folder, metavar="FOLDER", help="keep each process's output in this new folder")
-    options = parser.parse_args(argv)
+def _work(text: str) -> str:
+    if not work_of(text):
+        raise click.BadParameter(f"{text!r} is no work such as {WORK[0]}: prompts, tokens of each, new tokens of each")
+    return text
+
+
+def _new_folder(text: str) -> Path:
+    folder = Path(text)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise click.BadParameter(f"{folder} is there and not empty, and a cold start needs empty caches; name another")
+    return folder
+
+
+@command("bench vllm", __doc__, examples=["helion-compile bench vllm --schemes token --rounds 2"])
+@several("--schemes", type=click.Choice(("token", "tensor", "block")), default=["token", "tensor", "block"])
+@several(
+    "--variants",
+    type=click.Choice(VARIANTS),
+    default=["default", "ours"],
+    help="ours: by the plug-in; slot: by the custom slot; eager: enforce_eager, for its logits",
+)
+@click.option("--rounds", type=count, default=2, help="how often the variants are run in turn")
+@several("--work", type=_work, default=WORK, metavar="BATCHxPROMPT+NEW")
+@click.option("--repeats", type=count, default=5)
+@click.option("--layers", type=count, default=36)
+@click.option("--hidden", type=count, default=4096)
+@click.option("--intermediate", type=count, default=12288)
+@click.option("--warm", is_flag=True, help="time a second start of each variant from its caches too")
+@click.option("--logits", is_flag=True, help="compare logits; adds one process a scheme")
+@click.option("--profile", type=count, metavar="BATCH", help="time the kernels of one decode step of that batch")
+@click.option("--options", type=json.loads, default="{}", help='of our pass, such as \'{"disable": ["quant"]}\'')
+@click.option("--json", type=output_file, metavar="FILE", help="write the runs to this file, each when it is there")
+@click.option("--keep", type=_new_folder, metavar="FOLDER", help="keep each process's output in this new folder")
+def main(options: SimpleNamespace) -> int:
     require_gpu("vllm")
     console = Console(soft_wrap=True)
     console.print(machine())
@@ -79,21 +91,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _work(text: str) -> str:
-    if not work_of(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no work such as {WORK[0]}: prompts, tokens of each, new tokens of each")
-    return text
-
-
-def _new_folder(text: str) -> Path:
-    folder = Path(text)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise argparse.ArgumentTypeError(f"{folder} is there and not empty, and a cold start needs empty caches; name another")
-    return folder
-
-
 def _measure(
-    options: argparse.Namespace,
+    options: SimpleNamespace,
     scheme: str,
     folder: Path,
     console: Console,

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import os
 import platform
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import torch
 
 from helion_compile import compat
+from helion_compile.cli.options import command
 from helion_compile.configs.files import shipped_folder, table_files, user_folder
 from helion_compile.configs.gpu import Gpu
 from helion_compile.definitions import registry
@@ -29,8 +30,8 @@ def describe() -> str:
     return "\n".join(f"{name:16}{text}" for name, text in _lines())
 
 
-def main(argv: list[str]) -> int:
-    argparse.ArgumentParser(prog="python -m helion_compile env", description=__doc__.splitlines()[0]).parse_args(argv)
+@command("env", __doc__)
+def main(options: SimpleNamespace) -> int:
     print(describe())
     return 0
 

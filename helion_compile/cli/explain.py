@@ -1,54 +1,70 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m helion_compile explain``: the report of a Hugging Face causal language model, from its config alone."""
+"""what is fused in a Hugging Face model, from its config alone: random weights of few layers, or a checkpoint's own."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import json
-import logging
 import sys
-import textwrap
-import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-from unittest import mock
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
-import torch
+import click
 
-from helion_compile.cli.options import count, output_file
-from helion_compile.frontend.explain import explain
-from helion_compile.fusions import NUMERICS
-from helion_compile.reports import Report
+from helion_compile.cli.errors import CommandError, in_a_line
+from helion_compile.cli.options import command, count, output_file
 
-__all__ = ["main"]
+if TYPE_CHECKING:
+    import torch
 
-# name -> the torchao config that `--quantize NAME` applies to the linears but lm_head
-QUANTIZE: dict[str, Callable[[], Any]] = {
-    "fp8-row": lambda: _torchao().Float8DynamicActivationFloat8WeightConfig(granularity=_torchao().PerRow()),
-    "fp8-tensor": lambda: _torchao().Float8DynamicActivationFloat8WeightConfig(granularity=_torchao().PerTensor()),
-    "int8": lambda: _torchao().Int8DynamicActivationInt8WeightConfig(),
-}
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-_VOCABULARY = 1024  # of a model made from its config: embedding and lm_head are not what a report is about
+    from helion_compile.reports import Report
+
+__all__ = ["SCHEMES", "main"]
+
+SCHEMES = ("none", "fp8-row", "fp8-tensor", "fp8-static", "fp8-group", "fp8-block", "int8-row", "int8")
 
 
-class CommandError(ValueError):
-    """The command was asked for something that it cannot do, in one sentence."""
+@command(
+    "explain",
+    __doc__,
+    examples=(
+        "helion-compile explain --model config.json --quantize fp8-row --html report.html",
+        "helion-compile explain --model Qwen/Qwen3-8B --quantize fp8-row --gpu h200",
+        "helion-compile explain --model path/of/a/checkpoint --layers 2 --dynamic",
+    ),
+)
+@click.option(
+    "--model",
+    required=True,
+    metavar="CONFIG.json|FOLDER|NAME",
+    help="a config.json, or a name of the hub: random weights, a small vocabulary; or a checkpoint folder: its weights and "
+    "quantisation",
+)
+@click.option("--quantize", type=click.Choice(SCHEMES), default="none", help="quantise the linears first; int8 is int8-row")
+@click.option("--layers", type=count, metavar="N", help="keep the first N layers; by default 2 of a config, all of a folder")
+@click.option(
+    "--shape", type=count, nargs=2, default=(2, 16), metavar="B T", help="of the token ids: sequences, tokens of each"
+)
+@click.option("--dynamic", is_flag=True, help="with symbolic sizes, as for a server")
+@click.option("--numerics", type=click.Choice(("default", "exact")), default="default", help="which rounding kernels do")
+@click.option("--verify", is_flag=True, help="run each fused site against the original")
+@click.option("--device", help="where the model is; by default the GPU, or the CPU where there is none")
+@click.option("--gpu", metavar="NAME", help="choose as on this GPU and tell the times of its tables, such as h200")
+@click.option("--html", type=output_file, metavar="FILE", help="write the report as a page, too")
+@click.option("--json", type=output_file, metavar="FILE", help="write the report as JSON, too")
+def main(options: SimpleNamespace) -> int:
+    import logging
+    import warnings
 
-
-def main(argv: list[str]) -> int:
-    options = _parser().parse_args(argv)
     # torchao tells of optional CUDA libraries, and torch of how torchao registers its enums: of no use to a reader here.
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         _check(options)
+        from helion_compile.cli.models import make_model
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = _model(options)
-            report = _explain(model, options)
+            report = _explain(make_model(options), options)
     except CommandError as error:
         print(f"explain: {error}", file=sys.stderr)
         return 1
@@ -60,148 +76,61 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m helion_compile explain", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--model",
-        type=Path,
-        required=True,
-        metavar="CONFIG.json|FOLDER",
-        help="a config.json: random weights, a small vocabulary; or a checkpoint folder: its weights and quantisation",
-    )
-    parser.add_argument("--quantize", choices=(*QUANTIZE, "none"), default="none", help="quantise the linears first")
-    parser.add_argument(
-        "--layers", type=count, metavar="N", help="keep the first N layers (default: 2 of a config, all of a folder)"
-    )
-    parser.add_argument("--shape", type=count, nargs=2, default=(2, 16), metavar=("B", "T"), help="of the token ids")
-    parser.add_argument("--dynamic", action="store_true", help="with symbolic sizes, as for a server")
-    parser.add_argument("--numerics", choices=NUMERICS, default="default")
-    parser.add_argument("--verify", action="store_true", help="run each fused site against the original")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--html", type=output_file, metavar="FILE", help="write the report as a page, too")
-    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the report as JSON, too")
-    return parser
-
-
-def _check(options: argparse.Namespace) -> None:
+def _check(options: SimpleNamespace) -> None:
     """What would fail only after the model was made and traced."""
-    if not options.model.exists():
-        raise CommandError(f"there is no {options.model}; name a config.json, or the folder of a checkpoint")
+    import torch
+
+    from helion_compile.configs.gpu import Gpu
+
+    options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=options.device)
     except (RuntimeError, AssertionError) as error:
         raise CommandError(
-            f"--device {options.device} is none that torch {torch.__version__} can use here: {_in_a_line(error)}; give "
+            f"--device {options.device} is none that torch {torch.__version__} can use here: {in_a_line(error)}; give "
             f"--device cpu"
         ) from None
+    if options.gpu is not None:
+        try:
+            Gpu.named(options.gpu)
+        except ValueError as error:
+            raise CommandError(f"--gpu {options.gpu}: {error}") from None
 
 
-def _in_a_line(error: Exception) -> str:
-    return textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …").rstrip(".")
+def _explain(model: torch.nn.Module, options: SimpleNamespace) -> Report:
+    import torch
 
+    from helion_compile.cli.models import make_inputs
+    from helion_compile.frontend.explain import explain
 
-def _model(options: argparse.Namespace) -> torch.nn.Module:
-    try:
-        import transformers
-    except ImportError:
-        raise CommandError("a model is made by transformers, which is not installed: pip install transformers") from None
-    if options.model.is_dir() and any(file for name in _WEIGHTS for file in options.model.glob(name)):
-        layers = {} if options.layers is None else {"num_hidden_layers": options.layers}
-        made, source = transformers.AutoModelForCausalLM.from_pretrained, options.model
-        more = {"local_files_only": True, **layers}
-    else:
-        made, source, more = transformers.AutoModelForCausalLM.from_config, _config(options), {}
-    try:
-        model = made(source, dtype=torch.bfloat16, **more)
-    except Exception as error:  # of transformers, about what the files say
-        raise CommandError(
-            f"transformers {transformers.__version__} makes no causal language model of {options.model}: "
-            f"{_in_a_line(error)}; helion_compile.explain(model, *inputs) takes any module"
-        ) from error
-    model.config.get_text_config().use_cache = False  # a KV cache is state of Python that the chains do not depend on
-    model = model.to(options.device).eval().requires_grad_(False)
-    if options.quantize != "none":
-        _quantize(model, options.quantize)
-    return model
-
-
-def _config(options: argparse.Namespace) -> Any:
-    import transformers
-
-    file = options.model / "config.json" if options.model.is_dir() else options.model
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        config = transformers.AutoConfig.for_model(**content)
-    except Exception as error:  # besides OSError and ValueError, what transformers' own checks raise
-        raise CommandError(
-            f"{file} is no config of a Hugging Face model that transformers {transformers.__version__} knows: "
-            f"{_in_a_line(error)}"
-        ) from None
-    if "quantization_config" in content and options.quantize == "none":
-        print(
-            f"explain: the quantization_config of {file} is for weights, which are random here, and is left out: name a "
-            f"folder that has the weights, or choose with --quantize",
-            file=sys.stderr,
-        )
-    text = config.get_text_config()
-    if not hasattr(text, "vocab_size"):
-        raise CommandError(
-            f"{file} is of a {config.model_type}, which reads no tokens; helion_compile.explain(model, *inputs) takes any "
-            f"module"
-        )
-    text.num_hidden_layers = options.layers or min(2, text.num_hidden_layers)
-    text.vocab_size = min(text.vocab_size, _VOCABULARY)
-    for each in (config, text):
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id", "quantization_config"):
-            if getattr(each, name, None) is not None:
-                setattr(each, name, None)
-    return config
-
-
-def _quantize(model: torch.nn.Module, how: str) -> None:
-    torchao = _torchao()
-
-    def chosen(module: torch.nn.Module, name: str) -> bool:
-        return isinstance(module, torch.nn.Linear) and name != "lm_head"
-
-    with _on_any_device():
-        torchao.quantize_(model, QUANTIZE[how](), filter_fn=chosen)
-
-
-def _torchao() -> Any:
-    try:
-        import torchao.quantization
-    except ImportError:
-        raise CommandError("linears are quantised by torchao, which is not installed: pip install torchao") from None
-    return torchao.quantization
-
-
-@contextlib.contextmanager
-def _on_any_device() -> Iterator[None]:
-    """torchao asks for a GPU that is fast at fp8; what a graph looks like does not depend on that."""
-    with mock.patch("torchao.quantization.quant_api._check_hardware_support", create=True):
-        yield
-
-
-def _explain(model: torch.nn.Module, options: argparse.Namespace) -> Report:
-    ids = torch.randint(
-        model.config.get_text_config().vocab_size, tuple(options.shape), generator=torch.Generator().manual_seed(0)
-    ).to(options.device)
+    inputs = make_inputs(model, options)
     with torch.no_grad():
         try:
             return explain(
                 model,
-                ids,
                 dynamic=True if options.dynamic else None,
                 options={"numerics": options.numerics},
                 verify=options.verify,
+                gpu=options.gpu,
+                **inputs,
             )
         except Exception as error:
             try:
-                model(ids)
-            except Exception as own:  # more tokens than it has positions, say
-                raise CommandError(
-                    f"the model of {options.model} cannot be run on token ids of shape {list(options.shape)}, compiled or "
-                    f"not: {_in_a_line(own)}; choose another --shape"
-                ) from error
+                model(**inputs)
+            except Exception as own:
+                raise CommandError(_why_not(options, inputs, own)) from error
             raise
+
+
+def _why_not(options: SimpleNamespace, inputs: dict[str, torch.Tensor], error: Exception) -> str:
+    """Why a model runs neither compiled nor not, and what to choose."""
+    name, value = next(iter(inputs.items()))
+    what = "token ids" if name == "input_ids" else name
+    told = f"the model of {Path(options.model)} cannot be run on {what} of shape {list(value.shape)}, compiled or not"
+    quantised = options.quantize != "none" and isinstance(error, (NotImplementedError, TypeError, AttributeError))
+    advice = (
+        f"--quantize {options.quantize} does not fit this model, choose another scheme or none"
+        if quantised
+        else ("choose another --shape")
+    )
+    return f"{told}: {in_a_line(error)}; {advice}"

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import click
+
+from helion_compile.cli.options import command
 from helion_compile.configs.case import Case
 from helion_compile.configs.files import parse_value
 from helion_compile.configs.gpu import Gpu, arch_of, slug
@@ -20,9 +22,41 @@ from helion_compile.errors import truncate
 __all__ = ["main"]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def _field(text: str) -> tuple[str, Any]:
+    name, value = _assignment(text)
+    field = parse_value(value)
+    try:
+        Case(**{name: field})
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    return name, field
+
+
+def _capability(text: str) -> tuple[int, int]:
+    major, dot, minor = text.partition(".")
+    if not (major.isdecimal() and dot and minor.isdecimal()):
+        raise click.BadParameter(f"{text!r} is not a compute capability like 9.0")
+    return int(major), int(minor)
+
+
+@command(
+    "configs import", __doc__, examples=["helion-compile configs import rms_norm.json --kernel norm_quant --gpu 'NVIDIA H100'"]
+)
+@click.argument("files", nargs=-1, required=True, type=Path, metavar="FILE")
+@click.option("--kernel", required=True, help="the kernel that gets the configs, such as norm_quant")
+@click.option("--gpu", required=True, help="the GPU they were tuned on, such as 'NVIDIA H100'")
+@click.option("--capability", type=_capability, metavar="9.0", help="its compute capability, if not well known")
+@click.option("--rename", multiple=True, type=_assignment, metavar="THEIRS=OURS", help="a key field's other name")
+@click.option("--set", multiple=True, type=_field, metavar="FIELD=VALUE", help="a key field that every row gets")
+def main(options: SimpleNamespace) -> int:
     """Runs the command; returns 0, or 1 when a file gave no rows or the table could not be written."""
-    options = _parser().parse_args(argv)
     try:
         gpu = _gpu(options.gpu, options.capability)
         table = ConfigTable(options.kernel)
@@ -50,44 +84,3 @@ def _gpu(name: str, capability: tuple[int, int] | None) -> Gpu:
         digits = arch.removeprefix("sm_")
         capability = int(digits[:-1]), int(digits[-1])
     return Gpu(name, capability)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m helion_compile configs import", description="Import config files of vLLM's Helion kernels."
-    )
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    parser.add_argument("--kernel", required=True, help="the kernel that gets the configs, such as norm_quant")
-    parser.add_argument("--gpu", required=True, help="the GPU they were tuned on, such as 'NVIDIA H100'")
-    parser.add_argument("--capability", type=_capability, metavar="9.0", help="its compute capability, if not well known")
-    parser.add_argument(
-        "--rename", type=_assignment, action="append", default=[], metavar="THEIRS=OURS", help="a key field's other name"
-    )
-    parser.add_argument(
-        "--set", type=_field, action="append", default=[], metavar="FIELD=VALUE", help="a key field that every row gets"
-    )
-    return parser
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals and value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    return name, value
-
-
-def _field(text: str) -> tuple[str, Any]:
-    name, value = _assignment(text)
-    field = parse_value(value)
-    try:
-        Case(**{name: field})
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return name, field
-
-
-def _capability(text: str) -> tuple[int, int]:
-    major, dot, minor = text.partition(".")
-    if not (major.isdecimal() and dot and minor.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a compute capability like 9.0")
-    return int(major), int(minor)

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the words of a command line to the command that they name; no command is imported for another."""
+"""The commands by name; no command is imported for another, nor for the list of them."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import importlib.metadata
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["COMMANDS", "main"]
+import click
 
-# command -> module whose main(argv) runs it, and what it does
+from helion_compile.cli.options import SETTINGS, run
+
+__all__ = ["COMMANDS", "cli", "main"]
+
+# command -> module whose `main` it is, and what it does
 COMMANDS = {
     "bench chains": ("helion_compile.bench.chains", "norm, quantiser and matmul against Inductor and the library"),
     "bench kernels": (
@@ -35,44 +39,89 @@ COMMANDS = {
     "explain": ("helion_compile.cli.explain", "what is fused in a Hugging Face model, what is not, and why"),
     "tune": ("helion_compile.tune.__main__", "measure configs on this GPU and write the tables"),
 }
-_HELP = ("-h", "--help")
-_VERSION = ("-V", "--version")
+_GROUPS = {"bench": "benchmarks and their pictures", "configs": "tables of configs"}
+_SHELLS = {"bash": "~/.bashrc", "zsh": "~/.zshrc", "fish": "~/.config/fish/completions/helion-compile.fish"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that ``argv``, by default the command line, names; its exit status, 2 where there is no such command."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    for name, (module, _) in COMMANDS.items():
-        if words[: len(name.split())] == name.split():
-            return importlib.import_module(module).main(words[len(name.split()) :])
-    group = {name: command for name, command in COMMANDS.items() if name.split()[:1] == words[:1]}
-    rest = words[1:] if group else words
-    if rest[:1] and rest[0] in _HELP:
-        print(_usage(group or COMMANDS))
-        return 0
-    if words[:1] and words[0] in _VERSION:
-        print(f"helion-compile {_version()}")
-        return 0
-    print(_complaint(words, rest, group), _usage(group or COMMANDS), sep="\n\n", file=sys.stderr)
-    return 2
+    """Run the command that ``argv``, by default the command line, names; its exit status.
+
+    Raises:
+        SystemExit: there is no such command, or it does not take these words; both are said.
+    """
+    return run(cli, argv, prog="helion-compile")
 
 
-def _complaint(words: list[str], rest: list[str], group: Mapping[str, object]) -> str:
-    if not rest:
-        return f"helion_compile: which command{f' of {words[0]}' if group else ''}?"
-    asked = " ".join(words[:2] if group else words[:1])
-    # By the word that is wrong: in a group its commands come first.
-    known = {name.split()[0]: name.split()[0] for name in COMMANDS} | {name.split()[-1]: name for name in COMMANDS}
-    near = difflib.get_close_matches(rest[0], [name.split()[-1] for name in group] or known, n=1)
-    near = near or difflib.get_close_matches(rest[0], known, n=1)
-    hint = f"; did you mean {known[near[0]]!r}?" if near else "."
-    return f"helion_compile: there is no command {asked!r}{hint}"
+class _Group(click.Group):
+    """Commands that are imported when they run, or tell of themselves."""
+
+    prefix = ""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        own = [name.removeprefix(self.prefix) for name in COMMANDS if name.startswith(self.prefix)]
+        return list(dict.fromkeys(name.split()[0] for name in own))
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if not self.prefix and name in _GROUPS:
+            group = _Group(name, help=f"{_GROUPS[name].capitalize()}.", context_settings=SETTINGS, no_args_is_help=True)
+            group.prefix = f"{name} "
+            return group
+        module = COMMANDS.get(self.prefix + name)
+        return importlib.import_module(module[0]).main if module else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands, each with a --help of its own"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items() if name.startswith(self.prefix)])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise click.UsageError(f"there is no command {self.prefix + args[0]!r}{self._hint(args[0])}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def _hint(self, word: str) -> str:
+        # By the word that is wrong: in a group its commands come first.
+        own = [name.removeprefix(self.prefix) for name in COMMANDS if name.startswith(self.prefix)] if self.prefix else []
+        known = {name.split()[0]: name.split()[0] for name in COMMANDS} | {name.split()[-1]: name for name in COMMANDS}
+        near = difflib.get_close_matches(word, own, n=1) or difflib.get_close_matches(word, known, n=1)
+        return f"; did you mean {known[near[0]]!r}?" if near else "."
 
 
-def _usage(commands: Mapping[str, tuple[str, str]]) -> str:
-    width = max(map(len, commands))
-    lines = "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in commands.items())
-    return f"usage: python -m helion_compile COMMAND …\n\ncommands, each with a --help of its own:\n{lines}"
+def _print_version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    if asked:
+        click.echo(f"helion-compile {_version()}")
+        ctx.exit()
+
+
+def _print_completion(ctx: click.Context, param: click.Parameter, shell: str | None) -> None:
+    if shell:
+        from click.shell_completion import get_completion_class
+
+        complete = get_completion_class(shell)
+        if complete is not None:
+            click.echo(complete(cli, {}, "helion-compile", "_HELION_COMPILE_COMPLETE").source())
+        ctx.exit()
+
+
+@click.group(
+    cls=_Group,
+    context_settings=SETTINGS,
+    no_args_is_help=True,
+    epilog="Examples:\n\n\b\n"
+    "  helion-compile explain --model Qwen/Qwen3-8B --quantize fp8-row --gpu h200 --html report.html\n"
+    "  helion-compile tune norm_quant --model config.json --budget 10m\n"
+    "  helion-compile env",
+)
+@click.option("-V", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print it.")
+@click.option(
+    "--completion",
+    type=click.Choice(list(_SHELLS)),
+    is_eager=True,
+    expose_value=False,
+    callback=_print_completion,
+    help=f"Print what completes commands and options; it belongs into {', '.join(_SHELLS.values())}.",
+)
+def cli() -> None:
+    """Helion kernels in torch.compile: what is fused in a model, configs for a GPU, benchmarks."""
 
 
 def _version() -> str:

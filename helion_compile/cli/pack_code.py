@@ -3,23 +3,26 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+
+import click
+
+from helion_compile.cli.options import command
 
 __all__ = ["main"]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command(
+    "configs pack",
+    "Pack Helion's generated code, so that a start with these versions and kernels traces nothing. Run what is to start fast "
+    "with HELION_COMPILE_CACHE_DIR=FOLDER before.",
+    examples=("helion-compile configs pack /tmp/cache",),
+)
+@click.argument("folder", type=Path, metavar="FOLDER")
+def main(options: SimpleNamespace) -> int:
     """Runs the command; returns 0, or 1 where there was nothing to pack."""
-    parser = argparse.ArgumentParser(
-        prog="python -m helion_compile configs pack",
-        description="Pack Helion's generated code, so that a start with these versions and kernels traces nothing. Run what "
-        "is to start fast with HELION_COMPILE_CACHE_DIR=FOLDER before.",
-    )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the HELION_COMPILE_CACHE_DIR of the runs")
-    options = parser.parse_args(argv)
     if not options.folder.is_dir():
         print(f"configs pack: {options.folder} is no folder", file=sys.stderr)
         return 1

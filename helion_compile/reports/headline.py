@@ -67,12 +67,13 @@ def _gain(report: ReportData) -> str:
         f"over Inductor (estimated) {gain.inductor.kernels} -> {gain.ours.kernels} kernels, "
         f"{size_text(gain.inductor.bytes)} -> {size_text(gain.ours.bytes)}"
     )
+    count = "1 chain is" if gain.sites == 1 else f"{gain.sites} chains are"
     if gain.us is None or gain.inductor_us is None:
         why = f"no table of {gain.gpu} has these sizes" if gain.gpu else "they are those of a GPU"
-        return f"{told}; {gain.sites} chains fused; no times, {why}."
-    some = f"{gain.timed} of {gain.sites}" if gain.timed < gain.sites else f"all {gain.sites}"
+        return f"{told}; {count} fused; no times, {why}."
+    some = f"{gain.timed} of them take" if gain.timed < gain.sites else "it takes" if gain.sites == 1 else "they take"
     return (
-        f"{told}; {some} fused chains take {gain.us:.1f} µs, {gain.inductor_us:.1f} without us "
+        f"{told}; {count} fused; {some} {gain.us:.1f} µs, {gain.inductor_us:.1f} without us "
         f"({gain.inductor_us / gain.us:.2f}x), by the tables of {gain.gpu}."
     )
 

@@ -3,19 +3,20 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from helion_compile.cli.options import count, output_file
+from helion_compile.cli.options import command, count, output_file, several
 from helion_compile.configs.row import ConfigError
 from helion_compile.definitions import registry
 from helion_compile.errors import UnknownKernelError
@@ -26,9 +27,43 @@ from helion_compile.tune.tuner import EFFORTS, Settings, Tuner
 __all__ = ["main"]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def _duration(text: str) -> float:
+    """Seconds of ``"10m"``; a number alone is one of seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not match:
+        raise click.BadParameter(f"{text!r} is not a time like 90s, 10m or 1h, or a number of seconds")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+@command(
+    "tune",
+    __doc__,
+    examples=[
+        "helion-compile tune norm_quant --model config.json --budget 10m",
+        "helion-compile tune quant --shapes hidden_size=4096 --dry-run",
+    ],
+)
+@click.argument("kernels", nargs=-1, required=True, metavar="KERNEL")
+@click.option("--model", multiple=True, type=Path, metavar="CONFIG.json", help="a Hugging Face config")
+@click.option("--shapes", multiple=True, metavar="FIELD=VALUE,…", help="exact key fields by hand")
+@click.option("--tokens", metavar="1,2,…,8192", help="token counts; by default the kernel's, or powers of two up to 8192")
+@click.option("--dtype", type=click.Choice(("bf16", "fp16", "fp32")), default="bf16", help="of the activations")
+@click.option("--quick", is_flag=True, help=f"{EFFORTS['quick'].rounds} round of steps instead of 3")
+@click.option("--full", is_flag=True, help="until nothing more is gained")
+@click.option("--budget", type=_duration, metavar="10m", help="finish within this time: 90, 90s, 10m, 1h")
+@click.option("--out", type=Path, metavar="FOLDER", help="write the tables here instead of the user's folder")
+@click.option("--journal", type=Path, metavar="FOLDER", help="keep what was measured here, for continuing")
+@several("--modules", metavar="MODULE", help="modules that define kernels of yours")
+@click.option("--processes", type=count, help="compiling processes; one less than the CPU cores by default")
+@click.option("--no-baselines", is_flag=True, help="do not measure what Inductor makes of each reference")
+@click.option("--compare-autotune", type=count, metavar="N", help="then search N of the cases with Helion's full autotune too")
+@click.option("--autotune-budget", type=_duration, default="60s", metavar="60s", help="of each of these searches")
+@click.option("--compare-json", type=output_file, metavar="FILE", help="write the comparisons here")
+@click.option("--dry-run", is_flag=True, help="list the cases and measure nothing")
+def main(options: SimpleNamespace) -> int:
     """Run the command; 0 when every case has a row, 1 when some have none, 130 after Ctrl-C."""
-    options = _parser().parse_args(argv)
+    if options.quick and options.full:
+        raise click.UsageError("--quick and --full are two efforts; give one of them")
     try:
         work = _work(options)
         if options.dry_run:
@@ -45,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _work(options: argparse.Namespace) -> list:
+def _work(options: SimpleNamespace) -> list:
     for module in options.modules:
         _import(module)
     layers = [read_model(path) for path in options.model]
@@ -79,7 +114,7 @@ def _import(module: str) -> None:
         ) from None
 
 
-def _settings(options: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Settings:
+def _settings(options: SimpleNamespace, environment: Mapping[str, str] = os.environ) -> Settings:
     rank, ranks = int(environment.get("RANK", 0)), int(environment.get("WORLD_SIZE", 1))
     local = environment.get("LOCAL_RANK")
     own = {}
@@ -93,7 +128,7 @@ def _settings(options: argparse.Namespace, environment: Mapping[str, str] = os.e
         journal=options.journal or _journal_folder(),
         budget=options.budget,
         baselines=0 if options.no_baselines else min(3, max(1, (os.cpu_count() or 1) // 4)),
-        processes=options.processes,
+        processes=options.processes or 0,
         modules=("helion_compile.kernels", *options.modules),
         rank=rank,
         ranks=ranks,
@@ -143,7 +178,7 @@ def _tune(work: list, settings: Settings) -> tuple[Tuner, int]:
     return tuner, 1 if tuner.failed or tuner.skipped else 0
 
 
-def _compare(tuner: Tuner, settings: Settings, options: argparse.Namespace) -> int:
+def _compare(tuner: Tuner, settings: Settings, options: SimpleNamespace) -> int:
     console = _console()
     rows = sample(tuner.rows, options.compare_autotune)
     console.print(f"{len(rows)} cases, each searched by Helion's full autotune for up to {options.autotune_budget:.0f} s")
@@ -162,49 +197,6 @@ def _journal_folder() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("helion_compile", appauthor=False)) / "tune"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m helion_compile tune", description=__doc__, epilog="More: docs/tuning.md")
-    parser.add_argument("kernels", nargs="+", metavar="KERNEL", help="such as norm_quant")
-    parser.add_argument("--model", type=Path, action="append", default=[], metavar="CONFIG.json", help="a Hugging Face config")
-    parser.add_argument("--shapes", action="append", default=[], metavar="FIELD=VALUE,…", help="exact key fields by hand")
-    parser.add_argument(
-        "--tokens", metavar="1,2,…,8192", help="token counts; by default the kernel's, or powers of two up to 8192"
-    )
-    parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16", help="of the activations")
-    effort = parser.add_mutually_exclusive_group()
-    effort.add_argument("--quick", action="store_true", help=f"{EFFORTS['quick'].rounds} round of steps instead of 3")
-    effort.add_argument("--full", action="store_true", help="until nothing more is gained")
-    parser.add_argument("--budget", type=_duration, metavar="10m", help="finish within this time: 90, 90s, 10m, 1h")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write the tables here instead of the user's folder")
-    parser.add_argument("--journal", type=Path, metavar="FOLDER", help="keep what was measured here, for continuing")
-    parser.add_argument("--modules", nargs="+", default=[], metavar="MODULE", help="modules that define kernels of yours")
-    parser.add_argument(
-        "--processes", type=count, default=0, help="compiling processes; one less than the CPU cores by default"
-    )
-    parser.add_argument("--no-baselines", action="store_true", help="do not measure what Inductor makes of each reference")
-    parser.add_argument(
-        "--compare-autotune",
-        type=count,
-        default=0,
-        metavar="N",
-        help="then search N of the cases with Helion's full autotune too",
-    )
-    parser.add_argument(
-        "--autotune-budget", type=_duration, default=60.0, metavar="60s", help="of each of these searches; a minute by default"
-    )
-    parser.add_argument("--compare-json", type=output_file, metavar="FILE", help="write the comparisons here")
-    parser.add_argument("--dry-run", action="store_true", help="list the cases and measure nothing")
-    return parser
-
-
-def _duration(text: str) -> float:
-    """Seconds of ``"10m"``; a number alone is one of seconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time like 90s, 10m or 1h, or a number of seconds")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ launches, but for names and comments, they get the version of now; otherwise the
 
 from __future__ import annotations
 
-import argparse
 import concurrent.futures
 import contextlib
 import itertools
@@ -20,9 +19,12 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from helion_compile.cli.options import count
+import click
+
+from helion_compile.cli.options import command, count
 from helion_compile.configs.files import TableFile, shipped_folder, table_files
 from helion_compile.configs.row import Row
 from helion_compile.definitions import registry
@@ -72,12 +74,11 @@ def _in_order(jobs: Iterable[Job]) -> list[Job]:
     return sorted(jobs, key=_text)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command("configs restamp", __doc__, examples=["helion-compile configs restamp --against main"])
+@click.option("--against", required=True, metavar="REVISION", help="git revision whose kernels the rows are for")
+@click.option("--sample", type=count, default=0, metavar="N", help="compare N configs a table and write nothing")
+def main(options: SimpleNamespace) -> int:
     """Run the command; 0 when all rows are for the kernels of now."""
-    parser = argparse.ArgumentParser(prog="python -m helion_compile configs restamp", description=__doc__)
-    parser.add_argument("--against", required=True, metavar="REVISION", help="git revision whose kernels the rows are for")
-    parser.add_argument("--sample", type=count, default=0, metavar="N", help="compare N configs a table and write nothing")
-    options = parser.parse_args(argv)
     stale = find_stale(shipped_folder())
     if not stale:
         print("All rows are for the kernels of now.")

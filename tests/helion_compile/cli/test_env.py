@@ -56,4 +56,4 @@ def test_a_package_that_is_missing(monkeypatch):
 def test_no_argument_is_taken(capsys):
     with pytest.raises(SystemExit):
         env.main(["--all"])
-    assert "unrecognized arguments: --all" in capsys.readouterr().err
+    assert "No such option '--all'" in capsys.readouterr().err

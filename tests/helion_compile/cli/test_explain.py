@@ -2,11 +2,12 @@
 """``python -m helion_compile explain``: from a config or a checkpoint folder to a report."""
 
 import json
+import re
 
 import fp8_models
 import pytest
+import transformers
 
-from helion_compile.cli import explain as explain_command
 from helion_compile.cli.main import main
 
 CONFIG = {
@@ -75,8 +76,7 @@ def test_a_checkpoint(tmp_path, capsys):
         ("{}", "is no config of a Hugging Face model"),
         ("[1]", "is no config of a Hugging Face model"),
         ('{"model_type": "qwen3", "hidden_size": "a"}', "'hidden_size' expected int, got str"),
-        ('{"model_type": "vit"}', "which reads no tokens; helion_compile.explain(model, *inputs) takes any module"),
-        ('{"model_type": "t5"}', "makes no causal language model of"),
+        ('{"model_type": "wav2vec2"}', "takes input_values, for which this command has no values"),
     ],
 )
 def test_what_is_no_model(tmp_path, capsys, content, message):
@@ -93,7 +93,7 @@ def test_what_is_no_model(tmp_path, capsys, content, message):
     [
         (("--layers", 0), "'0' is no count; give 1 or more"),
         (("--shape", -1, 4), "'-1' is no count; give 1 or more"),
-        (("--quantize", "fp4"), "invalid choice: 'fp4' (choose from"),
+        (("--quantize", "fp4"), "'fp4' is not one of 'none', 'fp8-row'"),
     ],
 )
 def test_what_is_no_count_or_choice(config, capsys, arguments, message):
@@ -108,7 +108,7 @@ def test_a_file_that_cannot_be_written_is_told_before_the_model_is_made(config, 
         with pytest.raises(SystemExit):
             explain("--model", config, option, file)
         out, err = capsys.readouterr()
-        assert not out and f"argument {option}: {file} cannot be written, {found}" in err
+        assert not out and f"Invalid value for '{option}': {file} cannot be written, {found}" in err
 
 
 def test_a_device_that_is_not_there(config, capsys):
@@ -125,7 +125,7 @@ def test_a_model_that_cannot_be_run_so_is_told(config, capsys, monkeypatch):
     def fails(*args, **kwargs):
         raise RuntimeError("of ours")
 
-    monkeypatch.setattr(explain_command, "explain", fails)
+    monkeypatch.setattr("helion_compile.frontend.explain.explain", fails)
     with pytest.raises(RuntimeError, match="of ours"):
         explain("--model", config, "--shape", 1, 8)
 
@@ -134,6 +134,72 @@ def test_a_quantisation_that_is_left_out_is_told(config, capsys):
     config.write_text(json.dumps(CONFIG | {"quantization_config": {"quant_method": "fp8"}}))
     assert explain("--model", config, "--layers", 1) == 0
     assert f"the quantization_config of {config} is for weights, which are random here" in capsys.readouterr().err
+
+
+TASKS = {
+    "T5ForConditionalGeneration": {"model_type": "t5", "d_model": 128, "d_ff": 256, "num_heads": 2, "d_kv": 64},
+    "ViTForImageClassification": {
+        "model_type": "vit", "hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 2, "image_size": 32
+    },
+    "BertForMaskedLM": {
+        "model_type": "bert", "hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 2,
+        "architectures": ["BertForMaskedLM"],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_models_of_any_task(tmp_path, capsys, name):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(TASKS[name]))
+    assert explain("--model", file, "--layers", 1, "--quantize", "fp8-row", "--shape", 1, 8) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"{name} on cpu; ") and re.search(r"Total: .*quant", text)
+
+
+@pytest.mark.parametrize("scheme", ["fp8-static", "fp8-group", "fp8-block"])
+def test_schemes_that_torchao_runs_on_few_gpus(config, capsys, scheme):
+    assert explain("--model", config, "--layers", 1, "--quantize", scheme, "--verify") == 0
+    text = capsys.readouterr().out
+    assert re.search(r"Total: .*1 activation_quant", text) and "broken" not in text
+    assert ("per group of 128" in text) is (scheme != "fp8-static")
+
+
+def test_groups_that_do_not_fit(tmp_path, capsys):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(CONFIG | {"hidden_size": 192}))
+    assert explain("--model", file, "--quantize", "fp8-block") == 1
+    assert "groups of 128 do not fit a linear of 256 by 192; choose --quantize fp8-row" in capsys.readouterr().err
+
+
+def test_a_quantised_model_that_cannot_be_run_is_told_to_choose_another_scheme(config, capsys, monkeypatch):
+    def fails(self, *args, **kwargs):
+        raise NotImplementedError("aten.expand")
+
+    monkeypatch.setattr("transformers.Qwen3ForCausalLM.forward", fails)
+    assert explain("--model", config, "--quantize", "fp8-row") == 1
+    assert "--quantize fp8-row does not fit this model, choose another scheme or none" in capsys.readouterr().err
+
+
+def test_as_on_a_gpu(config, capsys):
+    assert explain("--model", config, "--layers", 1, "--quantize", "fp8-row", "--gpu", "h200") == 0
+    assert "Qwen3ForCausalLM on cpu, as on NVIDIA H200; " in capsys.readouterr().out
+    assert explain("--model", config, "--gpu", "h20000") == 1
+    assert "--gpu h20000: no GPU is called 'h20000'" in capsys.readouterr().err
+
+
+def test_a_name_of_the_hub(config, capsys, monkeypatch):
+    def from_pretrained(name):
+        if name != "Qwen/Qwen3-8B":
+            raise OSError("We couldn't connect to 'https://huggingface.co'")
+        return transformers.Qwen3Config(**{k: v for k, v in CONFIG.items() if k != "model_type"})
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", from_pretrained)
+    assert explain("--model", "Qwen/Qwen3-8B", "--layers", 1) == 0
+    assert "Graph 1 of 1" in capsys.readouterr().out
+    assert explain("--model", "Qwen/Qwen3-80B") == 1
+    found = capsys.readouterr().err
+    assert "there is no Qwen/Qwen3-80B here, and its config cannot be had from the hub: OSError: We couldn't connect" in found
 
 
 @pytest.mark.slow

@@ -126,7 +126,7 @@ def test_the_gpu_with_the_longest_fitting_name_is_taken(tmp_path):
 def test_a_field_that_no_case_holds_is_told_before_a_file_is_read(capsys, value):
     with pytest.raises(SystemExit):
         run("absent.json", "--set", f"a={value}")
-    assert "argument --set: the key field a is " in capsys.readouterr().err
+    assert "Invalid value for '--set': the key field a is " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [[], {}])

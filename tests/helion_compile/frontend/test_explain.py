@@ -161,7 +161,7 @@ class TestWhatItSays:
         with torch.no_grad():
             report = explain(lambda x: torchao_row(norm(x)), torch.ones(8, 64))
         assert not report.graphs[0].training and len(report.sites) == 1
-        assert "training" not in str(report)
+        assert "traced for training" not in str(report)
 
     def test_it_logs_under_its_own_name(self, caplog):
         """The line of a compiled graph and that of an explained one can be told apart."""

@@ -38,7 +38,7 @@ def test_times_of_a_gpu_that_is_not_here():
     assert (site.config.origin, site.config.gpu) == ("exact", "NVIDIA H200")
     gain = told.gain
     assert (gain.us, gain.inductor_us) == (site.config.us, site.config.baselines["inductor"])
-    assert f"takes {gain.us:.1f} µs" in told.headline.gain.replace("chains take", "chain takes")
+    assert f"; 1 chain is fused; it takes {gain.us:.1f} µs, {gain.inductor_us:.1f} without us " in told.headline.gain
     assert f"({gain.inductor_us / gain.us:.2f}x), by the tables of NVIDIA H200." in told.headline.gain
     assert told.identity.gpu == "NVIDIA H200" and told.identity.device == "cpu"
     assert render(told).startswith("Chain on cpu, as on NVIDIA H200; torch ")

@@ -212,9 +212,13 @@ def test_every_case_has_one_rank(ranks):
     assert sorted(given) == sorted(one for _, one in work)
 
 
-def test_each_rank_has_its_gpu_and_each_effort_its_rounds():
+def test_each_rank_has_its_gpu_and_each_effort_its_rounds(monkeypatch):
+    given = []
+    monkeypatch.setattr(command, "_work", lambda options: given.append(options) or [])
+
     def settings(*options, **environment):
-        return command._settings(command._parser().parse_args(["quant", "--shapes", "hidden_size=64", *options]), environment)
+        assert command.main(["quant", "--shapes", "hidden_size=64", "--dry-run", *options]) == 0
+        return command._settings(given[-1], environment)
 
     def gpu_of(**environment):
         return settings(**environment).environment
