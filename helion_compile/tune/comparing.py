@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -87,7 +86,7 @@ def summary(done: Sequence[Comparison]) -> str:
     ratios = [each.ratio for each in done if each.ratio is not None]
     if not ratios:
         return f"none of {len(done)} cases could be compared with Helion's autotuner"
-    mean = math.exp(statistics.fmean(map(math.log, ratios)))
+    mean = statistics.geometric_mean(ratios)
     near = sum(ratio <= WITHIN for ratio in ratios)
     return (
         f"{len(ratios)} of {len(done)} cases compared with Helion's full autotune: {mean:.3f} times its time in the geometric "

@@ -81,11 +81,11 @@ def test_the_schema_finds_what_is_wrong(report):
     """So that the tests above can fail."""
     data = json.loads(report.to_json())
     for change, message in (
-        (lambda data: data.pop("torch"), "report: torch is missing"),
-        (lambda data: data["graphs"][0]["sites"][0].update(colour="red"), "colour is not in the schema"),
-        (lambda data: data["graphs"][0].update(nodes="many"), "'many' is not integer"),
-        (lambda data: data["graphs"][0]["sites"][0]["config"].update(origin="guessed"), "'guessed' is none of"),
-        (lambda data: data.update(version=1), "1 is not 2"),
+        (lambda data: data.pop("torch"), "$: 'torch' is a required property"),
+        (lambda data: data["graphs"][0]["sites"][0].update(colour="red"), "'colour' was unexpected"),
+        (lambda data: data["graphs"][0].update(nodes="many"), "'many' is not of type 'integer'"),
+        (lambda data: data["graphs"][0]["sites"][0]["config"].update(origin="guessed"), "'guessed' is not one of"),
+        (lambda data: data.update(version=1), "2 was expected"),
     ):
         changed = copy.deepcopy(data)
         change(changed)
