@@ -92,5 +92,7 @@ def _call_operator(node: Node, args: Any, kwargs: Any) -> Any:
             (lower_empty_strided(*sizes, dtype=fake.dtype, device=fake.device), args[0]),
             {},
         )
-        node.target = operator  # Inductor asks the node what is called
+    elif len(args) > 1 and isinstance(args[1], (int, float)) and str(operator._schema.arguments[1].type) == "Tensor":
+        operator = getattr(operator._overloadpacket, "Scalar", operator)  # C++ makes no tensor of a number
+    node.target = operator  # Inductor asks the node what is called
     return fallback_handler(operator, add_to_fallback_set=False)(*args, **kwargs)
