@@ -110,7 +110,8 @@ def kernel_result(node):
     return node.args
 
 
-@pytest.mark.parametrize("name", MODELS)
+# Mistral's layers are Llama's.
+@pytest.mark.parametrize("name", ["qwen3", "llama", pytest.param("mistral", marks=pytest.mark.slow)])
 def test_every_chain_of_a_model_once(name):
     """With sizes that are not known; test_architectures.py has the same with sizes that are."""
     (inspected,) = inspect_model(model_of(name), [ids_of(name, 2, 8)], {}, dynamic=True)
