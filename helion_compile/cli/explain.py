@@ -12,6 +12,7 @@ import click
 
 from helion_compile.cli.errors import CommandError, in_a_line
 from helion_compile.cli.options import command, count, output_file
+from helion_compile.cli.progress import show_phase
 
 if TYPE_CHECKING:
     import torch
@@ -59,20 +60,25 @@ def main(options: SimpleNamespace) -> int:
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        _check(options)
-        from helion_compile.cli.models import make_model
+        with show_phase("loading torch"):
+            _check(options)
+            from helion_compile.cli.models import make_model
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            report = _explain(make_model(options), options)
+            with show_phase("loading the model" + (" and quantising it" if options.quantize != "none" else "")):
+                model = make_model(options)
+            with show_phase("tracing the model and matching its graphs"):
+                report = _explain(model, options)
     except CommandError as error:
         print(f"explain: {error}", file=sys.stderr)
         return 1
     report.print()
-    if options.html:
-        report.to_html(options.html)
-    if options.json:
-        options.json.write_text(report.to_json(indent=1), encoding="utf-8")
+    with show_phase("writing"):
+        if options.html:
+            report.to_html(options.html)
+        if options.json:
+            options.json.write_text(report.to_json(indent=1), encoding="utf-8")
     return 0
 
 
