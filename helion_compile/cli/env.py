@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m helion_compile env``: what a bug report needs to say of the machine."""
+"""``python -m helion_compile env``: what a bug report needs to say of the machine.
+
+``torch.utils.collect_env`` lists every package of torch's and runs programs to do so; it knows neither tables nor switches.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def describe() -> str:
     return "\n".join(f"{name:16}{text}" for name, text in _lines())
 
 
-@command("env", __doc__)
+@command("env", __doc__.partition("\n\n")[0])
 def main(options: SimpleNamespace) -> int:
     print(describe())
     return 0
