@@ -14,7 +14,14 @@ from tests.support import ROOT
 
 TABLE = shipped_folder() / "norm_quant" / "nvidia_h200.json"
 DOCS = ROOT / "docs" / "measurements"
-KINDS = ["norm_quant", "norm_quant, residual", "norm_quant, group 128", "norm_quant, group 128, residual"]
+KINDS = [
+    "norm_quant",
+    "norm_quant, residual",
+    "norm_quant, group 128",
+    "norm_quant, group 128, residual",
+    "norm_quant, residual, static",
+    "norm_quant, static",
+]
 
 
 def row(kernel="k", m=1, us=2.0, **baselines):
