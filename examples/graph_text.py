@@ -8,7 +8,7 @@ NODE = "higher_order.helion_kernel("
 
 _LINE = re.compile(r'\s*(?P<name>\w+)(?:: "[^"]*")? = (?P<call>[^;]*)')
 _VIEW = re.compile(r"torch\.ops\.aten\.(?:reshape|view|unsqueeze|squeeze|permute|t)\.\w+\((?P<source>\w+)")
-_SOURCE = re.compile(r"\s*# File: (?P<place>[^ ]+) in \w+, code: (?P<code>.*)")
+_SOURCE = re.compile(r"\s*# File: (?P<place>[^,]+)(?:, in (?P<module>.*))?")
 
 
 def one_layer(code, layers):
@@ -32,7 +32,7 @@ def outline(code, width=100):
     source, others = None, 0
     for line in code.splitlines():
         if found := _SOURCE.match(line):
-            source = f"# {found['place']}  {found['code']}"
+            source = f"# {found['place']}  {found['module'] or ''}".rstrip()
         if not (found := _LINE.match(line)):
             continue
         name, call = found["name"], found["call"].rstrip()

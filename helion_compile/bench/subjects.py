@@ -16,6 +16,7 @@ from helion_compile.configs.case import Case
 from helion_compile.helion_kernel import HelionKernel
 from helion_compile.kernels import (
     activation_quant,
+    block_scaled_mm,
     concat_activation_quant,
     modulated_norm_quant,
     norm_quant,
@@ -66,6 +67,11 @@ def _weights(k: int) -> Iterator[dict[str, Any]]:
     shapes = scaled_mm.tuning.shapes or (lambda layer: ())
     seen = {fields["n"]: dict(fields) for layer in LAYERS.values() for fields in shapes(layer) if fields["k"] == k}
     return (seen[n] for n in sorted(seen))
+
+
+def _blocks(k: int) -> Iterator[dict[str, Any]]:
+    """The same with scales of groups and blocks."""
+    return ({"k": k, "n": fields["n"], "scales": "block", "library": "torch"} for fields in _weights(k))
 
 
 def _keep_arguments(*args: Any) -> tuple[Any, ...]:
@@ -218,4 +224,5 @@ SUBJECTS: dict[str, Subject] = {
     ),
     "norm_rope over heads": Subject(norm_rope, _heads("neox", over_heads=True)),
     "scaled_mm": Subject(scaled_mm, _weights, library=scaled_mm.fallbacks["library"]),
+    "block_scaled_mm": Subject(block_scaled_mm, _blocks, library=block_scaled_mm.fallbacks["library"]),
 }

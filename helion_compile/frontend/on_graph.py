@@ -15,6 +15,7 @@ from helion_compile.frontend.history import current_compilation
 from helion_compile.frontend.options import log
 from helion_compile.frontend.verify_rollback import Checked
 from helion_compile.passes.account.records import GraphRecord
+from helion_compile.passes.account.refusal import RefusalKind
 from helion_compile.passes.failure_log import log_failures
 from helion_compile.reports.describing import annotate, describe, tell_caller
 from helion_compile.reports.model import GraphReport
@@ -100,8 +101,13 @@ def _warn_of_nothing(report: GraphReport, earlier: Sequence[GraphReport | Callab
 
 
 def _asks_for_fusions(report: GraphReport) -> bool:
-    """Whether it holds a norm, a quantiser or a GEMM, and no kernels that the model calls itself."""
-    return bool(report.record.inventory) and not report.called
+    """Whether it holds a norm, a quantiser or a GEMM, and no kernels that the model calls itself.
+
+    Not where a warning has said already why nothing was fused: the pass failed, or a kernel's results were wrong.
+    """
+    record = report.record
+    warned = record.error is not None or any(refusal.kind is RefusalKind.VERIFY for refusal in record.refusals)
+    return bool(record.inventory) and not report.called and not warned
 
 
 def trace_report(report: GraphReport) -> None:

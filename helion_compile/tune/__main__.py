@@ -137,13 +137,18 @@ def _settings(options: SimpleNamespace, environment: Mapping[str, str] = os.envi
     )
 
 
-def _tune(work: list, settings: Settings) -> tuple[Tuner, int]:
+def _check_gpu() -> None:
+    """Raise TuneError where nothing can be measured, before processes start."""
     import torch
 
     if not torch.cuda.is_available():
         raise TuneError(
             f"torch {torch.__version__} finds no GPU here, and configs are measured on one; --dry-run lists the cases without"
         )
+
+
+def _tune(work: list, settings: Settings) -> tuple[Tuner, int]:
+    _check_gpu()
     console = _console()
     columns = (
         TextColumn("{task.description}"),

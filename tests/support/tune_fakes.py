@@ -215,6 +215,7 @@ def main(argv) -> int:
 
     real = command._settings
     command._settings = lambda options: with_fakes(real(options), os.environ)
+    command._check_gpu = lambda: None
     return command.main(argv)
 
 

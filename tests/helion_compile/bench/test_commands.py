@@ -45,7 +45,7 @@ def test_without_a_gpu_a_sentence(name):
         ("chains --shapes 4096,x", "Invalid value for '--shapes': 'x' is no count"),
         ("layers --batch -1", "Invalid value for '--batch': '-1' is no count"),
         ("launch --json .", "Invalid value for '--json': . cannot be written, it is a folder"),
-        ("reading --nodes 0", "Invalid value for '--nodes': '0' is no count"),
+        ("matching --nodes 0", "Invalid value for '--nodes': '0' is no count"),
         ("plot rows.json --out no/folder/a", "Invalid value for '--out': no/folder/a-speedup.svg cannot be written"),
     ],
 )

@@ -63,7 +63,7 @@ def warnings(caplog):
 ASIDE = [
     f"{PASS}.inventory",
     f"{PASS}.symbols_of",
-    f"{PASS}.listing",
+    f"{PASS}.Lister.__call__",
     f"{PASS}.GraphRecord.summary",
     f"{FRONTEND}.dump_graph",
     f"{FRONTEND}.current_reports",

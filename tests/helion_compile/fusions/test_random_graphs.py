@@ -45,7 +45,7 @@ def check(program):
         after.recompile()
         (record,) = fusion_pass.records
         results, compared = run_verified(ran := runnable(after), {ran: record}, args, numerics)
-        broken = {node: [each.broken for each in found if each.broken] for node, found in compared.items()}
+        broken = {node: [each.broken for each in found if each.broken] for node, found in compared[ran].items()}
         assert not any(broken.values()), broken
         if numerics == "exact" and all(map(summed_as_by_its_reference, program.norms)):
             assert_bit_equal(results, expected)

@@ -115,8 +115,11 @@ def test_a_change_of_the_table_is_a_change_of_the_choice(stub):
 
 
 def test_a_kernel_that_writes_to_its_arguments_has_none():
+    def writes(x):
+        return None
+
     with pytest.raises(TypeError, match="has no fallbacks"):
-        kernel(reference=lambda x: None, mutates=("x",), fallbacks={"library": _library}, name="writes")(lambda x: None)
+        kernel(reference=lambda x: None, mutates=("x",), fallbacks={"library": _library})(writes)
 
 
 def test_what_a_site_replays_is_what_it_was_told(stub):

@@ -52,6 +52,7 @@ class Folder:
         settings = command._settings
         with self.monkeypatch.context() as patch:
             patch.setenv("COLUMNS", "200")
+            patch.setattr(command, "_check_gpu", lambda: None)
             patch.setattr(
                 command,
                 "_settings",

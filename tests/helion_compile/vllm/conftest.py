@@ -4,7 +4,6 @@
 import pytest
 
 from helion_compile.configs.gpu import Gpu
-from helion_compile.vllm import fusion_pass, plugin
 from helion_compile.vllm.options import OPTIONS, SWITCH
 
 
@@ -13,6 +12,8 @@ def as_before(monkeypatch):
     """The test starts with vLLM as it comes, on a machine with an H200 as far as vLLM can tell."""
     from vllm.config import VllmConfig
     from vllm.platforms import current_platform
+
+    from helion_compile.vllm import fusion_pass, plugin
 
     monkeypatch.setattr(type(current_platform), "get_pass_manager_cls", type(current_platform).get_pass_manager_cls)
     monkeypatch.setattr(VllmConfig, "compute_hash", VllmConfig.compute_hash)

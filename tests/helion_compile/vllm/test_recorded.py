@@ -46,7 +46,7 @@ def test_what_is_read_of_the_middle_graph():
     assert {site.shapes["sum"] for site in with_sum} == {site.shapes["x"] for site in with_sum}
 
 
-@pytest.mark.parametrize(("scheme", "refused"), [("token", []), ("tensor", []), ("block", ["activation"])])
+@pytest.mark.parametrize(("scheme", "refused"), [("token", []), ("tensor", []), ("block", ["quantize"])])
 def test_what_is_not_read(scheme, refused):
     record = fused(recorded.graph(scheme, 1))
     assert [refusal.candidate for refusal in record.refusals] == refused
