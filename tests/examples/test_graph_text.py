@@ -7,7 +7,7 @@ import pytest
 from graph_text import NODE, one_layer, outline
 
 GRAPH = f"""
-    # File: transformers/models/qwen3/modeling_qwen3.py:244 in forward, code: query_states = self.q_proj(hidden_states)
+    # File: transformers/models/qwen3/modeling_qwen3.py:244, in model.layers.0.self_attn.q_proj
     reshape: "bf16[16, 256]" = torch.ops.aten.reshape.default(embedding, [-1, 256])
     helion_kernel = torch.ops.{NODE}reshape, arg3_1, None, kernel = 'norm_quant@8498');  reshape = None
     getitem: "f8e4m3fn[16, 256]" = helion_kernel[0]
@@ -17,7 +17,7 @@ GRAPH = f"""
     permute: "f8e4m3fn[256, 128]" = torch.ops.aten.permute.default(arg4_1, [1, 0]);  arg4_1 = None
     _scaled_mm: "bf16[16, 128]" = torch.ops.aten._scaled_mm.default(view_1, permute, getitem_1);  view_1 = None
 
-    # File: transformers/models/qwen3/modeling_qwen3.py:60 in forward, code: x = x.float()
+    # File: transformers/models/qwen3/modeling_qwen3.py:60, in model.layers.0.self_attn.q_norm
     float_1: "f32[16, 128]" = torch.ops.prims.convert_element_type.default(_scaled_mm, torch.float32)
     split = torch.ops.aten.split.Tensor(float_1, 64)
     first: "f32[16, 64]" = split[0]
@@ -27,7 +27,7 @@ GRAPH = f"""
 def test_an_outline_shows_kernels_and_matmuls_with_what_they_read():
     assert outline(GRAPH) == textwrap.indent(
         textwrap.dedent("""\
-            # transformers/models/qwen3/modeling_qwen3.py:244  query_states = self.q_proj(hidden_states)
+            # transformers/models/qwen3/modeling_qwen3.py:244  model.layers.0.self_attn.q_proj
             helion_kernel = helion_kernel(embedding, arg3_1, None, kernel = 'norm_quant@8498')
             getitem: "f8e4m3fn[16, 256]" = helion_kernel[0]
             getitem_1: "f32[16, 1]" = helion_kernel[1]
