@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from helion_compile import compat
+from helion_compile.compat import tree_leaves
 from helion_compile.configs.gpu import Gpu
 from helion_compile.reports.model import Identity
 
@@ -29,7 +29,7 @@ def identify(model: Any, values: Iterable[Any] = (), gpu: Gpu | None = None) -> 
         values: arguments of the model, among which its device is looked for.
         gpu: the GPU that choices are made for, if another one than torch's was asked for.
     """
-    tensors = [each for each in compat.tree_leaves(values) if isinstance(each, torch.Tensor)]
+    tensors = [each for each in tree_leaves(values) if isinstance(each, torch.Tensor)]
     if isinstance(model, torch.nn.Module):
         tensors += [*model.parameters(), *model.buffers()][:1]
     devices = dict.fromkeys(str(tensor.device) for tensor in tensors)

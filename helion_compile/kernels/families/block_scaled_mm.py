@@ -30,7 +30,12 @@ from helion_compile.kernels.arguments import takes
 from helion_compile.kernels.device.pdl import grid_dependency_wait, launch_dependents
 from helion_compile.kernels.device.rows import FLOATS, find_dtype
 from helion_compile.kernels.device.split_k import COLLECT, DRAW_TICKET, IS_LAST, SEND
-from helion_compile.kernels.families.block_scaled_mm_configs import choose_default, list_candidates, list_shapes
+from helion_compile.kernels.families.block_scaled_mm_configs import (
+    choose_beyond_rows,
+    choose_default,
+    list_candidates,
+    list_shapes,
+)
 from helion_compile.kernels.families.block_scaled_mm_library import LIBRARIES, TAKES_BIAS, call_library
 from helion_compile.kernels.families.scaled_mm import PREFETCH
 
@@ -147,7 +152,7 @@ def _multiply(w, a, tile_n, tile_m, first, k, inside):
     reference=_reference,
     case=_case,
     check_supported=_check_supported,
-    configs=Configs(default=choose_default, nearest=()),
+    configs=Configs(default=choose_default, nearest=(), adapt=choose_beyond_rows),
     tuning=Tuning(inputs=_inputs, shapes=list_shapes, candidates=list_candidates),
     fallbacks={"library": takes(BlockScaledMmArgs)(call_library)},
     zeroed_workspace=True,

@@ -11,7 +11,7 @@ import itertools
 from helion_compile.kernels.families.block_scaled_mm_library import list_loaded
 from helion_compile.kernels.families.scaled_mm_configs import MOST_WORDS, MULTIPROCESSORS
 
-__all__ = ["choose_default", "list_candidates", "list_shapes"]
+__all__ = ["choose_beyond_rows", "choose_default", "list_candidates", "list_shapes"]
 
 STEP = 512  # columns that are loaded together, four groups
 FEW_TOKENS = 16  # up to here the default config is the kernel's
@@ -27,6 +27,11 @@ def choose_default(case):
     while split < 8 and split * tiles <= MULTIPROCESSORS and 2 * split * STEP <= k:
         split *= 2
     return make_config(64, 16, split, warps=4, stages=3 if split * tiles <= MULTIPROCESSORS else 2)
+
+
+def choose_beyond_rows(config, measured, asked):
+    """As ``scaled_mm`` does: rows end where the candidates do, and the library goes on."""
+    return choose_default(asked) if asked["num_tokens"] > measured["num_tokens"] else config
 
 
 def make_config(block_n, block_m, split, *, warps, stages):

@@ -168,7 +168,7 @@ def build_activation_block(call: OpMatcher) -> Match | None:
             "asked on zeros it answers {floor}",
             "in front of vLLM's fusions, activation and quantiser fuse",
             name=call.name,
-            floor=floor,
+            floor="nothing" if floor is None else floor,
         )
     fields = dict(
         granularity=Granularity.GROUP,

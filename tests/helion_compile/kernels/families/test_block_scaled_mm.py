@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from helion_compile.configs.case import Case
+from helion_compile.configs.gpu import Gpu
+from helion_compile.configs.row import Row
+from helion_compile.configs.table import ConfigTable
 from helion_compile.kernels import block_scaled_mm
 from helion_compile.kernels.families.block_scaled_mm_configs import MULTIPROCESSORS, make_config
 from helion_compile.tune.compiling import Target
@@ -118,6 +121,18 @@ def test_without_a_table_the_kernel_multiplies_few_tokens_and_the_library_more()
     for n, split in ((1024, 8), (4096, 4), (6144, 2), (24576, 1)):
         assert block_scaled_mm.configs.default(CASE.replace(n=n))["block_sizes"] == [64, 16, split]
     assert block_scaled_mm.configs.default(CASE.replace(n=64, k=512))["block_sizes"] == [64, 16, 1]
+
+
+def test_a_row_says_nothing_of_more_tokens(tmp_path):
+    """The tuner tries the kernel for up to 64 tokens; the library is far ahead at 2048."""
+    gpu, configs = Gpu("NVIDIA H200", (9, 0)), block_scaled_mm.configs
+    table = ConfigTable(
+        "block_scaled_mm", default=configs.default, folders=[tmp_path], nearest=configs.nearest, adapt=configs.adapt
+    )
+    table.add([Row(CASE.replace(num_tokens=m), {"num_warps": 4}, 5.0) for m in (1, 64)], gpu)
+    assert table.pick(CASE.replace(num_tokens=33), gpu).config == {"num_warps": 4}
+    for tokens in (65, 2048):
+        assert table.pick(CASE.replace(num_tokens=tokens), gpu).config == {"fallback": "library"}
 
 
 def test_every_token_count_has_candidates_or_the_library():
