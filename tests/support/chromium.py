@@ -137,7 +137,8 @@ def open_page() -> Iterator[Page]:
     if CHROMIUM is None:
         raise FileNotFoundError("no chromium on the PATH")
     to_browser, from_browser = os.pipe(), os.pipe()
-    with tempfile.TemporaryDirectory() as profile:
+    # A process of the browser may still write there when it is gone.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         # The browser reads commands from its descriptor 3 and answers on 4.
         command = (
             f'exec "$0" "$@" 3<&{to_browser[0]} 4>&{from_browser[1]}',
